@@ -1,0 +1,18 @@
+"""The one exception that means: a person can fix this."""
+
+
+class UserError(ValueError):
+    """Something outside the program is wrong: a file, a key, a value.
+
+    The message is one line that names it, says what was expected and what to do. The command
+    line prints it without a traceback and exits with 1.
+    """
+
+
+def unknown(kind: str, name: object, available: "list[str] | tuple[str, ...]") -> UserError:
+    """The error for a name that is not in a registry, with the nearest match and all there is."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(str(name), available, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return UserError(f"{kind} {str(name)!r} is unknown.{hint} Available: {', '.join(available) or 'none'}.")

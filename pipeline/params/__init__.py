@@ -1,0 +1,23 @@
+"""params.yaml: its schema, its loading and the profiles that write it."""
+
+from pipeline.params.loading import load_params, read_yaml, train_params
+from pipeline.params.schema import (
+    Data,
+    DemoScenes,
+    Detector,
+    Distill,
+    Dump,
+    Ensemble,
+    Evaluate,
+    Params,
+    Recipe,
+    Report,
+    Train,
+    Tune,
+    Views,
+)
+
+__all__ = [
+    "Data", "DemoScenes", "Detector", "Distill", "Dump", "Ensemble", "Evaluate", "Params",
+    "Recipe", "Report", "Train", "Tune", "Views", "load_params", "read_yaml", "train_params",
+]

@@ -1,0 +1,112 @@
+"""Reading params.yaml into its schema, with errors that name the dotted key."""
+
+import json
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline.errors import UserError
+from pipeline.params.schema import Params, Train
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def read_yaml(text: str, where: str) -> Any:
+    """Parses YAML 1.2 as DVC does (1e-3 is a number there, a string in YAML 1.1)."""
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UserError(f"{where}{line} is not valid YAML: {problem}.") from None
+
+
+def load_params(path: str | Path = "params.yaml", overrides: Sequence[str] = ()) -> Params:
+    """Reads and checks a params file.
+
+    Args:
+        path: the YAML file.
+        overrides: "dotted.key=value" strings, the value in YAML, applied in order.
+
+    Raises:
+        UserError: the file is missing or not YAML, or a key is unknown, of a wrong type or out
+            of range; the message lists every such key by its dotted path.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist. Write one with 'pipeline profile demo', or name another with --params.")
+    tree = read_yaml(path.read_text(encoding="utf-8"), str(path))
+    if not isinstance(tree, dict):
+        raise UserError(f"{path} must hold a mapping of blocks (data, views, teachers, …), not {type(tree).__name__}.")
+    for override in overrides:
+        _apply(tree, override)
+    return _validate(Params, tree, str(path))
+
+
+def train_params(base: Train, changes: Mapping[str, Any], where: str) -> Train:
+    """The block `base` with an entry's own `train` keys on top.
+
+    Raises:
+        UserError: a key or value of `changes` does not fit, named as `where`.key.
+    """
+    return _validate(Train, {**base.model_dump(), **changes}, "params", prefix=f"{where}.")
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, separator, value = override.partition("=")
+    if not separator or not key:
+        raise UserError(f"--set {override!r}: expected dotted.key=value, e.g. --set views.per_image=2.")
+    *parents, last = key.strip().split(".")
+    node: Any = tree
+    for parent in parents:
+        node = node.setdefault(parent, {}) if isinstance(node, dict) else None
+    if not isinstance(node, dict):
+        raise UserError(f"--set {key}: {'.'.join(parents)} is a value, not a block of keys.")
+    node[last] = read_yaml(value, f"--set {key}")
+
+
+def _validate(model: type[M], tree: Any, where: str, prefix: str = "") -> M:
+    try:
+        # By way of JSON: strict there still takes a list for a tuple and 1 for a float.
+        return model.model_validate_json(json.dumps(tree))
+    except TypeError as error:
+        raise UserError(f"{where}: {error}.") from None
+    except ValidationError as error:
+        problems = dict.fromkeys(_problem(model, issue, prefix) for issue in error.errors())
+        raise UserError(f"{where}: {'; '.join(problems)}.") from None
+
+
+def _problem(model: type[BaseModel], issue: "ErrorDetails", prefix: str) -> str:
+    location = [part for part in issue["loc"] if part != "[key]"]
+    key = prefix + ".".join(str(part) for part in location)
+    if issue["type"] == "extra_forbidden":
+        known = _keys_at(model, location[:-1])
+        near = get_close_matches(str(location[-1]), known, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        return f"{key} is an unknown key ({hint}known: {', '.join(known)})"
+    if issue["type"] == "missing":
+        return f"{key} is missing"
+    message = issue["msg"].removeprefix("Value error, ")
+    given = issue["input"]
+    shown = "" if isinstance(given, dict) else f" (got {given!r})"
+    return f"{key or 'params'}: {message[:1].lower() + message[1:]}{shown}"
+
+
+def _keys_at(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+    """The keys that the block at `location` may have."""
+    here: Any = model
+    for part in location:
+        if isinstance(here, type) and issubclass(here, BaseModel):
+            here = here.model_fields[str(part)].annotation
+        else:  # dict[Name, Block]: any key leads to the block
+            here = get_args(here)[-1]
+    return list(here.model_fields)
