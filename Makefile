@@ -1,0 +1,44 @@
+# `make` alone lists what there is.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup repro test lint bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+$(READY): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[demo,dev]'
+	test -e .git || $(BIN)/dvc config --quiet --local core.no_scm true
+	touch $@
+
+setup: $(READY) ## make .venv and install everything into it
+
+repro: setup ## run the whole line on the embedded data set: dvc repro
+	dvc repro
+	@echo && echo "Open report/index.html, or read report/report.md."
+
+test: setup ## run the linters and all tests
+	ruff check .
+	mypy
+	lint-imports
+	pytest -n 2 --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+lint: setup ## what pre-commit runs
+	ruff check .
+	mypy
+	lint-imports
+
+bench: bench-line ## all benchmarks
+
+bench-%: setup
+	python benchmarks/$*.py
+
+clean: ## delete the work folders of stages (not the results)
+	rm -rf .work
