@@ -1,0 +1,5 @@
+"""The `pipeline` command."""
+
+from pipeline.cli.commands import main
+
+__all__ = ["main"]

@@ -36,7 +36,8 @@ class DemoScenes(Block):
         objects: [fewest, most] objects in a scene.
         object_size: [smallest, largest] longer side of an object as a share of the scene's
             shorter side.
-        difficult: share of the objects that are marked difficult (heavily covered or tiny).
+        difficult: about the share of the objects that are drawn tiny or heavily covered, and
+            therefore marked difficult.
     """
 
     train: Positive = 2000
@@ -46,6 +47,7 @@ class DemoScenes(Block):
     size: tuple[Positive, Positive] = (96, 96)
     objects: tuple[Positive, Positive] = (1, 4)
     object_size: tuple[Fraction, Fraction] = (0.25, 0.6)
+    difficult: Fraction = 0.08
     seed: Seed = 0
 
 

@@ -1,0 +1,236 @@
+"""One command per thing a person does; the work is in `stages` and is imported when it is needed."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from pipeline.params import Params
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+EPILOG = "Every command reads params.yaml; `dvc repro` runs all of them in order. Docs: README.md."
+
+
+class OneLineErrors(click.Group):
+    """A group whose commands end with one line and exit code 1 where a person can fix the cause."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from stages.entry import one_line_errors
+
+        with one_line_errors():
+            return super().invoke(ctx)
+
+
+def reads_params(command: F) -> F:
+    """Adds `--params FILE` and `--set key=value`; the command gets the checked `params`."""
+
+    def load(ctx: click.Context, _: click.Parameter, overrides: tuple[str, ...]) -> "Params":
+        from pipeline.params import load_params
+
+        return load_params(ctx.params.pop("params_file"), overrides)
+
+    command = click.option("--set", "params", multiple=True, metavar="KEY=VALUE", callback=load,
+                           help="Override a params key for this run; may be repeated.")(command)
+    return click.option("--params", "params_file", type=click.Path(path_type=Path), default="params.yaml",
+                        show_default=True, is_eager=True, help="The params file.")(command)
+
+
+def devices(command: F) -> F:
+    """Adds `--devices N`."""
+    return click.option("--devices", default="auto", show_default=True, metavar="N",
+                        help="Processes on this machine, one per accelerator; torchrun and SLURM are noticed.")(command)
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+
+
+@click.group(cls=OneLineErrors, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="centernet-distill")
+def main() -> None:
+    """Light CenterNet detectors from heavy ones: run the teachers once, store what they say, teach many students."""
+
+
+@main.command()
+@click.option("--strict", is_flag=True, help="Fail on the first bad file instead of setting it aside.")
+@as_json
+@reads_params
+def prepare(params: "Params", strict: bool, as_json: bool) -> None:
+    """Write the data set in VOC layout, with a manifest, to data/<name>."""
+    from stages import prepare as stage
+
+    _answer(stage.run(params, strict=strict), as_json)
+
+
+@main.command()
+@as_json
+@reads_params
+def record_views(params: "Params", as_json: bool) -> None:
+    """Draw the views of every training image once, into targets/views.zarr."""
+    from stages import record_views as stage
+
+    _answer(stage.run(params), as_json)
+
+
+@main.command()
+@click.argument("name")
+@devices
+@as_json
+@reads_params
+def train_teacher(params: "Params", name: str, devices: str, as_json: bool) -> None:
+    """Train the teacher NAME on ground truth, into models/teachers/NAME."""
+    from stages import train_teacher as stage
+
+    _answer(stage.run(params, name, devices=devices), as_json)
+
+
+@main.command()
+@click.argument("names", nargs=-1)
+@devices
+@click.option("--dry-run", is_flag=True, help="Only say how many views, how many bytes and how long.")
+@as_json
+@reads_params
+def dump_teachers(params: "Params", names: tuple[str, ...], devices: str, dry_run: bool, as_json: bool) -> None:
+    """Run the teachers NAMES (default: all) over the recorded views, into targets/NAME.zarr."""
+    from stages import dump_teachers as stage
+
+    _answer(stage.run_all(params, names, devices=devices, dry_run=dry_run), as_json)
+
+
+@main.command()
+@click.argument("keys", nargs=-1)
+@as_json
+@reads_params
+def build_ensemble(params: "Params", keys: tuple[str, ...], as_json: bool) -> None:
+    """Merge the teachers' stores into targets/ensemble-KEY.zarr (default: all ensembles)."""
+    from stages import build_ensemble as stage
+
+    _answer(stage.run_all(params, keys), as_json)
+
+
+@main.command()
+@click.option("--student", "students", multiple=True, required=True, help="An entry of `students`; may be repeated.")
+@click.option("--recipe", "recipes", multiple=True, help="Entries of `recipes` (default: those of `distill`).")
+@click.option("--seed", "seeds", multiple=True, type=click.IntRange(min=0), help="Default: the seeds of `distill`.")
+@devices
+@as_json
+@reads_params
+def distill(params: "Params", students: tuple[str, ...], recipes: tuple[str, ...], seeds: tuple[int, ...],
+            devices: str, as_json: bool) -> None:
+    """Teach students from the store, into models/students/STUDENT/RECIPE/seedN. No teacher is loaded."""
+    from stages import distill as stage
+
+    _answer(stage.run_all(params, students, recipes, seeds, devices=devices), as_json)
+
+
+@main.command()
+@as_json
+@reads_params
+def evaluate(params: "Params", as_json: bool) -> None:
+    """Score every trained teacher and student on the test split, into results/."""
+    from stages import evaluate_student as stage
+
+    _answer(stage.evaluate_all(params), as_json)
+
+
+@main.command()
+@as_json
+@reads_params
+def report(params: "Params", as_json: bool) -> None:
+    """Write report/index.html and report/report.md from results/."""
+    from stages import report as stage
+
+    _answer(stage.run(params), as_json)
+
+
+@main.command()
+@click.argument("what", type=click.Choice(["plain", "weights"]))
+@as_json
+@reads_params
+def tune(params: "Params", what: str, as_json: bool) -> None:
+    """Choose on val: learning rate and schedule of `plain` students, or the W of a recipe."""
+    from stages import tune as stage
+
+    _answer(stage.run(params, what), as_json)
+
+
+@main.command()
+@click.argument("name", required=False)
+@click.option("--out", type=click.Path(path_type=Path), default="params.yaml", show_default=True)
+@click.option("--force", is_flag=True, help="Overwrite a file that is not an unchanged profile.")
+def profile(name: str | None, out: Path, force: bool) -> None:
+    """List the profiles, or write the profile NAME to params.yaml."""
+    from pipeline.params import profiles
+
+    if name is None:
+        for key, summary in profiles.summaries().items():
+            click.echo(f"{key:10} {summary}")
+    else:
+        click.echo(f"wrote {profiles.write(name, out, force=force)}")
+
+
+@main.command()
+@click.option("--all", "everything", is_flag=True, help="Unfinished work too: it cannot be continued then.")
+def clean(everything: bool) -> None:
+    """Delete the work folders of finished stages (results stay)."""
+    from stages import work
+
+    freed = work.clean(everything=everything)
+    click.echo(f"freed {freed / 1e6:.1f} MB in {work.WORK}")
+
+
+@main.group()
+def store() -> None:
+    """Look at a target store."""
+
+
+@store.command("info")
+@click.argument("path", type=click.Path(path_type=Path))
+@as_json
+def store_info(path: Path, as_json: bool) -> None:
+    """Say what a store holds and where it came from."""
+    from pipeline.cli.store import info
+
+    _answer(info(path), as_json)
+
+
+@store.command("verify")
+@click.argument("path", type=click.Path(path_type=Path))
+@as_json
+def store_verify(path: Path, as_json: bool) -> None:
+    """Check every byte of a store against its manifest; exit 1 where one is wrong."""
+    from pipeline.cli.store import check
+
+    answer = check(path)
+    _answer(answer, as_json)
+    if answer["problems"]:
+        raise SystemExit(1)
+
+
+def _answer(answer: Any, as_json: bool) -> None:
+    """Prints a result to stdout: JSON for machines, `key: value` lines for people."""
+    if as_json:
+        import json
+
+        click.echo(json.dumps(answer, indent=1))
+    else:
+        for line in _lines(answer):
+            click.echo(line)
+
+
+def _lines(answer: Any, indent: str = "") -> list[str]:
+    if isinstance(answer, dict):
+        lines = []
+        for key, value in answer.items():
+            if isinstance(value, dict | list) and value:
+                lines += [f"{indent}{key}:", *_lines(value, indent + "  ")]
+            else:
+                shown = f"{value:.4g}" if isinstance(value, float) else "-" if value in (None, [], {}) else value
+                lines.append(f"{indent}{key}: {shown}")
+        return lines
+    if isinstance(answer, list):
+        return [line for item in answer for line in ([f"{indent}- {item}"] if not isinstance(item, dict | list)
+                                                     else [*_lines(item, indent), ""])]
+    return [f"{indent}{answer}"]

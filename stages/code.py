@@ -1,0 +1,72 @@
+"""Which of our own files a stage runs, found by reading its imports."""
+
+import ast
+import hashlib
+from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+PACKAGES = ("pipeline", "stages", "storage")
+
+#: Not part of a stage's fingerprint: the *values* of params are in it already, and these modules
+#: only carry values and errors from one place to another.
+PLUMBING = ("pipeline.errors", "pipeline.params", "stages.code", "stages.entry", "stages.paths", "stages.work")
+
+
+@cache
+def first_party_files(module: str) -> dict[str, Path]:
+    """The modules of ours that `module` imports, directly or not, at any depth of its code.
+
+    Returns:
+        {dotted name: file}, itself included, plumbing excluded, sorted by name.
+    """
+    found: dict[str, Path] = {}
+    todo = [module]
+    while todo:
+        name = todo.pop()
+        if name in found or name in PLUMBING or name.startswith(tuple(f"{p}." for p in PLUMBING)):
+            continue
+        spec = find_spec(name)
+        if spec is None or spec.origin is None:
+            continue
+        found[name] = Path(spec.origin)
+        todo += _imports(Path(spec.origin), name)
+    return dict(sorted(found.items()))
+
+
+@cache
+def code_fingerprint(module: str) -> str:
+    """sha256 over the source of `module` and of every module of ours that it imports."""
+    digest = hashlib.sha256()
+    for name, path in first_party_files(module).items():
+        digest.update(f"{name}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _imports(path: Path, module: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: imports are absolute here"
+            base = node.module or ""
+            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for name in names:
+            if name.split(".")[0] in PACKAGES:
+                yield from _with_parents(name)
+
+
+def _with_parents(name: str) -> Iterator[str]:
+    """`a.b.c` runs a/__init__, a.b/__init__ and a.b.c, where each is a module and not a name in one."""
+    parts = name.split(".")
+    for end in range(1, len(parts) + 1):
+        candidate = ".".join(parts[:end])
+        try:
+            if find_spec(candidate) is not None:
+                yield candidate
+        except ModuleNotFoundError:  # its parent is a module, so this is a name in it
+            return

@@ -1,0 +1,63 @@
+"""What `python -m stages.NAME` and the `pipeline` command share: one line per error, exit 1."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turns what a person can cause into one line on stderr and exit code 1.
+
+    PIPELINE_DEBUG=1 shows the traceback instead.
+    """
+    if os.environ.get("PIPELINE_DEBUG"):
+        yield
+        return
+    try:
+        yield
+    except KeyboardInterrupt:
+        _fail("interrupted; run the same command again to continue where it stopped")
+    except UserError as error:
+        _fail(str(error))
+    except OSError as error:
+        names = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+        _fail(f"{error.strerror or error}{': ' + names if names else ''}")
+    except Exception as error:
+        from storage import StoreError
+
+        if not isinstance(error, StoreError):
+            raise
+        _fail(str(error))
+
+
+def stage_main(run: Callable[..., Any], *arguments: str) -> None:
+    """The command line of one stage: its positional arguments, `--params` and `--set`.
+
+    Args:
+        run: called with (params, *arguments).
+        arguments: names of the positional arguments; "seed" is a whole number.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m {run.__module__}", description=sys.modules["__main__"].__doc__)
+    for name in arguments:
+        parser.add_argument(name, type=int if name == "seed" else str)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    given = vars(parser.parse_args())
+    with one_line_errors():
+        from pipeline.params import load_params
+
+        params = load_params(given.pop("params"), given.pop("overrides"))
+        run(params, *given.values())
+
+
+def _fail(message: str) -> None:
+    line = " ".join(message.split())
+    print(f"Error: {line}", file=sys.stderr, flush=True)
+    sys.exit(1)

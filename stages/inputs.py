@@ -1,0 +1,71 @@
+"""What stages read before they work: entries of params by name, artefacts of earlier stages."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel
+
+from pipeline.errors import UserError, unknown
+from pipeline.params import Params, Views
+from stages import paths
+from stages.work import file_sha256
+
+if TYPE_CHECKING:
+    from pipeline.data.dataset import DataSet
+    from pipeline.data.recorded import RecordedViews
+
+T = TypeVar("T")
+
+
+def entry(table: Mapping[str, T], name: str, kind: str) -> T:
+    """`table[name]`, or an error that lists what there is."""
+    if name not in table:
+        raise unknown(kind, name, list(table))
+    return table[name]
+
+
+def values(block: BaseModel, *, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A block of params as JSON values, less the keys that do not decide a result."""
+    return block.model_dump(mode="json", exclude=set(without))
+
+
+def prepared_data(params: Params) -> "DataSet":
+    """The data set that `prepare` wrote."""
+    from pipeline.data.dataset import load_data
+
+    folder = paths.data_folder(params.data.name)
+    needs(folder, "pipeline prepare")
+    return load_data(folder)
+
+
+def recorded_views(data: "DataSet") -> "RecordedViews":
+    """The view records, of this data set."""
+    from pipeline.data.recorded import RecordedViews
+
+    needs(paths.views_store(), "pipeline record-views")
+    return RecordedViews(paths.views_store(), data, TRAIN)
+
+
+def needs(path: Path, command: str) -> Path:
+    """`path`, or an error that says which command makes it."""
+    if not path.exists():
+        raise UserError(f"{path} does not exist. Make it with '{command}', or run everything with 'dvc repro'.")
+    return path
+
+
+def weights_sha256(path: str | None) -> str | None:
+    """What a weights file adds to a fingerprint."""
+    if path is None:
+        return None
+    if not Path(path).is_file():
+        raise UserError(f"weights file {path} does not exist.")
+    return file_sha256(Path(path))
+
+
+def augmentation(views: Views) -> dict[str, Any]:
+    """The keys of `views` that decide how a fresh view is drawn."""
+    return values(views, without=("per_image", "seed", "shard_views", "on_mismatch"))
+
+
+TRAIN = "train"

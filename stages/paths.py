@@ -1,0 +1,41 @@
+"""Where every artefact lies, relative to the folder of dvc.yaml (see docs/architecture.md)."""
+
+from pathlib import Path
+
+WORK = Path(".work")
+
+
+def data_folder(name: str) -> Path:
+    return Path("data", name)
+
+
+def views_store() -> Path:
+    return Path("targets", "views.zarr")
+
+
+def teacher_store(teacher: str) -> Path:
+    return Path("targets", f"{teacher}.zarr")
+
+
+def ensemble_store(key: str) -> Path:
+    return Path("targets", f"ensemble-{key}.zarr")
+
+
+def teacher_model(teacher: str) -> Path:
+    return Path("models", "teachers", teacher)
+
+
+def student_model(student: str, recipe: str, seed: int) -> Path:
+    return Path("models", "students", student, recipe, f"seed{seed}")
+
+
+def teacher_results(teacher: str) -> Path:
+    return Path("results", "teachers", teacher)
+
+
+def student_results(student: str, recipe: str, seed: int) -> Path:
+    return Path("results", "students", student, recipe, f"seed{seed}")
+
+
+def weights(model_folder: Path) -> Path:
+    return model_folder / "weights.safetensors"

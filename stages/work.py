@@ -1,0 +1,140 @@
+"""Running a stage so that its out appears whole or not at all, and a killed run continues.
+
+DVC deletes a stage's outs before it runs it. So the work happens in a folder of its own,
+`.work/<stage>/<fingerprint of all inputs and code>/`, where an earlier run of the same inputs
+left off, and the finished result is brought onto the out in one step. The work folder stays:
+what a person ran by hand, the next `dvc repro` takes over. `pipeline clean` removes it.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from pipeline.errors import UserError
+from stages.code import code_fingerprint
+from stages.paths import WORK
+
+_FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file
+
+
+def run(stage: str, *, module: str, inputs: Mapping[str, Any], out: Path,
+        build: Callable[[Path, Path, str], None], shared: bool = False) -> str:
+    """Makes `out`, or takes it over from finished work with the same fingerprint.
+
+    Args:
+        stage: name of the work folder, e.g. "distill/resnet18/plain/seed0".
+        module: the stage's module, whose code is part of the fingerprint.
+        inputs: JSON values of everything else that decides the result.
+        out: file or folder that appears at the end.
+        build: called with (work folder, where to put the result, fingerprint); it resumes what it
+            finds there and returns when the result is complete.
+        shared: several processes work in the folder by arrangement of their own.
+
+    Returns:
+        The fingerprint.
+
+    Raises:
+        UserError: another process is at this stage with these inputs.
+    """
+    fingerprint = stage_fingerprint(stage, module, inputs)
+    work = WORK / stage / fingerprint[:16]
+    result = work / out.name
+    work.mkdir(parents=True, exist_ok=True)
+    with _alone(work, enabled=not shared and is_main_process()):
+        if (work / "done").exists() and result.exists():
+            _say(f"{stage}: taken over from {work}")
+        else:
+            if any(path.name not in {"inputs.json", "lock"} for path in work.iterdir()):
+                _say(f"{stage}: continuing in {work}")
+            if is_main_process():
+                _write_text(work / "inputs.json", json.dumps(inputs, indent=1, sort_keys=True, default=str))
+            build(work, result, fingerprint)
+            if is_main_process():
+                _write_text(work / "done", fingerprint)
+        if is_main_process():
+            place(result, out)
+    return fingerprint
+
+
+def stage_fingerprint(stage: str, module: str, inputs: Mapping[str, Any]) -> str:
+    """sha256 of a stage's inputs and of the code that it runs."""
+    text = json.dumps({"stage": stage, "code": code_fingerprint(module), "inputs": inputs},
+                      sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_main_process() -> bool:
+    """True but in the helper processes of a launcher (torchrun, SLURM, Fabric)."""
+    rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or os.environ.get("LOCAL_RANK") or "0"
+    return int(rank) == 0
+
+
+def place(source: Path, out: Path) -> None:
+    """Brings a copy of `source` onto `out`: blocks shared where the file system can, in one rename."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    fresh = out.with_name(f".{out.name}.{os.getpid()}.new")
+    old = out.with_name(f".{out.name}.{os.getpid()}.old")
+    try:
+        if source.is_dir():
+            shutil.copytree(source, fresh, copy_function=_copy)
+            if out.exists():
+                os.replace(out, old)
+        else:
+            _copy(source, fresh)
+        os.replace(fresh, out)
+    finally:
+        for path in (fresh, old):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _copy(source: str | Path, target: str | Path) -> None:
+    with open(source, "rb") as read, open(target, "wb") as write:
+        try:
+            fcntl.ioctl(write.fileno(), _FICLONE, read.fileno())
+        except OSError:
+            shutil.copyfileobj(read, write, 1 << 22)
+
+
+def _write_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+@contextmanager
+def _alone(work: Path, enabled: bool) -> Iterator[None]:
+    if not enabled:
+        yield
+        return
+    file: IO[str]
+    with (work / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(f"{work} is being worked on by process {file.read().strip() or '?'}; "
+                            "wait for it or stop it, then run this again.") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _say(text: str) -> None:
+    if is_main_process():
+        print(text, file=sys.stderr, flush=True)
