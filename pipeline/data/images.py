@@ -1,0 +1,87 @@
+"""Reading image files: whatever is on disk comes out as RGB uint8, or as one clear error."""
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from pipeline.errors import UserError
+
+#: What Pillow's plugins raise on broken files.
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
+
+
+class BadFile(UserError):
+    """A file that a person must repair or leave out.
+
+    Attributes:
+        file: its path.
+        message: what is wrong with it, without the path.
+    """
+
+    def __init__(self, file: str | Path, message: str = "") -> None:
+        super().__init__(str(file), message)
+        self.file, self.message = str(file), message
+
+    def __str__(self) -> str:
+        # torch's workers rebuild an exception from its text alone
+        return f"{self.file}: {self.message}" if self.message else self.file
+
+
+def read_image(path: str | Path, size_hw: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """Decodes an image file.
+
+    Args:
+        path: a file of any format that Pillow knows; grey, palette, CMYK, 16 bit and transparent
+            ones become RGB.
+        size_hw: (height, width) of the annotation. Where the stored pixels have it, they are
+            taken as they are, whatever EXIF says; where only the picture rotated by its EXIF
+            orientation has it, it is rotated. None takes the stored pixels.
+
+    Returns:
+        (H, W, 3) uint8 RGB, contiguous and writable.
+
+    Raises:
+        BadFile: the file is missing, empty, truncated, no image, or of another size.
+    """
+    path = Path(path)
+    try:
+        with Image.open(path) as image:
+            image.load()
+            if size_hw is not None and image.size != size_hw[::-1]:
+                image = _rotated(image, size_hw)
+            pixels = _rgb(image)
+    except FileNotFoundError:
+        raise BadFile(path, "the image does not exist") from None
+    except BadFile:
+        raise
+    except _BROKEN as error:
+        reason = "it is empty" if path.is_file() and path.stat().st_size == 0 else _first_line(error)
+        raise BadFile(path, f"the image cannot be read: {reason}") from None
+    return pixels
+
+
+def _rotated(image: Image.Image, size_hw: tuple[int, int]) -> Image.Image:
+    rotated = ImageOps.exif_transpose(image)
+    if rotated.size != size_hw[::-1]:
+        (width, height), (expected_height, expected_width) = image.size, size_hw
+        raise BadFile(image.filename, f"the image has {width}x{height} pixels, "  # type: ignore[attr-defined]
+                      f"its annotation says {expected_width}x{expected_height}")
+    return rotated
+
+
+def _rgb(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode.startswith(("I", "F")):  # 16 bit grey: Pillow's own conversion would clip at 255
+        grey: NDArray[Any] = np.asarray(image, dtype=np.float64)
+        plane = np.clip(grey / 257 + 0.5, 0, 255).astype(np.uint8)
+        return np.repeat(plane[:, :, None], 3, axis=2)
+    if image.mode == "P":  # by way of RGBA: its transparency has no RGB meaning
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"), dtype=np.uint8)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
