@@ -138,3 +138,21 @@ def _alone(work: Path, enabled: bool) -> Iterator[None]:
 def _say(text: str) -> None:
     if is_main_process():
         print(text, file=sys.stderr, flush=True)
+
+
+def clean(*, everything: bool = False) -> int:
+    """Deletes the work folders of finished stages, or all of them.
+
+    Returns:
+        The bytes that were freed.
+    """
+    freed = 0
+    for marker in sorted(WORK.rglob("inputs.json")):
+        folder = marker.parent
+        if everything or (folder / "done").exists():
+            freed += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+            shutil.rmtree(folder)
+    for folder in sorted((path for path in WORK.rglob("*") if path.is_dir()), reverse=True):
+        if not any(folder.iterdir()):
+            folder.rmdir()
+    return freed

@@ -1,0 +1,83 @@
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.params import load_params, train_params
+from pipeline.params.schema import PAPER_WEIGHTS
+
+SMALLEST = """
+teachers: {resnet50: {model: resnet50}}
+students: {resnet18: {model: resnet18}}
+recipes: {plain: {}}
+distill: {students: [resnet18], recipes: [plain]}
+"""
+
+
+@pytest.fixture
+def params_file(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(SMALLEST)
+    return path
+
+
+def test_defaults_fill_what_is_not_said(params_file):
+    params = load_params(params_file)
+    assert params.views.per_image == 4
+    assert params.recipes["plain"].weights == PAPER_WEIGHTS["table4-1"]
+
+
+def test_overrides_are_yaml_and_apply_in_order(params_file):
+    params = load_params(params_file, ["train.lr=1e-3", "views.size=[96, 64]", "train.lr=2e-3"])
+    assert params.train.lr == 0.002
+    assert params.views.size == (96, 64)
+
+
+@pytest.mark.parametrize(("override", "words"), [
+    ("views.per_imag=2", ["views.per_imag", "'per_image'"]),
+    ("views.size=[64]", ["views.size.1", "missing"]),
+    ("views.flip=2", ["views.flip", "1", "2"]),
+    ("train.lr=fast", ["train.lr", "'fast'"]),
+    ("train.epochs=true", ["train.epochs"]),
+    ("recipes.plain.weights=[1, 2, 3]", ["recipes.plain.weights", "3 numbers", "four"]),
+    ("recipes.plain.weights=table4-9", ["recipes.plain.weights", "table4-9", "table4-6"]),
+    ("recipes.plain.weights=[1, 2, 3, -1]", ["recipes.plain.weights.3"]),
+    ("recipes.plain.teachers=[a, b]", ["recipes.plain", "ensemble"]),
+    ("teachers.a={modle: resnet50}", ["teachers.a.modle", "'model'", "teachers.a.model is missing"]),
+    ("teachers.a/b={model: resnet50}", ["teachers.a/b"]),
+    ("distill.seeds=[-1]", ["distill.seeds.0"]),
+    ("teachers=3", ["teachers"]),
+])
+def test_a_bad_value_is_named_by_its_dotted_key(params_file, override, words):
+    with pytest.raises(UserError) as caught:
+        load_params(params_file, [override])
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(("override", "word"), [
+    ("train.lr", "dotted.key=value"), ("train.lr.deep=1", "train.lr"), ("train={", "YAML"),
+])
+def test_a_bad_override_says_what_was_expected(params_file, override, word):
+    with pytest.raises(UserError, match=word):
+        load_params(params_file, [override])
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path):
+    with pytest.raises(UserError, match="pipeline profile"):
+        load_params(tmp_path / "params.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [1\nb: 2")
+    with pytest.raises(UserError, match=r"broken.yaml, line"):
+        load_params(broken)
+    broken.write_text("- 1")
+    with pytest.raises(UserError, match="mapping"):
+        load_params(broken)
+
+
+def test_an_entrys_train_keys_lie_on_top_of_the_block(params_file):
+    base = load_params(params_file).train
+    assert train_params(base, {"lr": 0.5}, "teachers.a.train").lr == 0.5
+    assert train_params(base, {"lr": 0.5}, "teachers.a.train").batch == base.batch
+    with pytest.raises(UserError, match=r"teachers\.a\.train\.lrr.*'lr'"):
+        train_params(base, {"lrr": 0.5}, "teachers.a.train")

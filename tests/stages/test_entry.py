@@ -1,0 +1,30 @@
+import errno
+
+import pytest
+
+from pipeline.errors import UserError
+from stages.entry import one_line_errors
+from storage import StoreError
+
+
+@pytest.mark.parametrize(("error", "words"), [
+    (UserError("two\nlines"), "two lines"),
+    (StoreError("bad shard"), "bad shard"),
+    (OSError(errno.ENOSPC, "No space left on device", "/x/y"), "No space left on device: /x/y"),
+    (KeyboardInterrupt(), "run the same command again"),
+])
+def test_what_a_person_can_cause_is_one_line_and_exit_one(error, words, capsys):
+    with pytest.raises(SystemExit) as caught, one_line_errors():
+        raise error
+    assert caught.value.code == 1
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert words in printed
+
+
+def test_our_own_mistakes_keep_their_traceback(monkeypatch):
+    with pytest.raises(ZeroDivisionError), one_line_errors():
+        raise ZeroDivisionError
+    monkeypatch.setenv("PIPELINE_DEBUG", "1")
+    with pytest.raises(UserError), one_line_errors():
+        raise UserError("x")

@@ -1,0 +1,95 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.errors import UserError
+from stages import work
+
+MODULE = "stages.work"
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def make(out, build, **inputs):
+    return work.run("stage/item", module=MODULE, inputs=inputs, out=out, build=build)
+
+
+def test_the_out_appears_in_one_piece_and_is_taken_over_afterwards(tmp_path, capsys):
+    calls = []
+
+    def build(folder, result, fingerprint):
+        calls.append(fingerprint)
+        result.mkdir()
+        (result / "a").write_text("1")
+        assert not (tmp_path / "made").exists()
+
+    out = tmp_path / "made"
+    first = make(out, build, x=1)
+    assert (out / "a").read_text() == "1"
+    (out / "a").unlink()
+    assert make(out, build, x=1) == first
+    assert (out / "a").read_text() == "1"
+    assert calls == [first]
+    assert "taken over" in capsys.readouterr().err
+
+
+def test_other_inputs_have_other_work(tmp_path):
+    def build(folder, result, fingerprint):
+        result.write_text(fingerprint)
+
+    out = tmp_path / "file"
+    assert make(out, build, x=1) != make(out, build, x=2)
+    assert out.read_text() == make(out, build, x=2)
+
+
+def test_failed_work_leaves_the_old_out_and_continues_next_time(tmp_path):
+    out = tmp_path / "made"
+    out.write_text("old")
+
+    def fail(folder, result, fingerprint):
+        (folder / "half").write_text("half")
+        raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError):
+        make(out, fail, x=1)
+    assert out.read_text() == "old"
+
+    def finish(folder, result, fingerprint):
+        result.write_text((folder / "half").read_text() + "whole")
+
+    make(out, finish, x=1)
+    assert out.read_text() == "halfwhole"
+    assert sorted(os.listdir(tmp_path)) == [".work", "made"]
+
+
+def test_two_processes_do_not_share_work(tmp_path):
+    script = ("from pathlib import Path; from stages import work; import sys, time\n"
+              "def build(f, r, p):\n    print('in', flush=True); time.sleep(60)\n"
+              f"work.run('stage/item', module={MODULE!r}, inputs={{'x': 1}}, out=Path('made'), build=build)\n")
+    other = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "in\n"
+        with pytest.raises(UserError, match=f"process {other.pid}"):
+            make(tmp_path / "made", lambda *_: None, x=1)
+    finally:
+        other.kill()
+        other.communicate()
+
+
+def test_clean_keeps_unfinished_work(tmp_path):
+    def build(folder, result, fingerprint):
+        result.write_text("x" * 1000)
+
+    make(tmp_path / "a", build, x=1)
+    with pytest.raises(RuntimeError):
+        make(tmp_path / "b", lambda *_: (_ for _ in ()).throw(RuntimeError), x=2)
+    assert work.clean() > 1000
+    assert len(list(work.WORK.rglob("inputs.json"))) == 1
+    work.clean(everything=True)
+    assert not list(work.WORK.rglob("*"))
+    assert (tmp_path / "a").exists()
