@@ -1,0 +1,38 @@
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from pipeline.data import ImageRecord
+from pipeline.models.hourglass import HourglassArch, HourglassDetector
+
+
+@pytest.fixture
+def detector():
+    """A small hourglass of two stacks with random, lively weights."""
+    torch.manual_seed(0)
+    arch = HourglassArch(dims=(8, 8), modules=(1, 1), stacks=2, stem_channels=8, head_channels=8)
+    model = HourglassDetector("hourglass_small", 3, arch)
+    for name, parameter in model.named_parameters():
+        if name.startswith("heads."):
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+@pytest.fixture
+def make_records(tmp_path):
+    """Image files of given (width, height), with noise that has some structure."""
+
+    def make(sizes):
+        records = []
+        for number, (width, height) in enumerate(sizes):
+            rng = np.random.default_rng(number)
+            image = cv2.resize(rng.integers(0, 256, (6, 6, 3), np.uint8), (width, height))
+            path = tmp_path / f"{number}.png"
+            cv2.imwrite(str(path), image)
+            boxes = np.array([[1, 1, width - 1, height / 2]], np.float32)
+            records.append(ImageRecord(path.stem, path, width, height, boxes, np.array([number % 3]),
+                                       np.array([False]), np.array([False])))
+        return tuple(records)
+
+    return make
