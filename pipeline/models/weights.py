@@ -1,0 +1,204 @@
+"""Weights on disk: ours, torchvision's and the official ones. No pickle is ever executed."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import safetensors
+import torch
+import torchvision
+from safetensors.torch import load_file, save_file
+
+from pipeline.errors import UserError
+from pipeline.models.bodies import torchvision_key
+from pipeline.models.deconv import DeconvDetector
+from pipeline.models.official import is_official, our_key, refuse_deformable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.models.detector import Detector, DetectorConfig
+
+State = dict[str, torch.Tensor]
+
+_CONFIG = "centernet_distill_config"  # key of the safetensors metadata
+
+
+def save_detector(model: "Detector", path: Path | str, classes: "Sequence[str]") -> None:
+    """Write a detector's weights and, beside them, `config.json`; each appears whole or not at all.
+
+    Args:
+        model: the detector.
+        path: of the .safetensors file, whose metadata holds the configuration too.
+        classes: names in the order of the heatmap's planes.
+    """
+    assert len(classes) == model.config.num_classes, (len(classes), model.config.num_classes)
+    path = Path(path)
+    config = {**model.config.to_json(), "classes": list(classes)}
+    state = {key: value.detach().contiguous() for key, value in model.state_dict().items()}
+    partial = path.with_name(path.name + ".partial")
+    save_file(state, partial, metadata={_CONFIG: json.dumps(config)})
+    os.replace(partial, path)
+    params = sum(p.numel() for p in model.parameters())
+    partial.write_text(json.dumps({**config, "params": params}, indent=2) + "\n")
+    os.replace(partial, path.with_name("config.json"))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The configuration in the metadata of a file of ours, as JSON values.
+
+    Raises:
+        UserError: the file is missing, broken or not ours.
+    """
+    _must_exist(path)
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{path} is not a safetensors file: {error}.") from None
+    try:
+        config = json.loads(metadata[_CONFIG])
+        config["model"], config["num_classes"], config["arch"], config["classes"]
+        config["color_order"], config["mean"], config["std"]
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path} holds no detector's configuration in its metadata; expected a file that "
+                        "save_detector wrote.") from None
+    return dict(config)
+
+
+def load_weights(model: "Detector", path: Path, *, reset_heads: bool) -> "DetectorConfig":
+    """Load a file of any kind into a detector.
+
+    Args:
+        model: its parameters are overwritten.
+        path: .safetensors of ours; or a .pth with a torchvision state_dict of the body or an
+            official CenterNet checkpoint, told apart by their keys.
+        reset_heads: leave the heads as they are, whatever the file's class count.
+
+    Returns:
+        The configuration that goes with these weights.
+
+    Raises:
+        UserError: the file is missing, unreadable, unsafe or of another network.
+    """
+    if path.suffix == ".safetensors":
+        return _load_ours(model, path, reset_heads)
+    state = _read_pickle(path)
+    refuse_deformable(path, state)
+    if not is_official(state):
+        load_body(model, state, path)
+        return model.config
+    state = {our_key(key): value for key, value in state.items()}
+    planes = {len(v) for k, v in state.items() if k.startswith("heads.") and k.endswith("heatmap.2.weight")}
+    if not reset_heads and len(planes) == 1:
+        _check_classes(model.config, path, planes.pop())
+    _fit(model, state, path, without_heads=reset_heads)
+    return model.config.with_official_input()
+
+
+def load_body(model: "Detector", state: State, source: object) -> None:
+    """Load a torchvision state_dict into a detector's body; its classifier is dropped.
+
+    Raises:
+        UserError: it does not fit.
+    """
+    if not isinstance(model, DeconvDetector):
+        raise UserError(f"{source} holds no CenterNet and {model.config.model} has no torchvision body; give "
+                        "a file of ours or an official CenterNet checkpoint.")
+    named = {torchvision_key(key): value for key, value in state.items()}
+    _fit(model.body, {k: v for k, v in named.items() if k is not None}, source)
+
+
+def load_pretrained(model: "Detector") -> "DetectorConfig":
+    """Load torchvision's ImageNet weights into the body, downloading them where they are missing.
+
+    IMAGENET1K_V1 where there is one (the weights of the paper's years), else torchvision's default.
+
+    Returns:
+        The configuration with the mean and std of these weights.
+
+    Raises:
+        UserError: there are none, or the download fails.
+    """
+    name = model.config.model
+    if not isinstance(model, DeconvDetector):
+        raise UserError(f"pretrained: {name} has no ImageNet weights; set it to false, or give `weights`.")
+    choices = torchvision.models.get_model_weights(name)
+    chosen = choices["IMAGENET1K_V1"] if "IMAGENET1K_V1" in choices.__members__ else choices.DEFAULT
+    try:
+        state = chosen.get_state_dict(progress=False, check_hash=True, map_location="cpu", weights_only=True)
+    except Exception as error:  # urllib, hashing and unpickling each have their own
+        raise UserError(f"pretrained: {chosen.url} could not be loaded ({_first_line(error)}); put it into "
+                        f"{torch.hub.get_dir()}/checkpoints by hand, or set pretrained to false.") from None
+    load_body(model, state, chosen.url)
+    transforms = chosen.transforms()
+    return replace(model.config, mean=tuple(transforms.mean), std=tuple(transforms.std))
+
+
+def _load_ours(model: "Detector", path: Path, reset_heads: bool) -> "DetectorConfig":
+    theirs, ours = read_config(path), model.config.to_json()
+    if theirs["model"] != ours["model"]:
+        raise UserError(f"{path} is a {theirs['model']}, expected a {ours['model']}.")
+    for option, value in ours["arch"].items():
+        if theirs["arch"].get(option) != value and not (reset_heads and option == "head_channels"):
+            raise UserError(f"{path} has arch.{option} {theirs['arch'].get(option)}, expected {value}.")
+    if not reset_heads:
+        _check_classes(model.config, path, theirs["num_classes"])
+    try:
+        state = load_file(path)
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{path} is broken: {error}.") from None
+    _fit(model, state, path, without_heads=reset_heads)
+    return model.config.trained_as(theirs, None if reset_heads else theirs["classes"])
+
+
+def _read_pickle(path: Path) -> State:
+    _must_exist(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a broken or hostile file makes the unpickler raise
+        raise UserError(f"{path} is no plain checkpoint of tensors and was not executed: "
+                        f"{_first_line(error)}") from None
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{path} holds a {type(content).__name__}, expected a state_dict: names and tensors.")
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
+            raise UserError(f"{path} holds a {type(value).__name__} under {key!r}, expected a "
+                            "state_dict: names and tensors.")
+    return {key.removeprefix("module."): value for key, value in content.items()}
+
+
+def _check_classes(config: "DetectorConfig", path: Path, theirs: int) -> None:
+    if theirs != config.num_classes:
+        raise UserError(f"{path} has {theirs} classes, expected {config.num_classes}; set reset_heads to "
+                        "true to keep the rest of it under new heads.")
+
+
+def _fit(module: torch.nn.Module, state: State, source: object, *, without_heads: bool = False) -> None:
+    """Load `state`, which must have exactly the module's keys (BatchNorm's counters aside)."""
+    own = module.state_dict()
+    if without_heads:
+        own, state = ({k: v for k, v in s.items() if not k.startswith("heads.")} for s in (own, state))
+    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
+    extra = [k for k in state if k not in own]
+    shapes = [f"{k} is {list(v.shape)}, expected {list(own[k].shape)}"
+              for k, v in state.items() if k in own and v.shape != own[k].shape]
+    kinds = {"missing": missing, "unexpected": extra, "of another shape": shapes}
+    problems = [f"{len(keys)} {what} ({'; '.join(keys[:2])}{'; …' * (len(keys) > 2)})"
+                for what, keys in kinds.items() if keys]
+    if problems:
+        raise UserError(f"{source} is of another architecture; keys: {', '.join(problems)}.")
+    module.load_state_dict(state, strict=False)
+
+
+def _must_exist(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file of weights.")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
