@@ -39,3 +39,7 @@ def student_results(student: str, recipe: str, seed: int) -> Path:
 
 def weights(model_folder: Path) -> Path:
     return model_folder / "weights.safetensors"
+
+
+def dump_results(teacher: str) -> Path:
+    return Path("results", "dumps", f"{teacher}.json")

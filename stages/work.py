@@ -54,10 +54,10 @@ def run(stage: str, *, module: str, inputs: Mapping[str, Any], out: Path,
             if any(path.name not in {"inputs.json", "lock"} for path in work.iterdir()):
                 _say(f"{stage}: continuing in {work}")
             if is_main_process():
-                _write_text(work / "inputs.json", json.dumps(inputs, indent=1, sort_keys=True, default=str))
+                write_text(work / "inputs.json", json.dumps(inputs, indent=1, sort_keys=True, default=str))
             build(work, result, fingerprint)
             if is_main_process():
-                _write_text(work / "done", fingerprint)
+                write_text(work / "done", fingerprint)
         if is_main_process():
             place(result, out)
     return fingerprint
@@ -110,7 +110,9 @@ def _copy(source: str | Path, target: str | Path) -> None:
             shutil.copyfileobj(read, write, 1 << 22)
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Replaces a small file in one step; makes its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)

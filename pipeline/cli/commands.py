@@ -130,9 +130,9 @@ def distill(params: "Params", students: tuple[str, ...], recipes: tuple[str, ...
 @reads_params
 def evaluate(params: "Params", as_json: bool) -> None:
     """Score every trained teacher and student on the test split, into results/."""
-    from stages import evaluate_student as stage
+    from stages import evaluate as stage
 
-    _answer(stage.evaluate_all(params), as_json)
+    _answer(stage.run(params), as_json)
 
 
 @main.command()

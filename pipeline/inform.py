@@ -1,0 +1,42 @@
+"""Progress of long work on stderr: a bar for a person, a line now and then for a log."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+
+#: Called with (done, total, what): what is being worked on, or "".
+Progress = Callable[[int, int, str], None]
+
+QUIET_SECONDS = 30.0
+
+
+@contextmanager
+def progress_bar(label: str) -> Iterator[Progress]:
+    """Gives a `progress(done, total, what)` that shows a tqdm bar on a terminal, else a line per 30 s."""
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        with tqdm(desc=label, dynamic_ncols=True) as bar:
+
+            def draw(done: int, total: int, what: str) -> None:
+                bar.total = total
+                bar.set_postfix_str(what, refresh=False)
+                bar.update(done - bar.n)
+
+            yield draw
+        return
+
+    start = spoke = monotonic()
+
+    def say(done: int, total: int, what: str) -> None:
+        nonlocal spoke
+        now = monotonic()
+        if done < total and now - spoke < QUIET_SECONDS:
+            return
+        spoke = now
+        left = (now - start) / max(done, 1) * (total - done)
+        print(f"{label}: {done}/{total} {what}".rstrip() + (f", {left:.0f} s left" if done < total else ""),
+              file=sys.stderr, flush=True)
+
+    yield say

@@ -1,0 +1,77 @@
+"""Stage `dump_teachers`: what a teacher says of every recorded view, at targets/NAME.zarr."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages import entry, inputs, paths, work
+
+if TYPE_CHECKING:
+    from pipeline.params import Params
+
+
+def run_all(params: "Params", names: Sequence[str], *, devices: str = "auto", dry_run: bool = False) -> dict[str, Any]:
+    """`run` (or `plan`) for each of `names`, or for all teachers; every name is checked before any work."""
+    for name in names:
+        inputs.entry(params.teachers, name, "teacher")
+    act = plan if dry_run else run
+    return {name: act(params, name, devices=devices) for name in names or params.teachers}
+
+
+def run(params: "Params", name: str, *, devices: str = "auto") -> dict[str, Any]:
+    """Dumps one teacher into targets/NAME.zarr; returns what it cost, as in results/dumps/NAME.json."""
+    from pipeline.devices import make_fabric
+    from pipeline.inference import dump_teacher
+    from pipeline.inform import progress_bar
+    from pipeline.models import load_detector
+
+    inputs.entry(params.teachers, name, "teacher")
+    data = inputs.prepared_data(params)
+    views = inputs.recorded_views(data)
+    weights = inputs.needs(paths.weights(paths.teacher_model(name)), f"pipeline train-teacher {name}")
+    sha256 = work.file_sha256(weights)
+
+    def build(folder: Path, result: Path, _: str) -> None:
+        fabric = make_fabric(devices, params.dump.precision)
+        with progress_bar(f"dump {name}") as progress:
+            dump_teacher(load_detector(weights), data, views, result, params=params.dump, teacher=name,
+                         teacher_sha256=sha256, fabric=fabric, progress=progress)
+
+    given = {"weights": sha256, "data": data.fingerprint, "views": views.fingerprint, "dump": inputs.values(params.dump)}
+    store = paths.teacher_store(name)
+    work.run(f"dump_teachers/{name}", module="stages.dump_teachers", inputs=given, out=store, build=build, shared=True)
+    bill = _bill(store)
+    if work.is_main_process():
+        work.write_text(paths.dump_results(name), json.dumps(bill, indent=1) + "\n")
+    return bill
+
+
+def plan(params: "Params", name: str, *, devices: str = "auto") -> dict[str, Any]:
+    """How many views, bytes and seconds the dump of one teacher would take; writes nothing."""
+    from pipeline.devices import make_fabric
+    from pipeline.inference import plan_dump
+    from pipeline.models import load_detector
+
+    data = inputs.prepared_data(params)
+    views = inputs.recorded_views(data)
+    weights = inputs.needs(paths.weights(paths.teacher_model(name)), f"pipeline train-teacher {name}")
+    free = shutil.disk_usage(".").free
+    planned = plan_dump(load_detector(weights), data, views, params=params.dump,
+                        fabric=make_fabric(devices, params.dump.precision))
+    return {**planned, "bytes_free": free}
+
+
+def _bill(store: Path) -> dict[str, Any]:
+    from storage import open_store
+
+    manifest = open_store(store).manifest
+    return {
+        "views": manifest["views"], "bytes": sum(file.stat().st_size for file in store.rglob("*") if file.is_file()),
+        "seconds": manifest.get("cost", {}).get("seconds"), "fingerprint": manifest["fingerprint"],
+    }
+
+
+if __name__ == "__main__":
+    entry.stage_main(run, "name")

@@ -1,0 +1,23 @@
+"""Stage `evaluate_student`: one student's AP on test, at results/students/…/metrics.json."""
+
+from typing import TYPE_CHECKING, Any
+
+from stages import entry, inputs, paths, scoring
+
+if TYPE_CHECKING:
+    from pipeline.params import Params
+
+
+def run(params: "Params", student: str, recipe: str, seed: int) -> dict[str, Any]:
+    """Scores one student; returns its metrics."""
+    inputs.entry(params.students, student, "student")
+    inputs.entry(params.recipes, recipe, "recipe")
+    return scoring.score(
+        params, f"evaluate_student/{student}/{recipe}/seed{seed}", module="stages.evaluate_student",
+        model_folder=paths.student_model(student, recipe, seed),
+        about={"kind": "student", "student": student, "recipe": recipe, "seed": seed},
+        out=paths.student_results(student, recipe, seed) / "metrics.json")
+
+
+if __name__ == "__main__":
+    entry.stage_main(run, "student", "recipe", "seed")

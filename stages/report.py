@@ -1,0 +1,34 @@
+"""Stage `report`: the page, its tables and figures, at report/."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages import entry, paths, work
+
+if TYPE_CHECKING:
+    from pipeline.params import Params
+
+OUT = Path("report")
+
+
+def run(params: "Params") -> dict[str, Any]:
+    """Writes report/; returns where the pages are."""
+    from pipeline.inform import progress_bar
+    from pipeline.report import write_report
+
+    fresh = paths.WORK / "report" / str(os.getpid())
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    try:
+        with progress_bar("report") as progress:
+            write_report(params, Path(), fresh, progress=progress)
+        work.place(fresh, OUT)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return {"page": str(OUT / "index.html"), "markdown": str(OUT / "report.md")}
+
+
+if __name__ == "__main__":
+    entry.stage_main(run)

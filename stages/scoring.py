@@ -1,0 +1,53 @@
+"""What scoring a teacher and scoring a student have in common."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages import inputs, paths, training, work
+
+if TYPE_CHECKING:
+    from pipeline.params import Params
+
+
+def score(params: "Params", stage: str, *, module: str, model_folder: Path, about: Mapping[str, Any],
+          out: Path, split: str = "test") -> dict[str, Any]:
+    """Scores one detector on a split (and on `unseen` beside test) into the file `out`.
+
+    Returns:
+        The content of metrics.json.
+    """
+    data = inputs.prepared_data(params)
+    weights = inputs.needs(paths.weights(model_folder), "pipeline " + stage.split("/")[0].replace("_", "-"))
+    summary = training.read_summary(model_folder)
+    splits = [name for name in (split, "unseen" if split == "test" else "") if data.splits.get(name)]
+
+    def build(folder: Path, result: Path, fingerprint: str) -> None:
+        from pipeline.devices import pick_device
+        from pipeline.evaluation import cost, evaluate_detections
+        from pipeline.inference import detect
+        from pipeline.inform import progress_bar
+        from pipeline.models import load_detector
+
+        model = load_detector(weights)
+        found = {}
+        for name in splits:
+            with progress_bar(f"{stage} {name}") as progress:
+                rows = detect(model, data.records(name), size_hw=params.views.size, batch=params.evaluate.batch,
+                              top_k=params.evaluate.top_k, flip=params.evaluate.flip, device=pick_device(),
+                              progress=progress)
+            found[name] = evaluate_detections(rows, data.records(name), data.classes)
+        metrics = {
+            **about, "data": data.name, "split": split, **found.get(split, {}),
+            **cost(model, params.views.size, params.evaluate.latency_runs),
+            "unseen": found.get("unseen"), "passes": summary["passes"], "seconds": summary["seconds"],
+            "fingerprint": fingerprint,
+        }
+        work.write_text(result, json.dumps(metrics, indent=1) + "\n")
+
+    given = {"weights": work.file_sha256(weights), "data": data.fingerprint, "split": split, "about": dict(about),
+             "size": params.views.size, "evaluate": inputs.values(params.evaluate)}
+    work.run(stage, module=module, inputs=given, out=out, build=build)
+    metrics: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+    return metrics

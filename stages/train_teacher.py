@@ -1,0 +1,42 @@
+"""Stage `train_teacher`: one teacher, taught by ground truth on views drawn afresh every epoch."""
+
+from typing import TYPE_CHECKING, Any
+
+from stages import entry, inputs, paths, training
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+    from torch import nn
+
+    from pipeline.data.loading import Source
+    from pipeline.params import Params
+
+
+def run(params: "Params", name: str, *, devices: str = "auto") -> dict[str, Any]:
+    """Trains models/teachers/NAME; returns the summary of the run."""
+    from pipeline.params import train_params
+
+    teacher = inputs.entry(params.teachers, name, "teacher")
+    train = train_params(params.train, teacher.train, f"teachers.{name}.train")
+    data = inputs.prepared_data(params)
+
+    def source() -> "Source":
+        from pipeline.data.loading import FreshViews
+
+        return FreshViews(data.records(inputs.TRAIN), len(data.classes), params.views, seed=train.seed,
+                          cache_mb=params.data.cache_mb)
+
+    def objective(fabric: "Fabric", _: "nn.Module") -> "nn.Module":
+        from pipeline.engine import mean_over_ranks
+        from pipeline.losses import GroundTruthLoss
+
+        return GroundTruthLoss(mean_over_ranks(fabric))
+
+    return training.run(
+        f"train_teacher/{name}", module="stages.train_teacher", out=paths.teacher_model(name),
+        data=data, detector=teacher, train=train, seed=train.seed, size_hw=params.views.size,
+        inputs={"views": inputs.augmentation(params.views)}, source=source, objective=objective, devices=devices)
+
+
+if __name__ == "__main__":
+    entry.stage_main(run, "name")
