@@ -1,0 +1,98 @@
+"""One file that a killed run continues from."""
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lightning_fabric.plugins import Precision
+    from torch import nn
+
+    from pipeline.engine.optimization import MovingAverage
+
+FORMAT = 1
+
+
+@dataclass
+class RunState:
+    """Everything a run continues from.
+
+    The rate follows from the step, and so do the random numbers of a step (`seed_step`): neither a
+    scheduler nor a generator has a state of its own.
+
+    Attributes:
+        module: model and objective.
+        optimizer, average, precision: what changes with each step besides the module.
+        step: steps done.
+        seconds: spent on them.
+        losses: of the last log row.
+    """
+
+    module: "nn.Module"
+    optimizer: torch.optim.Optimizer
+    average: "MovingAverage"
+    precision: "Precision"
+    step: int = 0
+    seconds: float = 0.0
+    losses: dict[str, float] = field(default_factory=dict)
+
+    def write(self, path: "Path", identity: str, is_writer: bool) -> None:
+        """Replace the checkpoint in one step: at any moment the file is the old one or the new one.
+
+        All processes call it, and the same one of them `is_writer` each time.
+
+        Raises:
+            UserError: a weight is NaN or infinite; the old checkpoint stays.
+        """
+        tensors = [*self.module.state_dict().values(), *self.average.values]
+        if not torch.stack([tensor.isfinite().all() for tensor in tensors]).all():
+            raise UserError(f"a weight became NaN or infinite by step {self.step}; the last checkpoint is "
+                            "kept. Lower train.lr, lengthen train.warmup or set train.clip.")
+        if is_writer:
+            _replace(path, {
+                "format": FORMAT, "identity": identity, "step": self.step, "seconds": self.seconds,
+                "losses": self.losses, "module": self.module.state_dict(), "average": self.average.values,
+                "optimizer": self.optimizer.state_dict(), "precision": self.precision.state_dict()})
+
+    def read(self, path: "Path", identity: str) -> None:
+        """Take over a checkpoint, if there is one.
+
+        Raises:
+            UserError: the file is damaged, of another format or of another run.
+        """
+        if not path.exists():
+            return
+        try:
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+            found = saved["format"], saved["identity"]
+        except Exception as error:
+            raise UserError(f"{path} is no readable checkpoint; remove it to start over.") from error
+        if found != (FORMAT, identity):
+            raise UserError(
+                f"{path} belongs to another run: format {found[0]}, identity {found[1]!r}, expected format "
+                f"{FORMAT}, identity {identity!r}; remove it to start over, or choose another folder.")
+        self.step, self.seconds, self.losses = saved["step"], saved["seconds"], saved["losses"]
+        self.module.load_state_dict(saved["module"])
+        self.average.load(saved["average"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.precision.load_state_dict(saved["precision"])
+
+
+def _replace(path: "Path", content: dict[str, Any]) -> None:
+    temporary = path.with_name(path.name + ".partial")
+    with temporary.open("wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,62 @@
+"""What is watched of the loss terms: their values between two log rows, their gradients now and then."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+
+class Window:
+    """Keeps terms on the device, where a step's loop does not wait for them, and reads them at once."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.values: list[Tensor] = []
+        self.views: list[Tensor | None] = []
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def add(self, terms: "Mapping[str, Tensor]", views: Tensor | None) -> None:
+        """Note one step: its weighted terms, and (B,) int64 rows of the views it was computed on."""
+        self.names = list(terms)
+        self.values.append(torch.stack([term.detach() for term in terms.values()]))
+        self.views.append(views)
+
+    def close(self, last_step: int, mean_over_ranks: "Callable[[Tensor], Tensor]") -> dict[str, float]:
+        """Mean of each term and of their sum, "loss", over the steps up to `last_step`; then empty.
+
+        Raises:
+            UserError: a term was NaN or infinite, on any process.
+        """
+        values = mean_over_ranks(torch.stack(self.values)).double().cpu()
+        views, self.values, self.views = self.views, [], []
+        broken = (~values.isfinite()).nonzero()
+        if len(broken):
+            row, term = broken[0].tolist()
+            seen = views[row]
+            shown = "" if seen is None else f" on views {seen.tolist()}"
+            raise UserError(
+                f"the loss term {self.names[term]!r} became {values[row, term].item()} in step "
+                f"{last_step - len(values) + row + 1}{shown}; the last checkpoint is kept. "
+                "Lower train.lr, lengthen train.warmup or set train.clip.")
+        means = values.mean(0).tolist()
+        return {"loss": sum(means), **dict(zip(self.names, means, strict=True))}
+
+
+def gradient_norms(terms: "Mapping[str, Tensor]", parameters: "Iterable[nn.Parameter]") -> dict[str, float]:
+    """Norm of each weighted term's gradient with respect to the parameters, on this process's images.
+
+    Leaves the graph usable and every `.grad` as it is. Waits for the device.
+    """
+    trained = [p for p in parameters if p.requires_grad]
+    norms = {}
+    for name, term in terms.items():
+        gradients = torch.autograd.grad(term, trained, retain_graph=True, allow_unused=True)
+        norms[name] = nn.utils.get_total_norm([g for g in gradients if g is not None]).item()
+    return norms
