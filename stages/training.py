@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +77,7 @@ def run(stage: str, *, module: str, out: Path, data: "DataSet", detector: "Detec
             shutil.rmtree(fresh, ignore_errors=True)
             fresh.mkdir()
             save_detector(model, paths.weights(fresh), data.classes)
-            about = {**summary._asdict(), "fingerprint": fingerprint}
+            about = {**asdict(summary), "fingerprint": fingerprint}
             (fresh / "summary.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
             shutil.copy(folder / "log.csv", fresh)
             shutil.copytree(folder / "tensorboard", fresh / "tensorboard")
