@@ -1,0 +1,19 @@
+"""Stores of dense teacher outputs: a valid Zarr v3 group that is read and written our own way.
+
+Numpy only; nothing here knows torch or the pipeline. The format is described in
+docs/store-format.md.
+"""
+
+from storage.base import Store
+from storage.encodings import ENCODINGS, decode, encode, measure
+from storage.errors import CorruptStore, FingerprintMismatch, FormatError, IncompleteStore, StoreError
+from storage.reader import open_store
+from storage.spec import ArraySpec, StoreSpec, canonical, fingerprint
+from storage.verify import Report, verify
+from storage.writer import ShardClaim, StoreWriter, create_store
+
+__all__ = [
+    "ENCODINGS", "ArraySpec", "CorruptStore", "FingerprintMismatch", "FormatError", "IncompleteStore",
+    "Report", "ShardClaim", "Store", "StoreError", "StoreSpec", "StoreWriter", "canonical", "create_store",
+    "decode", "encode", "fingerprint", "measure", "open_store", "verify",
+]

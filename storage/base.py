@@ -1,0 +1,51 @@
+"""What every store can do, whatever holds its bytes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from storage.manifest import Manifest
+from storage.spec import StoreSpec
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Indices = Sequence[int] | np.ndarray[Any, np.dtype[np.integer[Any]]]
+
+
+class Store(Protocol):
+    """A finished store, open for reading; it may be pickled, forked and used by several threads."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def spec(self) -> StoreSpec: ...
+
+    @property
+    def manifest(self) -> Manifest: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def __len__(self) -> int:
+        """Views."""
+        ...
+
+    def read(self, array: str, indices: Indices, out: Array | None = None) -> Array:
+        """The stored codes (n, *shape) of n views, in the order asked.
+
+        Args:
+            indices: views, each in [0, len(store)); repetitions are fine.
+            out: written to and returned instead of a new array: C-contiguous, of the same shape
+                and dtype.
+
+        Raises:
+            IndexError: an index is outside of the store.
+            CorruptStore: a view asked for is damaged or missing; names it. `out` is then undefined.
+        """
+        ...
+
+    def decode(self, array: str, codes: Array) -> Array:
+        """The float32 values that codes (…, *shape) stand for."""
+        ...

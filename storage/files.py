@@ -1,0 +1,90 @@
+"""Files that are whole or absent, and locks that die with their owner."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import weakref
+from pathlib import Path
+
+from storage.errors import StoreError
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that at every moment it is either the old one or the new one."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+class Lock:
+    """An exclusive lock on a file, freed by the kernel when its process ends however it ends.
+
+    It is `flock`: local file systems and NFS of Linux 2.6.12 or later have it; on a network file
+    system that is mounted without locks, opening fails with a message instead.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd: int | None = fd
+        _held.add(self)
+
+    @classmethod
+    def take(cls, path: Path, *, wait: bool = False) -> "Lock | None":
+        """Lock `path`, creating it; None if somebody else has it and `wait` is false."""
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        except OSError as error:
+            os.close(fd)
+            if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
+                raise StoreError(f"{path.parent}: this file system has no locks ({error.strerror}); "
+                                 "write the store on another one and copy it here") from None
+            raise
+        return cls(fd)
+
+    def release(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    __del__ = release
+
+    def __enter__(self) -> "Lock":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+_held: "weakref.WeakSet[Lock]" = weakref.WeakSet()
+
+
+def _forget_in_child() -> None:
+    # A forked child shares the lock: if it kept it, a killed writer's shard would stay locked
+    # until the last of its loader workers is gone.
+    for lock in list(_held):
+        lock.release()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

@@ -1,0 +1,61 @@
+"""What the writers of an unfinished store have finished, each in a file of its own."""
+
+import json
+import os
+import secrets
+import socket
+from pathlib import Path
+from typing import Any
+
+from crc32c import crc32c
+
+from storage.spec import StoreSpec, canonical
+
+
+class Journal:
+    """An append-only list of finished shards; nobody else writes to this file."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._fd: int | None = None
+
+    def add(self, shard: int, record: dict[str, Any]) -> None:
+        """Returns once the line is on the disk."""
+        if self._fd is None:
+            name = f"journal-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+            self._fd = os.open(self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        text = canonical({"shard": shard, **record}).encode()
+        # The line break comes first: a line cut off by a full disk spoils none but itself.
+        line = memoryview(b"\n%08x %s" % (crc32c(text), text))
+        while line:
+            line = line[os.write(self._fd, line):]
+        os.fsync(self._fd)
+
+    def __del__(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+
+
+def finished(folder: Path, path: Path, spec: StoreSpec) -> dict[int, dict[str, Any]]:
+    """The records of all journals by shard, of those whose files are still there in full.
+
+    A line that was cut off or damaged does not count: its shard is written again.
+    """
+    from storage.zarr_format import shard_key
+
+    records: dict[int, dict[str, Any]] = {}
+    for file in sorted(folder.glob("journal-*")):
+        for line in file.read_bytes().split(b"\n"):
+            crc, _, text = line.partition(b" ")
+            if crc == b"%08x" % crc32c(text):
+                record = json.loads(text)
+                records[record.pop("shard")] = record
+
+    def whole(shard: int) -> bool:
+        try:
+            return all((path / shard_key(array, shard)).stat().st_size
+                       == records[shard]["arrays"][array.name]["bytes"] for array in spec.arrays)
+        except OSError:
+            return False
+
+    return {shard: record for shard, record in sorted(records.items()) if whole(shard)}

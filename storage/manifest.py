@@ -1,0 +1,154 @@
+"""manifest.json, the last file that is written: a folder without it is no finished store.
+
+It protects itself: its text is the one rendering of its content, the content holds the sha256
+of the rest, and it lists length and checksum of every other file.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from storage.encodings import encoding_of
+from storage.errors import CorruptStore, FormatError, IncompleteStore, StoreError
+from storage.spec import StoreSpec, fingerprint
+
+FORMAT = "centernet-distill store"
+VERSION = 1
+NAME = "manifest.json"
+WORK = ".writing"  # journals and locks of an unfinished store
+_MAX_BYTES = 2**28
+
+Manifest = dict[str, Any]
+
+
+def render(content: dict[str, Any]) -> bytes:
+    """The one text of a document: `content` with its checksum."""
+    return json.dumps({**content, "checksum": fingerprint(content)}, indent=1, sort_keys=True,
+                      allow_nan=False).encode() + b"\n"
+
+
+def parse(raw: bytes) -> dict[str, Any]:
+    """Inverse of `render`.
+
+    Raises:
+        CorruptStore: `raw` is not exactly what `render` writes.
+    """
+    try:
+        content = json.loads(raw)
+        content.pop("checksum")
+        if render(content) == raw:
+            return dict(content)
+    except (ValueError, AttributeError, KeyError, RecursionError):
+        pass
+    raise CorruptStore("was damaged or edited: its checksum does not fit")
+
+
+def build(spec: StoreSpec, shards: list[dict[str, Any]], files: dict[str, bytes],
+          created: dict[str, Any]) -> Manifest:
+    """The manifest of a finished store.
+
+    Args:
+        shards: in order, {"arrays": {name: {"bytes", "crc32c"}}, "errors": {name: largest}}.
+        files: the other files of the store by path.
+        created: when, at what cost, by what; the only part that differs between two equal stores.
+    """
+    arrays: dict[str, Any] = {}
+    for array in spec.arrays:
+        encoding = encoding_of(array.encoding)
+        errors = [shard["errors"][array.name] for shard in shards if array.name in shard["errors"]]
+        arrays[array.name] = {
+            "bytes": sum(shard["arrays"][array.name]["bytes"] for shard in shards),
+            "error": {"bound": encoding.bound, "unit": encoding.unit,
+                      # A largest error that leaves views out would be no largest error.
+                      "measured": (0.0 if array.encoding == "raw" else
+                                   max(errors) if len(errors) == len(shards) else None)}}
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "fingerprint": spec.fingerprint,
+        "spec": spec.to_json(),
+        "counts": {"views": spec.views, "shards": spec.shards,
+                   "bytes": sum(array["bytes"] for array in arrays.values())},
+        "arrays": arrays,
+        "shards": [{"origin": spec.fingerprint, "arrays": shard["arrays"]} for shard in shards],
+        "files": {path: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+                  for path, data in files.items()},
+        "created": created,
+    }
+
+
+def load(path: Path) -> tuple[Manifest, StoreSpec]:
+    """Read and check the manifest of the store at `path`.
+
+    Raises:
+        IncompleteStore: there is none yet.
+        FormatError: it is of another program, or of a newer version of this one.
+        CorruptStore: it is damaged.
+    """
+    file = path / NAME
+    try:
+        if file.stat().st_size > _MAX_BYTES:
+            raise CorruptStore(f"{file}: has more than {_MAX_BYTES} bytes")
+        raw = file.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        if (path / WORK).is_dir():
+            raise IncompleteStore(f"{path}: this store is not finished; run the command that writes it "
+                                  "again, it continues where it stopped") from None
+        if path.exists():
+            raise IncompleteStore(f"{path}: no {NAME}, so this is no finished store") from None
+        raise IncompleteStore(f"{path}: there is no store") from None
+    try:
+        version = _version(raw)
+        if version != VERSION:
+            raise FormatError(f"{file}: format version is {version!r}, this program reads {VERSION}; "
+                              "update it, or write the store anew")
+        manifest = parse(raw)
+        spec = StoreSpec.from_json(manifest["spec"])
+        _check(manifest, spec)
+    except FormatError:
+        raise
+    except StoreError as error:
+        raise CorruptStore(f"{file}: {error}") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CorruptStore(f"{file}: is not built as a manifest: {error!r}") from None
+    return manifest, spec
+
+
+def _version(raw: bytes) -> Any:
+    """Looked at before the checksum: a newer version may compute that in another way."""
+    try:
+        head = json.loads(raw)
+        return head["version"] if head["format"] == FORMAT else head["format"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise CorruptStore("is not readable") from None
+
+
+def _check(manifest: Manifest, spec: StoreSpec) -> None:
+    names = {array.name for array in spec.arrays}
+    if manifest["fingerprint"] != spec.fingerprint:
+        raise CorruptStore("its fingerprint is not that of its spec")
+    if len(manifest["shards"]) != spec.shards or manifest["counts"]["views"] != spec.views:
+        raise CorruptStore(f"lists {len(manifest['shards'])} shards and {manifest['counts']['views']} views, "
+                           f"expected {spec.shards} and {spec.views}")
+    for shard in manifest["shards"]:
+        if set(shard["arrays"]) != names or not isinstance(shard["origin"], str):
+            raise CorruptStore("a shard does not list the arrays of the spec")
+        for entry in shard["arrays"].values():
+            if type(entry["bytes"]) is not int or type(entry["crc32c"]) is not int:
+                raise CorruptStore("a shard's length or checksum is no whole number")
+    if set(manifest["files"]) != {"zarr.json", *(f"{name}/zarr.json" for name in names)}:
+        raise CorruptStore("does not list the zarr.json files")
+
+
+def check_files(path: Path, manifest: Manifest) -> list[str]:
+    """What is wrong with the metadata files beside the manifest, one line each."""
+    problems = []
+    for name, entry in manifest["files"].items():
+        file = path / name
+        if not file.is_file():
+            problems.append(f"{file}: is missing")
+        elif (file.stat().st_size != entry["bytes"]
+              or hashlib.sha256(file.read_bytes()).hexdigest() != entry["sha256"]):
+            problems.append(f"{file}: was damaged or edited: its checksum does not fit")
+    return problems

@@ -1,0 +1,121 @@
+"""Reading a local store: one `pread` per array and view, straight into the batch."""
+
+import os
+import resource
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from storage import manifest as manifests
+from storage.base import Array, Indices, Store
+from storage.encodings import decode, encoding_of
+from storage.errors import CorruptStore, FingerprintMismatch, FormatError
+from storage.manifest import Manifest
+from storage.shards import Index, ShardFile, shard_tag
+from storage.spec import StoreSpec, differences
+from storage.zarr_format import shard_key
+
+
+def open_store(path: str | os.PathLike[str], expect: Mapping[str, Any] | None = None) -> Store:
+    """Open a finished store.
+
+    Args:
+        expect: fields of the identity that have to be so, nested or with dotted keys.
+
+    Raises:
+        IncompleteStore: it is not finished.
+        FingerprintMismatch: it was made from something else; names every differing field.
+        FormatError: it is no store, or one of another format version.
+        CorruptStore: its metadata is damaged.
+    """
+    path = Path(os.path.abspath(path))
+    manifest, spec = manifests.load(path)
+    if problems := manifests.check_files(path, manifest):
+        raise CorruptStore(problems[0])
+    if different := differences(spec.identity, expect or {}, both_ways=False):
+        raise FingerprintMismatch(f"{path}: this store was made from something else: {'; '.join(different)}")
+    return ZarrStore(path, manifest, spec)
+
+
+def _reopen(path: Path, fingerprint: str) -> Store:
+    store = open_store(path)
+    if store.fingerprint != fingerprint:
+        raise FingerprintMismatch(f"{path}: the store was replaced while it was in use: its fingerprint is "
+                                  f"{store.fingerprint}, expected {fingerprint}")
+    return store
+
+
+class ZarrStore:
+    """A store in a local folder; see `storage.base.Store`."""
+
+    def __init__(self, path: Path, manifest: Manifest, spec: StoreSpec) -> None:
+        self.path, self.manifest, self.spec = path, manifest, spec
+        self._indexes: dict[tuple[str, int], Index] = {}
+        # Several stores are open at once, and the process needs descriptors for other things.
+        descriptors = max(4, min(64, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 16))
+        self._shard = lru_cache(descriptors)(self._open)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.spec.fingerprint
+
+    def __len__(self) -> int:
+        return self.spec.views
+
+    def __repr__(self) -> str:
+        return f"ZarrStore({str(self.path)!r}, {len(self)} views of {[a.name for a in self.spec.arrays]})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self.path, self.fingerprint)
+
+    def _open(self, name: str, shard: int) -> tuple[ShardFile, Index]:
+        array, views = self.spec[name], self.spec.shard_range(shard)
+        entry = self.manifest["shards"][shard]
+        file = self.path / shard_key(array, shard)
+        try:
+            opened = ShardFile(file, entry["arrays"][name]["bytes"])
+            index = self._indexes.get((name, shard))
+            if index is None:
+                index = opened.read_index(shard_tag(entry["origin"], name, shard), array,
+                                          self.spec.shard_views, len(views))
+                self._indexes[name, shard] = index
+        except CorruptStore as error:
+            raise CorruptStore(f"{file}: the shard of views {views.start} to {views[-1]} {error}") from None
+        return opened, index
+
+    def read(self, array: str, indices: Indices, out: Array | None = None) -> Array:
+        spec, rows = self.spec[array], _rows(indices, len(self), self.path)
+        shape = (len(rows), *spec.shape)
+        if out is None:
+            out = np.empty(shape, spec.code_dtype)
+        elif out.shape != shape or out.dtype != spec.code_dtype or not out.flags.c_contiguous:
+            raise ValueError(f"out is {out.dtype.name} {out.shape}, expected C-contiguous {spec.dtype} {shape}")
+        flat = out.reshape(len(rows), -1)
+        decompress = encoding_of(spec.encoding).compressor.decompress
+        for row, view in enumerate(rows):
+            shard, slot = divmod(view, self.spec.shard_views)
+            file, index = self._shard(array, shard)
+            offset, nbytes = index[slot].tolist()
+            try:
+                decompress(file.read_chunk(offset, nbytes), flat[row])
+            except CorruptStore as error:
+                raise CorruptStore(f"{file.path}: view {view} {error}") from None
+        return out
+
+    def decode(self, array: str, codes: Array) -> Array:
+        return decode(self.spec[array], codes)
+
+
+def _rows(indices: Indices, views: int, path: Path) -> list[int]:
+    rows = np.asarray(indices)
+    if rows.size == 0:
+        return []
+    if rows.ndim != 1 or rows.dtype.kind not in "iu":
+        raise IndexError(f"{path}: indices are one list of whole numbers, not {rows.dtype.name} {rows.shape}")
+    if int(rows.min()) < 0 or int(rows.max()) >= views:
+        raise IndexError(f"{path}: index {rows.min() if rows.min() < 0 else rows.max()} is not in "
+                         f"[0, {views})")
+    return [int(row) for row in rows]

@@ -1,0 +1,152 @@
+"""One shard file of the Zarr v3 codec `sharding_indexed`, with its index at the end.
+
+    tag (32 bytes) | chunk of the 1st view | … | chunk of the last view | index
+    chunk = compressed codes, crc32c of them
+    index = (offset, bytes) as uint64 for every slot of the shard, crc32c of them
+
+The tag says of which store, array and shard the file is, so that a file from elsewhere is
+noticed even where its index looks the same. To Zarr it is unused space, which the codec allows.
+"""
+
+import contextlib
+import hashlib
+import os
+import struct
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from crc32c import crc32c
+
+from storage.errors import CorruptStore
+from storage.spec import ArraySpec, canonical
+
+TAG_BYTES = 32
+_MAGIC = b"CNDSHRD1"
+_ABSENT = 2**64 - 1
+Index = np.ndarray[Any, np.dtype[np.int64]]
+
+
+class Written(NamedTuple):
+    """A shard file as it was written: its length and the crc32c of all its bytes."""
+
+    bytes: int
+    crc32c: int
+
+
+def shard_tag(origin: str, array: str, shard: int) -> bytes:
+    """The first 32 bytes of a shard; `origin` is the fingerprint of the store it was written for."""
+    return _MAGIC + hashlib.sha256(canonical([origin, array, shard]).encode()).digest()[:24]
+
+
+class ShardWriter:
+    """Streams chunks into a temporary file; what it holds in memory is the index alone.
+
+    Args:
+        path: of the temporary file; an older one is overwritten.
+        slots: views that a full shard has.
+    """
+
+    def __init__(self, path: Path, tag: bytes, slots: int) -> None:
+        self.path = path
+        self._index = np.full((slots, 2), _ABSENT, "<u8")
+        self._file = open(path, "wb", buffering=1 << 20)  # noqa: SIM115
+        self._size = self._crc = 0
+        self._write(tag)
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._crc = crc32c(data, self._crc)
+        self._size += len(data)
+
+    def append(self, slot: int, chunk: bytes) -> None:
+        """Write the compressed codes of the view in `slot`."""
+        self._index[slot] = self._size, len(chunk) + 4
+        self._write(chunk)
+        self._write(struct.pack("<I", crc32c(chunk)))
+
+    def close(self) -> Written:
+        """Write the index; returns once everything is on the disk."""
+        index = self._index.tobytes()
+        self._write(index + struct.pack("<I", crc32c(index)))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        return Written(self._size, self._crc)
+
+    def abandon(self) -> None:
+        """Remove the temporary file, whatever state it is in."""
+        with contextlib.suppress(OSError):  # a full disk: what is buffered cannot be flushed
+            self._file.close()
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)
+
+
+class ShardFile:
+    """An open shard. Reads have no position and no lock: threads and forks may share it."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        """
+        Args:
+            size: bytes that the manifest says it has.
+
+        Raises:
+            CorruptStore: it is missing or of another size.
+        """
+        self.path = path
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise CorruptStore("is missing") from None
+        if (found := os.fstat(self._fd).st_size) != size:
+            raise CorruptStore(f"has {found} bytes, expected {size}")
+        self._size = size
+
+    def __del__(self) -> None:
+        # Not `close()`: another thread may still be reading when this one leaves the cache.
+        if hasattr(self, "_fd"):
+            os.close(self._fd)
+
+    def read_index(self, tag: bytes, spec: ArraySpec, slots: int, views: int) -> Index:
+        """The (offset, bytes) of each of the first `views` slots; the chunks are within the file.
+
+        Raises:
+            CorruptStore: the shard is another store's, damaged, or made to mislead.
+        """
+        tail = slots * 16 + 4
+        if self._size < TAG_BYTES + tail:
+            raise CorruptStore(f"has {self._size} bytes, too few for its index")
+        if os.pread(self._fd, TAG_BYTES, 0) != tag:
+            raise CorruptStore("belongs to another store, array or place")
+        raw = os.pread(self._fd, tail, self._size - tail)
+        if crc32c(memoryview(raw)[:-4]) != struct.unpack("<I", raw[-4:])[0]:
+            raise CorruptStore("has a damaged index")
+        entries = np.frombuffer(raw, "<u8", slots * 2).reshape(slots, 2)
+        used = entries[:views]
+        largest = spec.nbytes + spec.nbytes // 64 + 1024  # no compressor adds more than that
+        if (entries[views:] != _ABSENT).any() or (used > self._size).any() or (used[:, 1] > largest).any():
+            raise CorruptStore("has an index that points outside of it")
+        ends = used.sum(axis=1)
+        order = np.argsort(used[:, 0])
+        if (used[order[0], 0] < TAG_BYTES or ends[order[-1]] > self._size - tail
+                or (ends[order[:-1]] > used[order[1:], 0]).any()):
+            raise CorruptStore("has an index with overlapping chunks")
+        return used.astype(np.int64)
+
+    def read_chunk(self, offset: int, nbytes: int) -> memoryview:
+        """The compressed codes of a view, checked.
+
+        Raises:
+            CorruptStore: their checksum is wrong.
+        """
+        raw = memoryview(os.pread(self._fd, nbytes, offset))
+        if len(raw) != nbytes or crc32c(raw[:-4]) != int.from_bytes(raw[-4:], "little"):
+            raise CorruptStore("fails its checksum")
+        return raw[:-4]
+
+    def checksum(self) -> int:
+        """The crc32c of the whole file."""
+        crc = 0
+        for offset in range(0, self._size, 1 << 20):
+            crc = crc32c(os.pread(self._fd, 1 << 20, offset), crc)
+        return crc
