@@ -1,6 +1,7 @@
 """The one training loop, for teachers and students."""
 
-from pipeline.engine.devices import make_fabric, mean_over_ranks, seed_everything
+from pipeline.devices import make_fabric
+from pipeline.engine.processes import mean_over_ranks, seed_everything
 from pipeline.engine.training import FitSummary, fit
 
 __all__ = ["FitSummary", "fit", "make_fabric", "mean_over_ranks", "seed_everything"]

@@ -1,19 +1,16 @@
 """What a run says: log.csv, TensorBoard, and progress on stderr."""
 
 import csv
-import sys
-from time import monotonic
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
+
+from pipeline.inform import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-    from types import TracebackType
-
-QUIET_SECONDS = 30  # between progress lines where nobody watches a bar
 
 
 class Log:
@@ -28,36 +25,22 @@ class Log:
     """
 
     def __init__(self, folder: "Path", start: int, steps: int, label: str, speaks: bool) -> None:
-        self.path = folder / "log.csv"
-        self.label, self.start, self.steps, self.speaks = label, start, steps, speaks
+        self.folder, self.start, self.steps, self.label, self.speaks = folder, start, steps, label, speaks
         self.losses: Mapping[str, float] = {}
-        self.began = self.spoke = monotonic()
-        if not speaks:
-            return
-        self._forget_after(start)
-        self.file = self.path.open("a", newline="")
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
-        self.bar = tqdm(total=steps, initial=start, desc=label, unit="step", mininterval=1.0,
-                        dynamic_ncols=True) if sys.stderr.isatty() else None
-
-    def _forget_after(self, step: int) -> None:
-        """Drop rows beyond `step`, and a last row that a kill cut short."""
-        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
-        kept = [line for line in lines[1:] if line.endswith("\n") and int(line.split(",")[0]) <= step]
-        temporary = self.path.with_name("log.csv.partial")
-        temporary.write_text("".join([*lines[:1], *kept] if kept else []))
-        temporary.replace(self.path)
+        self.open = ExitStack()
 
     def __enter__(self) -> "Log":
+        if self.speaks:
+            path = self.folder / "log.csv"
+            _forget_after(path, self.start)
+            self.file = self.open.enter_context(path.open("a", newline=""))
+            self.board = self.open.enter_context(
+                SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.start + 1))
+            self.bar = self.open.enter_context(progress_bar(self.label))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: "TracebackType | None") -> None:
-        if self.speaks:
-            self.file.close()
-            self.board.close()
-            if self.bar is not None:
-                self.bar.close()
+    def __exit__(self, *_: object) -> None:
+        self.open.close()
 
     def row(self, place: "Mapping[str, float]", losses: "Mapping[str, float]",
             rest: "Mapping[str, float | str]") -> None:
@@ -77,21 +60,22 @@ class Log:
         writer.writerow({name: f"{value:.6g}" if isinstance(value, float) else value
                          for name, value in row.items()})
         self.file.flush()
-        self.losses = losses
         for name, value in row.items():
             if isinstance(value, float):
                 self.board.add_scalar(name, value, int(place["step"]))
+        self.losses = losses
 
     def progress(self, step: int) -> None:
         """Say that `step` steps are done."""
-        if not self.speaks:
-            return
-        if self.bar is not None:
-            self.bar.update(step - self.bar.n)
-            self.bar.set_postfix({name: f"{value:.4g}" for name, value in self.losses.items()}, refresh=False)
-        elif step == self.steps or monotonic() - self.spoke > QUIET_SECONDS:
-            self.spoke = monotonic()
-            left = (self.spoke - self.began) / (step - self.start) * (self.steps - step)
+        if self.speaks:
             terms = " ".join(f"{name} {value:.4g}" for name, value in self.losses.items())
-            print(f"{self.label} step {step}/{self.steps}, {left / 60:.1f} min left, {terms}",
-                  file=sys.stderr, flush=True)
+            self.bar(step - self.start, self.steps - self.start, terms)
+
+
+def _forget_after(path: "Path", step: int) -> None:
+    """Drop the rows beyond `step`, and a last one that a kill cut short."""
+    header, *rows = path.read_text().splitlines(keepends=True) if path.exists() else [""]
+    kept = [row for row in rows if row.endswith("\n") and int(row.split(",")[0]) <= step]
+    temporary = path.with_name("log.csv.partial")
+    temporary.write_text("".join([header, *kept] if kept else []))
+    temporary.replace(path)

@@ -12,10 +12,10 @@ import torch.distributed
 from torch import Tensor, nn
 
 from pipeline.engine.checkpoint import RunState
-from pipeline.engine.devices import mean_over_ranks, seed_step
 from pipeline.engine.interrupt import Interrupt
 from pipeline.engine.log import Log
 from pipeline.engine.optimization import MovingAverage, freeze_batchnorm, learning_rate, make_optimizer
+from pipeline.engine.processes import mean_over_ranks, seed_step
 from pipeline.engine.window import Window, gradient_norms
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class _Held:
 
 def fit(model: nn.Module, batches: Batches, objective: "Objective", *, params: "Train", folder: "Path",
         fabric: "Fabric", prepare: "Callable[[Batch], Batch]", label: str = "",
-        identity: str = "") -> FitSummary:
+        identity: str = "", seed: int | None = None) -> FitSummary:
     """Train `model` in place; at the end it holds the averaged weights (EMA) and is in eval mode.
 
     A run that was stopped or killed continues from folder/checkpoint.pt. On the CPU its weights
@@ -101,6 +101,7 @@ def fit(model: nn.Module, batches: Batches, objective: "Objective", *, params: "
             objective take.
         label: names the run in its progress.
         identity: of everything that decides the run; a checkpoint of another identity is refused.
+        seed: of the random numbers of each step (dropout); params.seed if None.
 
     Raises:
         UserError: a loss or a weight became NaN or infinite; the checkpoint is of another run.
@@ -125,7 +126,7 @@ def fit(model: nn.Module, batches: Batches, objective: "Objective", *, params: "
 
     with Interrupt() as interrupt, Log(folder, start, batches.steps, label, fabric.is_global_zero) as log:
         for step, raw in enumerate(batches.iterate(start) if start < batches.steps else (), start + 1):
-            seed_step(params.seed, step, fabric.global_rank)
+            seed_step(params.seed if seed is None else seed, step, fabric.global_rank)
             rate = learning_rate(params, step - 1, batches.steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate

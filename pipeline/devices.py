@@ -1,0 +1,61 @@
+"""The devices and processes of this run."""
+
+import os
+from typing import Literal
+
+import torch
+import torch.distributed
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+
+from pipeline.errors import UserError
+
+# Denormals in Adam's state slow training several times. The flag belongs to a thread and OpenMP's
+# threads inherit it when they start, so it has to be set before the first parallel operation.
+torch.set_flush_denormal(True)
+
+
+def pick_device() -> torch.device:
+    """Where one process computes: the first GPU, or the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def make_fabric(devices: int | str = "auto",
+                precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true", *,
+                num_nodes: int = 1, accelerator: Literal["auto", "cpu", "cuda"] = "auto") -> Fabric:
+    """A launched Fabric: after the call this is one of the processes.
+
+    With several devices and no launcher the program is started again, once per further device.
+    Under torchrun the launcher's number of processes holds and `devices` and `num_nodes` do not.
+
+    Args:
+        devices: processes on this machine; "auto" is all GPUs, or one process without a GPU.
+        precision: Fabric's name.
+        num_nodes: machines.
+        accelerator: "auto" is "cuda" where there is a GPU, else "cpu".
+
+    Raises:
+        UserError: the precision or the number of devices does not suit the machine.
+    """
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    if precision == "16-mixed" and accelerator == "cpu":
+        raise UserError("precision '16-mixed' needs a GPU; take 'bf16-mixed' or '32-true'.")
+    there_are = torch.cuda.device_count() if accelerator == "cuda" else 1
+    if torch.distributed.is_torchelastic_launched():
+        count = int(os.environ["LOCAL_WORLD_SIZE"])
+        num_nodes = int(os.environ["WORLD_SIZE"]) // count
+    elif devices == "auto":
+        count = there_are
+    elif str(devices).isdecimal() and int(devices) > 0:
+        count = int(devices)
+    else:
+        raise UserError(f"--devices {devices}: expected 'auto' or a number of processes, at least 1.")
+    if accelerator == "cuda" and count > there_are:
+        raise UserError(f"--devices {count}: this machine has {there_are} GPUs.")
+    # Every process has its own BatchNorm statistics and the first one's are kept, as in the official code.
+    strategy = DDPStrategy(broadcast_buffers=False) if count * num_nodes > 1 else "auto"
+    fabric = Fabric(accelerator=accelerator, devices=count, num_nodes=num_nodes, precision=precision,
+                    strategy=strategy)
+    fabric.launch()
+    return fabric
