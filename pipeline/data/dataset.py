@@ -9,7 +9,6 @@ fingerprint of the data set.
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,16 +19,9 @@ from numpy.typing import NDArray
 from pipeline.data.images import read_image
 from pipeline.errors import UserError, unknown
 
-__all__ = ["DataSet", "ImageRecord", "Progress", "load_data", "no_progress", "read_image"]
-
-#: Called as progress(done, total, what) while something takes its time.
-Progress = Callable[[int, int, str], None]
+__all__ = ["FORMAT", "DataSet", "ImageRecord", "load_data", "read_image"]
 
 FORMAT = 1
-
-
-def no_progress(done: int, total: int, what: str) -> None:
-    """The Progress that shows nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +118,8 @@ def _read_manifest(root: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{root} holds no prepared data: there is no {path.name}. Run 'pipeline prepare'.") from None
+        raise UserError(f"{root} holds no prepared data: it has no {path.name}. "
+                        "Run 'pipeline prepare'.") from None
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}. Run 'pipeline prepare' again.") from None
     found = manifest.get("format") if isinstance(manifest, dict) else None

@@ -51,9 +51,13 @@ def read_image(path: str | Path, size_hw: tuple[int, int] | None = None) -> NDAr
     try:
         with Image.open(path) as image:
             image.load()
-            if size_hw is not None and image.size != size_hw[::-1]:
-                image = _rotated(image, size_hw)
-            pixels = _rgb(image)
+            if size_hw is None or image.size == size_hw[::-1]:
+                return _rgb(image)
+            rotated = ImageOps.exif_transpose(image)
+            if rotated.size == size_hw[::-1]:
+                return _rgb(rotated)
+            raise BadFile(path, f"the image has {image.width}x{image.height} pixels, "
+                                f"its annotation says {size_hw[1]}x{size_hw[0]}")
     except FileNotFoundError:
         raise BadFile(path, "the image does not exist") from None
     except BadFile:
@@ -61,16 +65,6 @@ def read_image(path: str | Path, size_hw: tuple[int, int] | None = None) -> NDAr
     except _BROKEN as error:
         reason = "it is empty" if path.is_file() and path.stat().st_size == 0 else _first_line(error)
         raise BadFile(path, f"the image cannot be read: {reason}") from None
-    return pixels
-
-
-def _rotated(image: Image.Image, size_hw: tuple[int, int]) -> Image.Image:
-    rotated = ImageOps.exif_transpose(image)
-    if rotated.size != size_hw[::-1]:
-        (width, height), (expected_height, expected_width) = image.size, size_hw
-        raise BadFile(image.filename, f"the image has {width}x{height} pixels, "  # type: ignore[attr-defined]
-                      f"its annotation says {expected_width}x{expected_height}")
-    return rotated
 
 
 def _rgb(image: Image.Image) -> NDArray[np.uint8]:

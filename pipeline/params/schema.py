@@ -27,6 +27,14 @@ class Block(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+def _list_of_one(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+#: One name, or a list of them.
+Names = Annotated[list[str], BeforeValidator(_list_of_one), Field(min_length=1)]
+
+
 class DemoScenes(Block):
     """The embedded data set: how many scenes, how large, of what.
 
@@ -56,14 +64,27 @@ class Data(Block):
 
     Attributes:
         name: the folder under data/ that prepare writes.
-        source: "demo", or the path of a VOCdevkit, a folder in VOC layout, or a COCO json (then
-            `images` names the folder of its images).
-        format: "auto" looks at the source.
-        sets: for a VOCdevkit, the years and sets of each split, e.g.
-            {train: [2007_trainval, 2012_trainval], test: [2007_test]}; null finds them.
-        classes: class list in order; null takes the source's (VOC's twenty for a VOCdevkit).
-        val_fraction: share of trainval that becomes val where the source has no val.
-        download: let torchvision fetch VOC where it is missing.
+        source: "demo"; or the path of a VOCdevkit (or the folder it is in), of a folder in VOC
+            layout (Annotations, JPEGImages, ImageSets/Main), of a COCO json, or of the folder of
+            several of them, which `sets` then names.
+        format: "auto" sees COCO where source or sets end in .json, and VOC elsewhere.
+        sets: what each split is made of, one name or several. VOCdevkit:
+            {train: [2007_trainval, 2012_trainval], test: 2007_test}. VOC layout: names of lists in
+            ImageSets/Main, {train: trainval, test: test}. COCO: json files, as paths below the
+            source, {train: annotations/train.json, test: annotations/val.json}.
+            null takes what there is. VOCdevkit: trainval of all its years is train, the first
+            year's test is test. VOC layout: every list is the split of its name (trainval is
+            train unless there are train and val; lists of one class, aeroplane_train, are not splits).
+            A single COCO json names no splits: val and test are both held out by `val_fraction`.
+        images: COCO only: the folder of the images, as it stands or below the source; null looks
+            beside the json and one folder higher, there also in images/ and in the json's own
+            (train2017/ for instances_train2017.json).
+        classes: class list in order; null takes VOC's twenty for a VOCdevkit, the categories of a
+            COCO json by their ids, and otherwise the names found, sorted. Images with an object
+            of another class are set aside.
+        val_fraction: share of train that becomes val where the source has no val; 0 for none.
+        seed: decides which images are held out.
+        download: let torchvision fetch VOC (07+12, or `sets`) where it is missing.
         strict: fail on the first bad file instead of setting it aside.
         cache_mb: memory for decoded images, per loader process.
     """
@@ -71,7 +92,7 @@ class Data(Block):
     name: Name = "demo"
     source: str = "demo"
     format: Literal["auto", "voc", "coco"] = "auto"
-    sets: dict[Name, list[str]] | None = None
+    sets: dict[Name, Names] | None = None
     images: str | None = None
     classes: list[str] | None = None
     val_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1

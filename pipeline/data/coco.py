@@ -1,0 +1,156 @@
+"""COCO JSON: a file of images, annotations and categories, and a folder of images."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.data.dataset import ImageRecord
+from pipeline.data.images import BadFile
+from pipeline.data.sources import Found, Problems, checked_boxes, labelled, no_progress
+from pipeline.errors import UserError
+from pipeline.inform import Progress
+
+
+def read_coco(source: Path, *, sets: Mapping[str, Sequence[str]] | None = None, images: str | None = None,
+              classes: Sequence[str] | None = None, problems: Problems,
+              progress: Progress = no_progress) -> Found:
+    """Reads one COCO json, or several as the splits of one data set.
+
+    A crowd (iscrowd) is a difficult object.
+
+    Args:
+        source: the json, which then names no splits; with `sets` the folder their paths start
+            from (or a json in it).
+        sets: json files of each split.
+        images: folder of the images, as it stands or from the source's folder. None looks beside
+            the json, one folder higher, and in `images` and the set's own folder (train2017 for
+            instances_train2017.json) in both.
+        classes: None takes the categories in the order of their ids.
+        problems: takes the images that have to be set aside.
+
+    Raises:
+        UserError: a json is missing or not COCO's, or an image is in two splits.
+    """
+    base = source if source.is_dir() else source.parent
+    plan = {"train": [source.name]} if sets is None else {split: list(names) for split, names in sets.items()}
+    files = {split: [base / name for name in names] for split, names in plan.items()}
+    trees = {path: _read_json(path) for paths in files.values() for path in paths}
+    if classes is None:
+        classes = list(dict.fromkeys(name for tree in trees.values() for name in _categories(tree).values()))
+    splits: dict[str, list[ImageRecord]] = {split: [] for split in files}
+    owners: dict[Path, tuple[str, Path]] = {}
+    for split, path in ((split, path) for split, paths in files.items() for path in paths):
+        for record in _records(path, trees[path], _folders(path, base, images), classes, problems, progress):
+            other, other_path = owners.setdefault(record.path, (split, path))
+            if other != split:
+                raise UserError(f"{path} has {record.path} in {split}, but {other_path} has it in {other}: "
+                                "an image belongs to one split.")
+            splits[split].append(record)
+    return Found(tuple(classes), splits, plan, undivided=sets is None)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        tree = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: data.source or data.sets names a COCO json.") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not valid JSON: {error}.") from None
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(tree, dict) or not _is_list_of_blocks(tree.get(key)):
+            raise UserError(f"{path} is not a COCO json: it has no list '{key}'.")
+    for category in tree["categories"]:
+        if not isinstance(category.get("name"), str) or not isinstance(category.get("id"), int):
+            raise UserError(f"{path} is not a COCO json: the category {category} has no number and name.")
+    return dict(tree)
+
+
+def _is_list_of_blocks(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
+
+
+def _categories(tree: Mapping[str, Any]) -> dict[int, str]:
+    """Category id -> class name, in the order of the ids."""
+    return dict(sorted((one["id"], one["name"]) for one in tree["categories"]))
+
+
+def _folders(path: Path, base: Path, images: str | None) -> list[Path]:
+    """Where the images of a json may be."""
+    bases = [Path(images), base / images] if images else [
+        parent / name for parent in (path.parent, path.parent.parent) for name in ("", "images")]
+    own = path.stem.rpartition("_")[2]  # instances_train2017 -> train2017
+    folders = [folder for start in bases for folder in (start, start / own) if folder.is_dir()]
+    if not folders:
+        raise UserError(f"data.images: {images} is not a folder.")
+    return folders
+
+
+def _records(path: Path, tree: Mapping[str, Any], folders: Sequence[Path], classes: Sequence[str],
+             problems: Problems, progress: Progress) -> list[ImageRecord]:
+    names = _categories(tree)
+    of_image: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for one in tree["annotations"]:
+        of_image[str(one.get("image_id"))].append(one)
+    records: dict[Path, ImageRecord] = {}
+    ids: set[str] = set()
+    for done, image in enumerate(tree["images"], start=1):
+        key = str(image.get("id"))
+        try:
+            if key in ids:
+                raise BadFile(path, f"the image id {key} occurs twice")
+            ids.add(key)
+            record = _record(path, image, of_image[key], folders, names, classes)
+            if record.path in records:
+                raise BadFile(record.path, f"{path} names it twice, the second time with id {key}")
+            records[record.path] = record
+        except BadFile as error:
+            problems.add(error)
+        progress(done, len(tree["images"]), "annotations")
+    for key in sorted(of_image.keys() - ids):
+        lost = f"{len(of_image[key])} annotations are of image_id {key}, which no image has"
+        problems.add(BadFile(path, lost), images=0)
+    return list(records.values())
+
+
+def _record(path: Path, image: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]],
+            folders: Sequence[Path], names: Mapping[int, str], classes: Sequence[str]) -> ImageRecord:
+    file, width, height = image.get("file_name"), image.get("width"), image.get("height")
+    if not isinstance(file, str) or not file:
+        raise BadFile(path, f"the image of id {image.get('id')!r} has no file_name")
+    found = next((folder / file for folder in folders if (folder / file).is_file()), None)
+    if found is None:
+        raise BadFile(folders[0] / file, f"the image does not exist, but {path} names it")
+    if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
+        raise BadFile(found, f"{path} gives it no size: its width is {width!r}, its height {height!r}")
+    try:
+        found_names = [_class_of(one, names) for one in annotations]
+        corners = np.array([_box_of(one) for one in annotations], np.float64).reshape(-1, 4)
+        corners[:, 2:] += corners[:, :2]
+        boxes = checked_boxes(corners, found_names, width, height)
+        labels = labelled(found_names, classes)
+    except ValueError as error:
+        raise BadFile(found, f"{path}: {error}") from None
+    return ImageRecord(
+        id=str(Path(file).with_suffix("")), path=found, width=width, height=height,
+        boxes=boxes, labels=labels,
+        difficult=np.array([bool(one.get("iscrowd")) for one in annotations], np.bool_),
+        truncated=np.zeros(len(annotations), np.bool_))
+
+
+def _class_of(annotation: Mapping[str, Any], names: Mapping[int, str]) -> str:
+    category = annotation.get("category_id")
+    if not isinstance(category, int) or category not in names:
+        raise ValueError(f"annotation {annotation.get('id')!r} has the unknown category_id {category!r}")
+    return names[category]
+
+
+def _box_of(annotation: Mapping[str, Any]) -> list[float]:
+    box = annotation.get("bbox")
+    if not (isinstance(box, list) and len(box) == 4 and all(isinstance(edge, int | float) for edge in box)):
+        raise ValueError(f"annotation {annotation.get('id')!r} has the bbox {box!r}, "
+                         "expected [x, y, width, height]")
+    return box

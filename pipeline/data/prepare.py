@@ -1,0 +1,201 @@
+"""`prepare`: any source becomes one folder in VOC layout, checked image by image."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.data.coco import read_coco
+from pipeline.data.dataset import FORMAT, ImageRecord
+from pipeline.data.download import download_voc
+from pipeline.data.images import BadFile
+from pipeline.data.sources import DECIMALS, Found, Problems, no_progress
+from pipeline.data.voc import read_voc, write_annotation
+from pipeline.errors import UserError
+from pipeline.inform import Progress
+from pipeline.params.schema import Data
+
+
+def prepare(params: Data, out: Path, *, strict: bool | None = None,
+            progress: Progress = no_progress) -> dict[str, Any]:
+    """Writes a data set: JPEGImages, Annotations, ImageSets/Main, annotations.json, manifest.json.
+
+    Image files keep their bytes, ids and boxes become unique and clean, and every image is decoded
+    once to see that it can be. What is bad is set aside and listed in the manifest.
+
+    Args:
+        params: the source and how it is divided.
+        out: a folder that does not exist yet. It is complete when manifest.json is in it.
+        strict: fail on the first bad file; None takes it from params.
+
+    Returns:
+        The manifest: format, name, classes, splits (images of each), counts (images, objects,
+        difficult, truncated, objects per_class), problems (file and message), set_aside (images),
+        licence, source, fingerprint. The fingerprint is the sha256 of annotations.json, which
+        holds classes, splits, boxes, flags and the sha256 of every image file.
+
+    Raises:
+        UserError: the source or its sets are not there, strict meets a bad file, an image is in
+            two splits, or a split has no good image.
+    """
+    problems = Problems(params.strict if strict is None else strict)
+    out.mkdir(parents=True, exist_ok=True)
+    found = _read(params, out, problems, progress)
+    for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    splits, hashes = _take_in(found, out / "JPEGImages", problems, progress)
+    for split, records in splits.items():
+        if not records:
+            first = f" (first problem: {': '.join(problems.found[0])})" if problems.found else ""
+            raise UserError(f"data.source: {params.source} has no usable image in split {split!r}{first}.")
+    if "train" not in splits:
+        raise UserError(f"data.source: {params.source} has no split 'train', only "
+                        f"{', '.join(splits) or 'none'}: data.sets says what it is made of.")
+    wanted = ("val", "test") if found.undivided else ("val",)
+    splits = hold_out(splits, wanted, params.val_fraction, params.seed)
+    _write_voc(out, splits, found.classes)
+    fingerprint = _write_annotations(out, splits, found.classes, hashes)
+    manifest = {
+        "format": FORMAT, "name": params.name, "classes": list(found.classes),
+        "splits": {split: len(records) for split, records in splits.items()},
+        "counts": _counts(splits, found.classes),
+        "problems": [problem._asdict() for problem in problems.found], "set_aside": problems.set_aside,
+        "licence": None, "source": {"path": params.source, "sets": found.sets},
+        "fingerprint": fingerprint}
+    if params.source == "demo":
+        from pipeline.data import demo
+
+        scenes = params.demo.model_dump(mode="json")
+        manifest |= {"licence": demo.LICENCE, "source": {"path": "demo", "demo": scenes}}
+    (out / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    return manifest
+
+
+def hold_out(splits: Mapping[str, Sequence[ImageRecord]], wanted: Iterable[str], fraction: float,
+             seed: int) -> dict[str, list[ImageRecord]]:
+    """Takes a fraction of train for each wanted split that is not there.
+
+    Which images are taken depends on the seed and on each image's id alone, so that one image
+    more or less in the source leaves the others where they were.
+
+    Returns:
+        The splits in the order train, val, test, others; the records in theirs.
+    """
+    train = list(splits["train"])
+    result = {"train": train} | {split: list(records) for split, records in splits.items()}
+    drawn = sorted(train, key=lambda record: hashlib.sha256(f"{seed} {record.id}".encode()).digest())
+    count = max(1, round(fraction * len(train))) if fraction > 0 else 0
+    for split in wanted:
+        if split in splits or not 0 < count < len(drawn):
+            continue
+        taken, drawn = {record.id for record in drawn[:count]}, drawn[count:]
+        result[split] = [record for record in train if record.id in taken]
+        result["train"] = [record for record in result["train"] if record.id not in taken]
+    first = [split for split in ("train", "val", "test") if split in result]
+    return {split: result[split] for split in dict.fromkeys([*first, *result])}
+
+
+def _read(params: Data, out: Path, problems: Problems, progress: Progress) -> Found:
+    if params.source == "demo":
+        from pipeline.data import demo
+
+        demo.write_demo(params.demo, out, lambda done, total: progress(done, total, "scenes"))
+        return read_voc(out, classes=demo.CLASSES, problems=problems, progress=progress)
+    source = Path(params.source)
+    names = [params.source, *(name for names in (params.sets or {}).values() for name in names)]
+    if params.format == "coco" or (params.format == "auto" and any(name.endswith(".json") for name in names)):
+        return read_coco(source, sets=params.sets, images=params.images, classes=params.classes,
+                         problems=problems, progress=progress)
+    if params.images is not None:
+        raise UserError(f"data.images: {params.images} is for a COCO json; {source} is read as VOC, "
+                        "whose images are in JPEGImages.")
+    if params.download:
+        download_voc(source, params.sets)
+    return read_voc(source, sets=params.sets, classes=params.classes, problems=problems, progress=progress)
+
+
+def _take_in(found: Found, folder: Path, problems: Problems,
+             progress: Progress) -> tuple[dict[str, list[ImageRecord]], dict[str, str]]:
+    """Copies the images that can be decoded; returns their records and their sha256 by id."""
+    ids: set[str] = set()
+    plan = []
+    for split, records in found.splits.items():
+        for record in records:
+            name = _unique(record.id, ids)
+            plan.append((split, record, replace(record, id=name, path=folder / (name + record.path.suffix))))
+    splits: dict[str, list[ImageRecord]] = {split: [] for split in found.splits}
+    hashes: dict[str, str] = {}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding and hashing release the GIL
+        futures = [pool.submit(_copy, record, copy.path) for _, record, copy in plan]
+        try:
+            for done, ((split, _, copy), future) in enumerate(zip(plan, futures, strict=True), start=1):
+                try:
+                    hashes[copy.id] = future.result()
+                    splits[split].append(copy)
+                except BadFile as error:
+                    problems.add(error)
+                progress(done, len(plan), "images")
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return splits, hashes
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    """A flat name that no other image of the data set has; two sources may use the same."""
+    flat = name.replace(os.sep, "_")
+    unique = next(one for one in (flat, *(f"{flat}_{number}" for number in range(2, len(taken) + 3)))
+                  if one not in taken)
+    taken.add(unique)
+    return unique
+
+
+def _copy(record: ImageRecord, target: Path) -> str:
+    """Decodes an image to see that it can be, copies it and returns the sha256 of its bytes."""
+    record.read()
+    if record.path != target:
+        shutil.copyfile(record.path, target)
+    with target.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_voc(out: Path, splits: Mapping[str, Sequence[ImageRecord]], classes: Sequence[str]) -> None:
+    for split, records in splits.items():
+        names = "".join(f"{record.id}\n" for record in records)
+        (out / "ImageSets" / "Main" / f"{split}.txt").write_text(names, encoding="utf-8")
+        for record in records:
+            write_annotation(out / "Annotations" / f"{record.id}.xml", record, classes)
+
+
+def _write_annotations(out: Path, splits: Mapping[str, Sequence[ImageRecord]], classes: Sequence[str],
+                       hashes: Mapping[str, str]) -> str:
+    """Writes annotations.json, which load_data reads instead of the XML; returns its sha256."""
+    images = {record.id: {
+        "file": record.path.name, "sha256": hashes[record.id], "width": record.width, "height": record.height,
+        "boxes": record.boxes.astype(np.float64).round(DECIMALS).tolist(), "labels": record.labels.tolist(),
+        "difficult": record.difficult.astype(int).tolist(),
+        "truncated": record.truncated.astype(int).tolist(),
+    } for records in splits.values() for record in records}
+    content = json.dumps({
+        "classes": list(classes),
+        "splits": {split: [record.id for record in records] for split, records in splits.items()},
+        "images": images}, separators=(",", ":")).encode()
+    (out / "annotations.json").write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def _counts(splits: Mapping[str, Sequence[ImageRecord]], classes: Sequence[str]) -> dict[str, Any]:
+    records = [record for records in splits.values() for record in records]
+    labels = [label for record in records for label in record.labels.tolist()]
+    return {
+        "images": len(records), "objects": len(labels),
+        "difficult": sum(int(record.difficult.sum()) for record in records),
+        "truncated": sum(int(record.truncated.sum()) for record in records),
+        "per_class": {name: labels.count(index) for index, name in enumerate(classes)}}

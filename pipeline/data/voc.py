@@ -1,0 +1,276 @@
+"""Pascal VOC: reading and writing its XML, and reading a VOCdevkit or a folder in its layout."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+from defusedxml.common import DefusedXmlException
+from defusedxml.ElementTree import parse
+from numpy.typing import NDArray
+
+from pipeline.data.dataset import ImageRecord
+from pipeline.data.images import BadFile
+from pipeline.data.sources import DECIMALS, Found, Problems, checked_boxes, labelled, no_progress
+from pipeline.errors import UserError, unknown
+from pipeline.inform import Progress
+
+CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
+    "tvmonitor")
+
+#: ImageSets/Main also lists the images of each class: aeroplane_train.txt, …
+_OF_ONE_CLASS = re.compile(r".+_(train|val|trainval|test)")
+
+
+@dataclass(frozen=True, eq=False)
+class Annotation:
+    """The content of one XML file.
+
+    Attributes:
+        filename: of the image, "" where the file does not say.
+        width, height: of the image in pixels.
+        names: class of each object.
+        boxes: (n, 4) float32 x1 y1 x2 y2, 0-based continuous pixel edges, clipped to the image.
+        difficult, truncated: (n,) bool.
+    """
+
+    filename: str
+    width: int
+    height: int
+    names: tuple[str, ...]
+    boxes: NDArray[np.float32]
+    difficult: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+
+
+def read_annotation(path: Path) -> Annotation:
+    """Reads a VOC annotation.
+
+    Raises:
+        BadFile: it is missing, not XML, declares entities, has no size, or has an object without
+            a name or without a box inside the image.
+    """
+    try:
+        root: ElementTree.Element = parse(path).getroot()
+    except FileNotFoundError:
+        raise BadFile(path, "the annotation does not exist") from None
+    except DefusedXmlException:
+        raise BadFile(path, "it declares XML entities, which are refused: remove its DOCTYPE") from None
+    except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:
+        raise BadFile(path, f"it is not valid XML: {error}") from None
+    try:
+        return _annotation(root)
+    except ValueError as error:
+        raise BadFile(path, str(error)) from None
+
+
+def write_annotation(path: Path, record: ImageRecord, classes: Sequence[str]) -> None:
+    """Writes a record as VOC XML; `read_annotation` gives back the same boxes and flags."""
+    root = ElementTree.Element("annotation")
+    _add(root, folder="JPEGImages", filename=record.path.name)
+    _add(ElementTree.SubElement(root, "size"), width=record.width, height=record.height, depth=3)
+    _add(root, segmented=0)
+    for (x1, y1, x2, y2), label, difficult, truncated in zip(
+            record.boxes.tolist(), record.labels, record.difficult, record.truncated, strict=True):
+        node = ElementTree.SubElement(root, "object")
+        _add(node, name=classes[label], pose="Unspecified")
+        _add(node, truncated=int(truncated), difficult=int(difficult))
+        box = ElementTree.SubElement(node, "bndbox")
+        # 1-based, inclusive
+        _add(box, xmin=_text(x1 + 1), ymin=_text(y1 + 1), xmax=_text(x2), ymax=_text(y2))
+    ElementTree.indent(root)
+    ElementTree.ElementTree(root).write(path, encoding="utf-8")
+
+
+def read_voc(source: Path, *, sets: Mapping[str, Sequence[str]] | None = None,
+             classes: Sequence[str] | None = None, problems: Problems,
+             progress: Progress = no_progress) -> Found:
+    """Reads a VOCdevkit, its parent, one of its years, or any folder in VOC layout.
+
+    Args:
+        source: the folder.
+        sets: sets of each split, "2007_trainval" in a devkit and "trainval" elsewhere; None takes
+            what there is. A devkit's train is then the trainval of all its years, its test that
+            of the first year that has one. Elsewhere every file of ImageSets/Main is a split;
+            trainval is train unless there are train and val.
+        classes: None takes VOC's twenty for a devkit, and else the names found, sorted.
+        problems: takes the images that have to be set aside.
+
+    Raises:
+        UserError: the folder is no such one, or has not the sets.
+    """
+    folders = _folders(source)
+    available = {name: path for year, folder in folders.items() for name, path in _sets(folder, year)}
+    plan = _plan(available, sets, years=[year for year in folders if year])
+    wanted = _wanted(plan, available)
+    listings = {folder: _Listing(folder / "JPEGImages") for folder in folders.values()}
+    read = []
+    for done, ((folder, name), (split, list_file)) in enumerate(wanted.items(), start=1):
+        path = folder / "Annotations" / f"{name}.xml"
+        try:
+            if not path.is_file():
+                raise BadFile(path, f"the annotation does not exist, but {list_file} names it")
+            annotation = read_annotation(path)
+            read.append((split, name, path, annotation, listings[folder].find(name, annotation.filename)))
+        except BadFile as error:
+            problems.add(error)
+        progress(done, len(wanted), "annotations")
+    if classes is None:
+        found = {name for _, _, _, annotation, _ in read for name in annotation.names}
+        classes = sorted(found) if "" in folders else CLASSES
+    splits: dict[str, list[ImageRecord]] = {split: [] for split in plan}
+    for split, name, path, annotation, image in read:
+        try:
+            labels = labelled(annotation.names, classes)
+        except ValueError as error:
+            problems.add(BadFile(path, str(error)))
+            continue
+        splits[split].append(ImageRecord(
+            id=name, path=image, width=annotation.width, height=annotation.height, boxes=annotation.boxes,
+            labels=labels, difficult=annotation.difficult, truncated=annotation.truncated))
+    return Found(tuple(classes), splits, plan)
+
+
+def _annotation(root: ElementTree.Element) -> Annotation:
+    if root.tag != "annotation":
+        raise ValueError(f"it is no VOC annotation: its root is <{root.tag}>")
+    width, height = (_number(root, f"size/{side}", "the image") for side in ("width", "height"))
+    if width < 1 or height < 1 or width % 1 or height % 1:
+        raise ValueError(f"its size of {width:g}x{height:g} is not one of an image")
+    objects = root.findall("object")
+    names = [(node.findtext("name") or "").strip() for node in objects]
+    where = [f"object {index + 1} ({name or 'no name'})" for index, name in enumerate(names)]
+    if "" in names:
+        raise ValueError(f"object {names.index('') + 1} has no <name>")
+    corners = [[_number(node, f"bndbox/{edge}", at) for edge in ("xmin", "ymin", "xmax", "ymax")]
+               for node, at in zip(objects, where, strict=True)]
+    boxes = np.array(corners, np.float64).reshape(-1, 4) - (1, 1, 0, 0)
+    flags = {tag: np.array([_flag(node, tag, at) for node, at in zip(objects, where, strict=True)], np.bool_)
+             for tag in ("difficult", "truncated")}
+    return Annotation((root.findtext("filename") or "").strip(), int(width), int(height), tuple(names),
+                      checked_boxes(boxes, names, int(width), int(height)), **flags)
+
+
+def _number(node: ElementTree.Element, path: str, where: str) -> float:
+    text = node.findtext(path)
+    if text is None:
+        raise ValueError(f"{where} has no <{path.replace('/', '><')}>")
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{where}: <{path.replace('/', '><')}> is {text.strip()!r}, not a number") from None
+
+
+def _flag(node: ElementTree.Element, tag: str, where: str) -> bool:
+    text = (node.findtext(tag) or "0").strip()
+    if text not in ("0", "1", "Unspecified"):
+        raise ValueError(f"{where}: <{tag}> is {text!r}, expected 0 or 1")
+    return text == "1"
+
+
+def _add(node: ElementTree.Element, **values: object) -> None:
+    for tag, value in values.items():
+        ElementTree.SubElement(node, tag).text = str(value)
+
+
+def _text(edge: float) -> str:
+    return f"{edge:.{DECIMALS}f}".rstrip("0").rstrip(".")
+
+
+def _folders(source: Path) -> dict[str, Path]:
+    """Year -> folder of a devkit, or "" -> folder of any other data in VOC layout."""
+    if (source / "Annotations").is_dir():
+        year = re.fullmatch(r"VOC(\d{4})", source.name)
+        return {year[1] if year else "": source}
+    for devkit in (source / "VOCdevkit", source):
+        years = {path.name[3:]: path for path in sorted(devkit.glob("VOC[0-9][0-9][0-9][0-9]"))
+                 if (path / "Annotations").is_dir()}
+        if years:
+            return years
+    if not source.exists():
+        raise UserError(f"data.source: {source} does not exist.")
+    raise UserError(f"data.source: {source} is neither a VOCdevkit (VOC2007, VOC2012) nor in VOC layout "
+                    "(Annotations, JPEGImages, ImageSets/Main).")
+
+
+def _sets(folder: Path, year: str) -> Iterator[tuple[str, Path]]:
+    files = sorted((folder / "ImageSets" / "Main").glob("*.txt"))
+    if not files:
+        raise UserError(f"{folder} has no ImageSets/Main/*.txt: list the images of each split there, "
+                        "one id a line in train.txt, val.txt, test.txt.")
+    for path in files:
+        yield f"{year}_{path.stem}" if year else path.stem, path
+
+
+def _plan(available: Mapping[str, Path], sets: Mapping[str, Sequence[str]] | None,
+          years: Sequence[str]) -> dict[str, list[str]]:
+    """The sets of each split."""
+    whole = [name for name, path in available.items()
+             if not _OF_ONE_CLASS.fullmatch(path.stem) and _lines(path)]
+    if sets is not None:
+        for split, names in sets.items():
+            for name in names:
+                if name not in available:
+                    raise unknown(f"data.sets.{split}: set", name, whole)
+        return {split: list(names) for split, names in sets.items()}
+    if years:
+        return _devkit_plan(whole, years)
+    plan = {name: [name] for name in whole if name != "trainval"}
+    if "trainval" in whole and not {"train", "val"} <= plan.keys():
+        plan["train"] = ["trainval"]
+    return plan
+
+
+def _devkit_plan(whole: Sequence[str], years: Sequence[str]) -> dict[str, list[str]]:
+    plan: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    for year in years:
+        parts = {"train": "trainval"} if f"{year}_trainval" in whole else {"train": "train", "val": "val"}
+        if not plan["test"]:
+            parts["test"] = "test"
+        for split, name in parts.items():
+            if f"{year}_{name}" in whole:
+                plan[split].append(f"{year}_{name}")
+    return {split: names for split, names in plan.items() if names}
+
+
+def _wanted(plan: Mapping[str, Sequence[str]],
+            available: Mapping[str, Path]) -> dict[tuple[Path, str], tuple[str, Path]]:
+    """(folder, image id) -> (its split, the list that names it)."""
+    wanted: dict[tuple[Path, str], tuple[str, Path]] = {}
+    for split, names in plan.items():
+        for path in (available[name] for name in names):
+            for line in _lines(path):
+                other, list_file = wanted.setdefault((path.parents[2], line), (split, path))
+                if other != split:
+                    raise UserError(f"{path} names {line!r} for {split}, but {list_file} has it in {other}: "
+                                    "an image belongs to one split; data.sets says which sets are used.")
+    return wanted
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not a text file in UTF-8: expected one image id a line.") from None
+    return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+
+
+class _Listing:
+    """The image files of a folder; by id, since some tools leave <filename> stale or empty."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.names = set(os.listdir(folder)) if folder.is_dir() else set()
+        self.stems = {Path(name).stem: name for name in sorted(self.names, reverse=True)}
+
+    def find(self, name: str, filename: str) -> Path:
+        if filename in self.names and (Path(filename).stem == name or name not in self.stems):
+            return self.folder / filename
+        if name not in self.stems:
+            raise BadFile(self.folder / (filename or f"{name}.jpg"), "the image does not exist")
+        return self.folder / self.stems[name]
