@@ -74,7 +74,8 @@ class Log:
 
 def _forget_after(path: "Path", step: int) -> None:
     """Drop the rows beyond `step`, and a last one that a kill cut short."""
-    header, *rows = path.read_text().splitlines(keepends=True) if path.exists() else [""]
+    text = path.read_text() if path.exists() else ""
+    header, *rows = text.splitlines(keepends=True) or [""]
     kept = [row for row in rows if row.endswith("\n") and int(row.split(",")[0]) <= step]
     temporary = path.with_name("log.csv.partial")
     temporary.write_text("".join([header, *kept] if kept else []))

@@ -1,7 +1,7 @@
 """What the processes of a run share, and the seeds of each."""
 
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,14 +14,28 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def mean_over_ranks(fabric: "Fabric") -> "Callable[[Tensor], Tensor]":
-    """A function that takes a tensor without gradient to its mean over all processes."""
-    def mean(tensor: "Tensor") -> "Tensor":
-        if fabric.world_size == 1:
-            return tensor
-        total = tensor.detach().clone()
+class _Mean(torch.autograd.Function):
+    """The mean over all processes; each process's gradient is the mean of all processes' gradients."""
+
+    @staticmethod
+    def forward(context: Any, tensor: "Tensor") -> "Tensor":
+        total = tensor.clone()
         torch.distributed.all_reduce(total)
-        return total / fabric.world_size
+        return total / torch.distributed.get_world_size()
+
+    @staticmethod
+    def backward(context: Any, gradient: "Tensor") -> "Tensor":
+        return _Mean.forward(context, gradient)
+
+
+def mean_over_ranks(fabric: "Fabric") -> "Callable[[Tensor], Tensor]":
+    """A differentiable function that takes a tensor to its mean over all processes.
+
+    With the normalisers of every loss so averaged, the mean of the processes' gradients, which DDP
+    takes, is the gradient of the whole batch.
+    """
+    def mean(tensor: "Tensor") -> "Tensor":
+        return tensor if fabric.world_size == 1 else _Mean.apply(tensor)
 
     return mean
 
