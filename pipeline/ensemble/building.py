@@ -1,0 +1,133 @@
+"""From the stores of several teachers to one merged store."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.ensemble.merging import merge_view
+from pipeline.errors import UserError
+from storage import ShardClaim, Store, StoreSpec, create_store, encode, measure
+
+if TYPE_CHECKING:
+    from pipeline.inform import Progress
+    from pipeline.params import Ensemble
+    from storage.manifest import Manifest
+
+#: Of the merging: a store that another version merged is not continued.
+VERSION = 1
+ARRAYS = ("heatmap", "wh_offset", "peaks")
+#: What of a teacher's identity all teachers must share, and how to say it.
+SHARED = {
+    "classes": "class list", "stride": "stride", "size": "input size", "views": "views",
+    "data": "data", "peaks": "number of peaks",
+}
+#: Views read at a time.
+BATCH = 32
+
+
+def build_ensemble(
+    stores: Mapping[str, Store],
+    out: Path,
+    *,
+    params: "Ensemble",
+    progress: "Progress | None" = None,
+) -> "Manifest":
+    """Merges the teachers' heads, view by view; features stay in the teachers' stores.
+
+    Takes up what an earlier run left at `out`. Several processes may write one store.
+
+    Args:
+        stores: each teacher's store; their order does not matter.
+        out: where the merged store goes.
+        params: how to match peaks.
+        progress: called with views done and in all.
+
+    Returns:
+        The merged store's manifest.
+
+    Raises:
+        UserError: the teachers do not fit each other; names them and the field.
+        StoreError: a store is damaged, or `out` holds another one.
+    """
+    stores = dict(sorted(stores.items()))
+    check_members(stores)
+    spec = _spec(stores, params)
+    writer = create_store(out, spec)
+    start = time.perf_counter()
+    done = spec.views - sum(len(spec.shard_range(shard)) for shard in writer.pending())
+    for shard in writer.pending():
+        claim = writer.claim(shard)
+        if claim is None:
+            continue
+        with claim:
+            for first in range(claim.views.start, claim.views.stop, BATCH):
+                views = range(first, min(first + BATCH, claim.views.stop))
+                _append(claim, spec, _merged(stores, views, params))
+                done += len(views)
+                if progress:
+                    progress(done, spec.views, "views")
+    return writer.finish(seconds=round(time.perf_counter() - start, 3), members=list(stores))
+
+
+def check_members(stores: Mapping[str, Store]) -> None:
+    """Refuses teachers whose outputs cannot stand for one another.
+
+    Raises:
+        UserError: names two teachers and the field in which they differ, or the store that is no
+            teacher's.
+    """
+    for name, store in stores.items():
+        if store.spec.identity.get("kind") != "teacher":
+            raise UserError(f"{store.path} holds {store.spec.identity.get('kind')!r}, expected the outputs "
+                            f"of teacher {name!r}. Write it with 'pipeline dump-teachers {name}'.")
+    (first, reference), *others = stores.items()
+    for name, store in others:
+        for field, said in SHARED.items():
+            ours, theirs = reference.spec.identity.get(field), store.spec.identity.get(field)
+            if ours != theirs:
+                raise UserError(
+                    f"Teachers {first!r} and {name!r} cannot be merged: their {said} ({field}) differ, "
+                    f"{_short(ours)} and {_short(theirs)}. "
+                    "Dump both again from the same data, views and params.")
+
+
+def _spec(stores: Mapping[str, Store], params: "Ensemble") -> StoreSpec:
+    reference = next(iter(stores.values())).spec
+    return StoreSpec(
+        arrays=tuple(reference[array] for array in ARRAYS),
+        views=reference.views,
+        shard_views=reference.shard_views,
+        identity={
+            "kind": "ensemble",
+            "members": {name: store.fingerprint for name, store in stores.items()},
+            **{field: reference.identity[field] for field in SHARED},
+            **params.model_dump(mode="json", include={"heatmap", "boxes", "iou", "threshold"}),
+            "ensemble_version": VERSION,
+        },
+        attributes={**reference.attributes, "teachers": list(stores)},
+    )
+
+
+def _merged(stores: Mapping[str, Store], views: range, params: "Ensemble") -> dict[str, NDArray[np.float32]]:
+    """The merged arrays of a batch of views."""
+    teachers = [np.stack([store.decode(array, store.read(array, views)) for store in stores.values()], axis=1)
+                for array in ARRAYS]
+    rows = [merge_view(*outputs, iou=params.iou, threshold=params.threshold)
+            for outputs in zip(*teachers, strict=True)]
+    return {array: np.stack(values) for array, values in zip(ARRAYS, zip(*rows, strict=True), strict=True)}
+
+
+def _append(claim: ShardClaim, spec: StoreSpec, batch: Mapping[str, NDArray[np.float32]]) -> None:
+    codes = {array: encode(spec[array], values) for array, values in batch.items()}
+    errors = {array: measure(spec[array], values, codes[array]) for array, values in batch.items()}
+    for row in zip(*codes.values(), strict=True):
+        claim.append(dict(zip(codes, row, strict=True)), errors)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,196 @@
+"""Merging what several teachers say of one view.
+
+Offsets and sizes are trained at centre cells alone, so where two teachers peak in neighbouring cells
+a mean of their maps mixes coordinates. Heatmaps are averaged; boxes are matched, fused as absolute
+boxes and written back where the merged heatmap peaks.
+
+Shapes: T teachers, C classes, h x w cells, K peaks of a teacher, N peaks of all, G objects.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Float32s = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+#: Columns of a peak: cell, class, score, w, h, dx, dy.
+_CELL, _CLASS, _SCORE, _SIZE, _OFFSET = 0, 1, 2, slice(3, 5), slice(5, 7)
+_TINY = 1e-6
+
+
+class Merged(NamedTuple):
+    """One view's merged outputs.
+
+    Attributes:
+        heatmap: (C, h, w) float32 probabilities.
+        wh_offset: (4, h, w) float32 w, h, dx, dy in cells.
+        peaks: (K, 7) float32 cell, class, score, w, h, dx, dy by descending score; unused rows 0.
+    """
+
+    heatmap: Float32s
+    wh_offset: Float32s
+    peaks: Float32s
+
+
+def merge_view(
+    heatmaps: Float32s, wh_offsets: Float32s, peaks: Float32s, *, iou: float, threshold: float
+) -> Merged:
+    """Merges the teachers' outputs for one view; their order does not matter.
+
+    The heatmap is the mean of the probabilities. The teachers' peaks of one object (`match_peaks`)
+    become one box, the mean of their boxes weighted by score; the peak of a single teacher keeps its
+    box. The box is written into wh_offset at every cell where the merged heatmap may peak for it, so
+    that decoding the merged maps finds it: at the teachers' own peaks, at the cell of the fused
+    centre and in the rectangle between those. Where several objects want a cell, one that has a peak
+    or its centre there comes before one that has the cell between, then the one whose class is more
+    probable there, then the one with the higher score. All other cells hold the mean of the maps,
+    weighted by each teacher's highest probability in the cell.
+
+    A merged peak stands at the cell of its fused centre. Its score is the merged heatmap's highest
+    value over the object's cells, the score with which decoding the merged heatmap finds the object:
+    the mean of the teachers' scores where all peak in one cell, less where they disagree on it.
+
+    Args:
+        heatmaps: (T, C, h, w) probabilities.
+        wh_offsets: (T, 4, h, w) w, h, dx, dy in cells.
+        peaks: (T, K, 7) as `find_peaks` returns them.
+        iou: least IoU of two boxes of one object.
+        threshold: least score of a peak that takes part.
+
+    Reference: weighted box fusion is Solovyev et al., "Weighted boxes fusion" (2021).
+    """
+    grid = heatmaps.shape[2:]
+    heatmap = heatmaps.mean(axis=0)
+    confidence = heatmaps.max(axis=1, keepdims=True) + np.float32(_TINY)
+    wh_offset = (confidence * wh_offsets).sum(axis=0) / confidence.sum(axis=0)
+    merged = Merged(heatmap, wh_offset, np.zeros(peaks.shape[1:], np.float32))
+
+    rows, teacher = _ranked(peaks, threshold)
+    if not len(rows):
+        return merged
+    member_of = match_peaks(rows, teacher, grid[1], iou)
+    weight = rows[:, _SCORE] / np.bincount(member_of, rows[:, _SCORE])[member_of]
+    boxes = _weighted_sums(_centre_and_size(rows, grid[1]), weight, member_of)
+    labels = np.zeros(len(boxes), np.int64)
+    labels[member_of] = rows[:, _CLASS]
+    home = _cell_of(boxes[:, :2], grid)
+
+    owner, cell, peaked = _claims(member_of, rows[:, _CELL].astype(np.int64), home, grid[1])
+    value = heatmap.reshape(len(heatmap), -1)[labels[owner], cell]
+    score = np.zeros(len(boxes), np.float32)
+    np.maximum.at(score, owner, value)
+
+    last_wins = np.lexsort((score[owner], value, peaked))
+    owner, cell = owner[last_wins], cell[last_wins]
+    wh_offset.reshape(4, -1)[:, cell] = _size_and_offset(boxes[owner], cell, grid[1]).T
+    best = np.argsort(-score, kind="stable")[: len(merged.peaks)]
+    merged.peaks[: len(best)] = np.column_stack([
+        home[best], labels[best], score[best], _size_and_offset(boxes[best], home[best], grid[1])])
+    return merged
+
+
+def match_peaks(rows: Floats, teacher: Ints, width: int, iou: float) -> Ints:
+    """Which object each peak belongs to.
+
+    Peaks are taken by descending score. One that no object has yet starts one and takes, from every
+    other teacher, the free peak of its class that it overlaps most, by at least `iou`.
+
+    Args:
+        rows: (N, 7) peaks by descending score.
+        teacher: (N,) whose peak it is.
+        width: of the map, in cells.
+        iou: least IoU with the object's first peak.
+
+    Returns:
+        (N,) int64 number of the object, counted by its first peak.
+    """
+    overlap = _iou(_centre_and_size(rows, width))
+    same = (rows[:, None, _CLASS] == rows[:, _CLASS]) & (teacher[:, None] != teacher) & (overlap >= iou)
+    first = np.arange(len(rows))
+    for leader, follower in _by_overlap(np.triu(same, 1), overlap):
+        # Leaders come in order, so the follower leads nobody yet.
+        free = first[leader] == leader and first[follower] == follower
+        if free and teacher[follower] not in teacher[first == leader]:
+            first[follower] = leader
+    return np.unique(first, return_inverse=True)[1]
+
+
+def _by_overlap(pairs: NDArray[np.bool_], overlap: Floats) -> list[tuple[int, int]]:
+    """The pairs by leader, then by descending overlap."""
+    leader, follower = np.nonzero(pairs)
+    order = np.lexsort((-overlap[leader, follower], leader))
+    return list(zip(leader[order].tolist(), follower[order].tolist(), strict=True))
+
+
+def _ranked(peaks: Float32s, threshold: float) -> tuple[Floats, Ints]:
+    """All teachers' peaks above the threshold, by descending score, and whose they are.
+
+    Equal scores are ordered by what else the rows say, and not by the teachers' order.
+    """
+    score = peaks[..., _SCORE]
+    teacher, rank = np.nonzero((score >= threshold) & (score > 0))
+    rows = peaks[teacher, rank].astype(np.float64)
+    order = np.lexsort((*rows[:, 3:].T, rows[:, _CELL], rows[:, _CLASS], -rows[:, _SCORE]))
+    return rows[order], teacher[order]
+
+
+def _centre_and_size(rows: Floats, width: int) -> Floats:
+    """(N, 4) cx, cy, w, h in cells."""
+    y, x = np.divmod(rows[:, _CELL], width)
+    return np.column_stack([np.column_stack([x, y]) + rows[:, _OFFSET], rows[:, _SIZE]])
+
+
+def _size_and_offset(boxes: Floats, cell: Ints, width: int) -> Floats:
+    """(N, 4) w, h, dx, dy of (N, 4) cx, cy, w, h as seen from a cell."""
+    y, x = np.divmod(cell, width)
+    return np.column_stack([boxes[:, 2:], boxes[:, :2] - np.column_stack([x, y])])
+
+
+def _iou(boxes: Floats) -> Floats:
+    """(N, N) IoU of (N, 4) cx, cy, w, h; boxes without area overlap nothing."""
+    half = boxes[:, 2:].clip(0) / 2
+    low, high = boxes[:, :2] - half, boxes[:, :2] + half
+    sides = np.minimum(high[:, None], high) - np.maximum(low[:, None], low)
+    shared = sides.clip(0).prod(axis=2)
+    area = (2 * half).prod(axis=1)
+    union = area[:, None] + area - shared
+    overlap: Floats = np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
+    return overlap
+
+
+def _weighted_sums(values: Floats, weight: Floats, group: Ints) -> Floats:
+    return np.column_stack([np.bincount(group, weight * column) for column in values.T])
+
+
+def _cell_of(centres: Floats, grid: tuple[int, ...]) -> Ints:
+    """The cell that holds each (x, y), or the nearest one of the grid."""
+    x, y = np.floor(centres).clip(0, [grid[1] - 1, grid[0] - 1]).astype(np.int64).T
+    cells: Ints = y * grid[1] + x
+    return cells
+
+
+def _claims(member_of: Ints, peaks: Ints, home: Ints, width: int) -> tuple[Ints, Ints, NDArray[np.bool_]]:
+    """(object, cell) for every cell that wants an object's box, and whether it peaks or is centred there."""
+    owner = np.concatenate([member_of, np.arange(len(home))])
+    cell = np.concatenate([peaks, home])
+    between = _between(owner, cell, width)
+    peaked = np.repeat([True, False], [len(owner), len(between[0])])
+    return np.concatenate([owner, between[0]]), np.concatenate([cell, between[1]]), peaked
+
+
+def _between(owner: Ints, cell: Ints, width: int) -> tuple[Ints, Ints]:
+    """(object, cell) for every cell of the rectangle that an object's (object, cell) pairs span."""
+    y, x = np.divmod(cell, width)
+    owners, cells = [owner[:0]], [cell[:0]]
+    first = np.unique(owner, return_index=True)[1]
+    apart = np.unique(owner[cell != cell[first][owner]])  # most objects have one cell and span nothing
+    for number in apart:
+        mine = owner == number
+        down = np.arange(y[mine].min(), y[mine].max() + 1)
+        along = np.arange(x[mine].min(), x[mine].max() + 1)
+        cells.append((down[:, None] * width + along).ravel())
+        owners.append(np.full(len(cells[-1]), number))
+    return np.concatenate(owners), np.concatenate(cells)

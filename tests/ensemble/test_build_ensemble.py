@@ -1,0 +1,120 @@
+import numpy as np
+import pytest
+
+from pipeline.ensemble import build_ensemble, merge_view
+from pipeline.errors import UserError
+from pipeline.params import Ensemble
+from storage import ArraySpec, FingerprintMismatch, StoreSpec, create_store, encode, open_store
+
+C, H, W, K, VIEWS = 2, 4, 6, 5, 7
+PARAMS = Ensemble(teachers=["a", "b"], iou=0.4, threshold=0.1)
+
+
+def teacher_store(path, seed=0, **identity):
+    spec = StoreSpec(
+        arrays=(ArraySpec("heatmap", (C, H, W), encoding="exact-fp16"),
+                ArraySpec("wh_offset", (4, H, W), encoding="exact-fp16"),
+                ArraySpec("peaks", (K, 7), encoding="exact-fp32"),
+                ArraySpec("features", (3, H, W), encoding="exact-fp16")),
+        views=VIEWS, shard_views=3,
+        identity={"kind": "teacher", "teacher": path.stem, "weights": f"sha of {seed}", "data": "d",
+                  "views": "v", "size": [16, 24], "classes": ["cat", "dog"], "stride": 4, "peaks": K,
+                  **identity},
+        attributes={"licence": "CC"})
+    rng = np.random.default_rng(seed)
+    writer = create_store(path, spec)
+    for shard in writer.pending():
+        with writer.claim(shard) as claim:
+            for _ in claim.views:
+                peaks = np.zeros((K, 7), np.float32)
+                peaks[:3] = np.column_stack([
+                    rng.integers(0, H * W, 3), rng.integers(0, C, 3), np.sort(rng.random(3))[::-1],
+                    rng.uniform(1, 5, (3, 2)), rng.random((3, 2))])
+                values = {"heatmap": rng.random((C, H, W)), "wh_offset": rng.uniform(0, 5, (4, H, W)),
+                          "peaks": peaks, "features": rng.random((3, H, W))}
+                claim.append({name: encode(spec[name], value) for name, value in values.items()})
+    writer.finish()
+    return open_store(path)
+
+
+@pytest.fixture
+def stores(tmp_path):
+    return {name: teacher_store(tmp_path / f"{name}.zarr", seed) for seed, name in enumerate("ab")}
+
+
+def contents(store):
+    return {array.name: store.read(array.name, range(len(store))) for array in store.spec.arrays}
+
+
+def test_every_view_is_the_merger_of_its_teachers(stores, tmp_path):
+    calls = []
+    manifest = build_ensemble(stores, tmp_path / "e.zarr", params=PARAMS, progress=lambda *c: calls.append(c))
+    merged = open_store(tmp_path / "e.zarr")
+    assert calls[-1] == (VIEWS, VIEWS, "views")
+    assert [array.name for array in merged.spec.arrays] == ["heatmap", "wh_offset", "peaks"]
+    for view in range(VIEWS):
+        given = [np.stack([store.decode(name, store.read(name, [view])[0]) for store in stores.values()])
+                 for name in ("heatmap", "wh_offset", "peaks")]
+        expected = merge_view(*given, iou=0.4, threshold=0.1)
+        for name, values in expected._asdict().items():
+            assert np.array_equal(merged.read(name, [view])[0], encode(merged.spec[name], values))
+    errors = {name: array["error"] for name, array in manifest["arrays"].items()}
+    assert 0 < errors["heatmap"]["measured"] <= errors["heatmap"]["bound"]
+    assert errors["peaks"]["measured"] == 0
+
+
+def test_the_store_says_what_it_was_made_of(stores, tmp_path):
+    build_ensemble(stores, tmp_path / "e.zarr", params=PARAMS)
+    spec = open_store(tmp_path / "e.zarr").spec
+    assert spec.identity["members"] == {name: store.fingerprint for name, store in stores.items()}
+    for key in ("data", "views", "classes", "size", "stride"):
+        assert spec.identity[key] == stores["a"].spec.identity[key]
+    assert spec.attributes == {"licence": "CC", "teachers": ["a", "b"]}
+
+
+def test_the_order_of_teachers_does_not_matter(stores, tmp_path):
+    build_ensemble(stores, tmp_path / "e.zarr", params=PARAMS)
+    build_ensemble(dict(reversed(stores.items())), tmp_path / "f.zarr", params=PARAMS)
+    ours, theirs = (open_store(tmp_path / name) for name in ("e.zarr", "f.zarr"))
+    assert ours.fingerprint == theirs.fingerprint
+    for name, codes in contents(ours).items():
+        assert np.array_equal(codes, contents(theirs)[name])
+
+
+def test_an_interrupted_run_is_continued(stores, tmp_path):
+    def interrupt(done, total, _):
+        if done > 3:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "e.zarr"
+    with pytest.raises(KeyboardInterrupt):
+        build_ensemble(stores, out, params=PARAMS, progress=interrupt)
+    assert not (out / "manifest.json").exists()
+    calls = []
+    build_ensemble(stores, out, params=PARAMS, progress=lambda *c: calls.append(c[0]))
+    assert calls == [6, 7]  # the first shard of three was kept
+    build_ensemble(stores, tmp_path / "f.zarr", params=PARAMS)
+    whole = contents(open_store(tmp_path / "f.zarr"))
+    for name, codes in contents(open_store(out)).items():
+        assert np.array_equal(codes, whole[name])
+    build_ensemble(stores, out, params=PARAMS, progress=lambda *c: calls.append(c[0]))
+    assert calls == [6, 7]  # a finished one is left alone
+    with pytest.raises(FingerprintMismatch, match="iou"):
+        build_ensemble(stores, out, params=PARAMS.model_copy(update={"iou": 0.9}))
+
+
+@pytest.mark.parametrize(("field", "value"), [
+    ("classes", ["dog", "cat"]), ("stride", 8), ("size", [32, 24]), ("views", "others"), ("data", "other"),
+    ("peaks", 9)])
+def test_teachers_that_do_not_fit_are_named(stores, tmp_path, field, value):
+    stores["odd"] = teacher_store(tmp_path / "odd.zarr", **{field: value})
+    with pytest.raises(UserError, match=rf"'a' and 'odd'.*\({field}\)"):
+        build_ensemble(stores, tmp_path / "e.zarr", params=PARAMS)
+    assert not (tmp_path / "e.zarr").exists()
+
+
+def test_an_ensemble_is_no_teacher(stores, tmp_path):
+    build_ensemble(stores, tmp_path / "e.zarr", params=PARAMS)
+    stores["e"] = open_store(tmp_path / "e.zarr")
+    with pytest.raises(UserError, match=r"e\.zarr holds 'ensemble'"):
+        build_ensemble(stores, tmp_path / "f.zarr", params=PARAMS)
