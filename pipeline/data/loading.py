@@ -12,6 +12,7 @@ from pipeline.data.dataset import read_image
 from pipeline.data.targets import encode_targets
 from pipeline.data.views import Image, render_view, resolve_view, view_boxes
 from pipeline.errors import UserError
+from storage import StoreError
 
 if TYPE_CHECKING:
     from pipeline.data.dataset import ImageRecord
@@ -78,17 +79,26 @@ class Batches:
         loader = DataLoader(
             _Steps(self), batch_size=None, sampler=range(start, self.steps), num_workers=self.workers,
             worker_init_fn=_init_worker, pin_memory=torch.cuda.is_available())
-        yield from loader
+        for batch in loader:
+            if isinstance(batch, Exception):
+                raise batch
+            yield batch
 
 
-class _Steps(Dataset[Tensors]):
-    """A step as an item of a DataLoader; one pass is the whole run, so its workers persist."""
+class _Steps(Dataset[Tensors | Exception]):
+    """A step as an item of a DataLoader; one pass is the whole run, so its workers persist.
+
+    Errors that a person can fix come back whole: torch would put a worker's traceback into the message.
+    """
 
     def __init__(self, batches: Batches) -> None:
         self.batches = batches
 
-    def __getitem__(self, step: int) -> Tensors:
-        arrays = self.batches.source.fetch(self.batches.items(step))
+    def __getitem__(self, step: int) -> Tensors | Exception:
+        try:
+            arrays = self.batches.source.fetch(self.batches.items(step))
+        except (UserError, StoreError) as error:
+            return error
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
@@ -182,7 +192,8 @@ class FreshViews:
         for index, epoch in items:
             record, size = self.records[index], self.views.size
             number = epoch + 1  # number 0 is the plain view
-            generator = np.random.default_rng([self.seed, index, number])
+            # The 1 keeps these draws apart from the recorded ones, which teachers are asked about.
+            generator = np.random.default_rng([self.seed, index, number, 1])
             view = resolve_view(record, index, number, self.views, generator)
             images.append(render_view(self.images.read(record), view, size))
             seen, kept = view_boxes(record, view, size)

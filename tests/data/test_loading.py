@@ -156,13 +156,19 @@ def test_the_cache_stops_at_its_limit_and_travels_empty(records, monkeypatch):
     assert reads[-1] == "0"
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.fixture
+def start_method():
+    before = multiprocessing.get_start_method()
+    yield lambda method: multiprocessing.set_start_method(method, force=True)
+    multiprocessing.set_start_method(before, force=True)
+
+
+@pytest.mark.parametrize(("method", "workers"), [("fork", 2), ("spawn", 1)])
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_workers_load_what_one_process_loads(records, monkeypatch, method):
-    context = multiprocessing.get_context(method)
-    monkeypatch.setattr(multiprocessing, "get_context", lambda *_: context)
+def test_workers_load_what_one_process_loads(records, start_method, method, workers):
+    start_method(method)
     source = FreshViews(records, 3, Views())
-    alone, shared = (Batches(source, batch=4, epochs=2, seed=0, workers=workers) for workers in (0, 2))
+    alone, shared = (Batches(source, batch=4, epochs=2, seed=0, workers=number) for number in (0, workers))
     found = list(shared.iterate(1))
     assert len(found) == alone.steps - 1
     for one, other in zip(alone.iterate(1), found, strict=True):
@@ -175,3 +181,14 @@ def test_a_missing_image_is_named(records):
     gone.unlink()
     with pytest.raises(UserError, match=gone.name):
         FreshViews(records, 3, Views()).fetch([(4, 0)])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_an_error_in_a_worker_is_one_line_as_well(records, workers):
+    Path(records[0].path).unlink()
+    batches = Batches(FreshViews(records, 3, Views()), batch=10, epochs=1, seed=0, workers=workers)
+    with pytest.raises(UserError) as caught:
+        list(batches.iterate())
+    assert "0.png" in str(caught.value)
+    assert "\n" not in str(caught.value)
