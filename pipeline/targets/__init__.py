@@ -1,0 +1,7 @@
+"""From stores of teachers' outputs to what a student's training step reads."""
+
+from pipeline.targets.dequantising import TargetTransform, dequantise
+from pipeline.targets.opening import Objective, Targets, open_targets
+from pipeline.targets.replaying import ReplayedViews
+
+__all__ = ["Objective", "ReplayedViews", "TargetTransform", "Targets", "dequantise", "open_targets"]

@@ -1,0 +1,163 @@
+"""What a recipe's students learn from: its stores, checked before any work."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import Tensor, nn
+
+from pipeline.distillation import DistillationLoss
+from pipeline.errors import UserError
+from pipeline.losses import GroundTruthLoss
+from pipeline.targets.dequantising import TargetTransform
+from pipeline.targets.replaying import ReplayedViews
+from storage import FingerprintMismatch, Store, open_store
+
+if TYPE_CHECKING:
+    from pipeline.data.dataset import DataSet
+    from pipeline.data.recorded import RecordedViews
+    from pipeline.models import Detector
+    from pipeline.outputs import DenseOutputs
+    from pipeline.params import Recipe
+
+ENSEMBLE = "ensemble"
+HEADS = ("heatmap", "wh_offset", "peaks")
+FEATURES = "features"
+
+
+def open_targets(
+    paths: Mapping[str, Path], recipe: "Recipe", data: "DataSet", recorded: "RecordedViews", *,
+    stride: int = 4,
+) -> "Targets":
+    """Opens a recipe's stores.
+
+    Args:
+        paths: the store of each of the recipe's teachers, by name, and of its ensemble as "ensemble".
+        recipe: whose teachers and weights decide what is read.
+        data: the student's images.
+        recorded: the views that it will see.
+        stride: of the student, input pixels per cell.
+
+    Raises:
+        FingerprintMismatch: a store is of other data, views, classes, size or stride, or an
+            ensemble is of other dumps of the teachers; names every differing field.
+        UserError: a store lacks an array that the recipe needs.
+        StoreError: a store is incomplete or damaged.
+    """
+    expected = {
+        "data": data.fingerprint, "views": recorded.fingerprint, "classes": list(data.classes),
+        "size": list(recorded.size), "stride": stride,
+    }
+    stores: dict[str, Store] = {}
+    for teacher in recipe.teachers:
+        again = f"Run 'pipeline dump-teachers {teacher}' again."
+        stores[teacher] = _open(paths[teacher], {"kind": "teacher", **expected}, again)
+    if recipe.ensemble:
+        members = {f"members.{name}": store.fingerprint for name, store in stores.items()}
+        again = f"Run 'pipeline build-ensemble {recipe.ensemble}' again."
+        stores[ENSEMBLE] = _open(paths[ENSEMBLE], {"kind": "ensemble", **expected, **members}, again)
+    heads = ENSEMBLE if recipe.ensemble else next(iter(recipe.teachers), None)
+    arrays: dict[str, tuple[str, ...]] = {}
+    for name, store in stores.items():
+        wanted = HEADS * (name == heads) + (FEATURES,) * (name != ENSEMBLE and recipe.weights[3] > 0)
+        if missing := set(wanted) - {array.name for array in store.spec.arrays}:
+            raise UserError(f"{store.path} has no {' and no '.join(sorted(missing))}, but the recipe needs "
+                            f"it: set dump.features: true and run 'pipeline dump-teachers {name}' again, "
+                            "or set w4 of the recipe to 0.")
+        arrays[name] = wanted
+    return Targets(data, recorded, recipe, stores, arrays, heads, stride)
+
+
+def _open(path: Path, expected: Mapping[str, Any], again: str) -> Store:
+    try:
+        return open_store(path, expected)
+    except FingerprintMismatch as error:
+        raise FingerprintMismatch(f"{error}. {again}") from None
+
+
+@dataclass(frozen=True)
+class Targets:
+    """A recipe with its open stores.
+
+    Attributes:
+        data, recorded: images and their views.
+        recipe: what is learnt from the stores.
+        stores: by teacher's name, and "ensemble".
+        arrays: what is read of each store.
+        heads: the store whose heatmap, wh_offset and peaks are the target; None without a teacher.
+        stride: input pixels per cell.
+    """
+
+    data: "DataSet"
+    recorded: "RecordedViews"
+    recipe: "Recipe"
+    stores: dict[str, Store]
+    arrays: dict[str, tuple[str, ...]]
+    heads: str | None
+    stride: int
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Of each store."""
+        return {name: store.fingerprint for name, store in self.stores.items()}
+
+    @property
+    def on_device(self) -> TargetTransform:
+        """What turns the codes of a batch into the teachers' values."""
+        return TargetTransform({f"{name}/{array}": self.stores[name].spec[array]
+                                for name, arrays in self.arrays.items() for array in arrays}, self.heads)
+
+    def source(self, *, seed: int, on_mismatch: Literal["error", "warn"] = "error",
+               cache_mb: float = 1024) -> ReplayedViews:
+        """The students' samples."""
+        return ReplayedViews(self.data, self.recorded, self.stores, arrays=self.arrays, stride=self.stride,
+                             seed=seed, on_mismatch=on_mismatch, cache_mb=cache_mb)
+
+    def objective(self, student: "Detector",
+                  mean_over_ranks: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> "Objective":
+        """The student's losses; what of them is trained belongs to the optimizer as well.
+
+        Args:
+            student: whose features are compared with the teachers'.
+            mean_over_ranks: mean of a tensor over all processes (`engine.mean_over_ranks`).
+
+        Raises:
+            UserError: the student has another stride, or the recipe teaches nothing.
+        """
+        if student.config.stride != self.stride:
+            raise UserError(f"{student.config.model} has stride {student.config.stride}, but the targets "
+                            f"have {self.stride}: give it as many deconvolutions as the teachers have.")
+        if not self.stores and not self.recipe.ground_truth:
+            raise UserError("The recipe has no teachers and ground_truth 0: there is nothing to learn from.")
+        channels = {name: self.stores[name].spec[FEATURES].shape[0]
+                    for name, arrays in self.arrays.items() if FEATURES in arrays}
+        distillation = DistillationLoss(
+            self.recipe.weights, channels, student.config.feature_channels,
+            peak_threshold=self.recipe.peak_threshold, attention=self.recipe.attention,
+            mean_over_ranks=mean_over_ranks) if self.stores else None
+        return Objective(GroundTruthLoss(mean_over_ranks), self.recipe.ground_truth, distillation)
+
+
+class Objective(nn.Module):
+    """Ground truth, weighted, and what the teachers said.
+
+    Args:
+        ground_truth: its loss.
+        weight: of its terms; 0 leaves them out.
+        distillation: the teachers' loss, if there are any.
+    """
+
+    def __init__(self, ground_truth: GroundTruthLoss, weight: float,
+                 distillation: DistillationLoss | None) -> None:
+        super().__init__()
+        self.ground_truth, self.weight, self.distillation = ground_truth, weight, distillation
+
+    def forward(self, outputs: "list[DenseOutputs]", batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The weighted terms; `batch` is as `TargetTransform` leaves it."""
+        terms: dict[str, Tensor] = {}
+        if self.weight:
+            terms = {name: self.weight * term for name, term in self.ground_truth(outputs, batch).items()}
+        if self.distillation is not None:
+            terms |= self.distillation(outputs, batch["teacher"])
+        return terms
