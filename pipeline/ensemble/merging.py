@@ -107,10 +107,8 @@ def match_peaks(rows: Floats, teacher: Ints, width: int, iou: float) -> Ints:
     Returns:
         (N,) int64 number of the object, counted by its first peak.
     """
-    overlap = _iou(_centre_and_size(rows, width))
-    same = (rows[:, None, _CLASS] == rows[:, _CLASS]) & (teacher[:, None] != teacher) & (overlap >= iou)
     first = np.arange(len(rows))
-    for leader, follower in _by_overlap(np.triu(same, 1), overlap):
+    for leader, follower in _candidates(rows, teacher, width, iou):
         # Leaders come in order, so the follower leads nobody yet.
         free = first[leader] == leader and first[follower] == follower
         if free and teacher[follower] not in teacher[first == leader]:
@@ -118,11 +116,15 @@ def match_peaks(rows: Floats, teacher: Ints, width: int, iou: float) -> Ints:
     return np.unique(first, return_inverse=True)[1]
 
 
-def _by_overlap(pairs: NDArray[np.bool_], overlap: Floats) -> list[tuple[int, int]]:
-    """The pairs by leader, then by descending overlap."""
-    leader, follower = np.nonzero(pairs)
-    order = np.lexsort((-overlap[leader, follower], leader))
-    return list(zip(leader[order].tolist(), follower[order].tolist(), strict=True))
+def _candidates(rows: Floats, teacher: Ints, width: int, iou: float) -> list[tuple[int, int]]:
+    """Pairs of peaks that may be one object, by the first of them, then by descending overlap."""
+    label = rows[:, _CLASS]
+    one, other = np.nonzero(np.triu((label[:, None] == label) & (teacher[:, None] != teacher)))
+    boxes = _centre_and_size(rows, width)
+    overlap = _iou(boxes[one], boxes[other])
+    order = np.lexsort((-overlap, one))
+    order = order[(overlap[order] >= iou) & (overlap[order] > 0)]
+    return list(zip(one[order].tolist(), other[order].tolist(), strict=True))
 
 
 def _ranked(peaks: Float32s, threshold: float) -> tuple[Floats, Ints]:
@@ -149,15 +151,14 @@ def _size_and_offset(boxes: Floats, cell: Ints, width: int) -> Floats:
     return np.column_stack([boxes[:, 2:], boxes[:, :2] - np.column_stack([x, y])])
 
 
-def _iou(boxes: Floats) -> Floats:
-    """(N, N) IoU of (N, 4) cx, cy, w, h; boxes without area overlap nothing."""
-    half = boxes[:, 2:].clip(0) / 2
-    low, high = boxes[:, :2] - half, boxes[:, :2] + half
-    sides = np.minimum(high[:, None], high) - np.maximum(low[:, None], low)
-    shared = sides.clip(0).prod(axis=2)
-    area = (2 * half).prod(axis=1)
-    union = area[:, None] + area - shared
-    overlap: Floats = np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
+def _iou(a: Floats, b: Floats) -> Floats:
+    """(P,) IoU of (P, 4) cx, cy, w, h each; boxes without area overlap nothing."""
+    size_a, size_b = a[:, 2:].clip(0), b[:, 2:].clip(0)
+    low = np.maximum(a[:, :2] - size_a / 2, b[:, :2] - size_b / 2)
+    high = np.minimum(a[:, :2] + size_a / 2, b[:, :2] + size_b / 2)
+    shared = (high - low).clip(0).prod(axis=1)
+    union = size_a.prod(axis=1) + size_b.prod(axis=1) - shared
+    overlap: Floats = np.divide(shared, union, out=np.zeros(len(a)), where=shared > 0)
     return overlap
 
 
