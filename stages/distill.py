@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pipeline.data.loading import Source
+    from pipeline.models import Detector
     from pipeline.params import Params, Recipe
 
 
@@ -41,8 +42,10 @@ def run(params: "Params", student: str, recipe: str, seed: int, *, devices: str 
     def source() -> "Source":
         return targets.source(seed=seed, on_mismatch=params.views.on_mismatch, cache_mb=params.data.cache_mb)
 
-    def objective(fabric: "Fabric", model: "nn.Module") -> "nn.Module":
-        return targets.objective(model)
+    def objective(fabric: "Fabric", model: "Detector") -> "nn.Module":
+        from pipeline.engine import mean_over_ranks
+
+        return targets.objective(model, mean_over_ranks(fabric))
 
     return training.run(
         f"distill/{student}/{recipe}/seed{seed}", module="stages.distill",

@@ -67,10 +67,8 @@ def _bill(store: Path) -> dict[str, Any]:
     from storage import open_store
 
     manifest = open_store(store).manifest
-    return {
-        "views": manifest["views"], "bytes": sum(file.stat().st_size for file in store.rglob("*") if file.is_file()),
-        "seconds": manifest.get("cost", {}).get("seconds"), "fingerprint": manifest["fingerprint"],
-    }
+    return {**manifest["counts"], "seconds": manifest["created"].get("seconds"), "fingerprint": manifest["fingerprint"]}
+
 
 
 if __name__ == "__main__":

@@ -54,10 +54,11 @@ def run(stage: str, *, module: str, out: Path, data: "DataSet", detector: "Detec
 
     def build(folder: Path, result: Path, fingerprint: str) -> None:
         from pipeline.data.loading import Batches
-        from pipeline.engine import fit, make_fabric, seed_everything
+        from pipeline.devices import make_fabric
+        from pipeline.engine import fit, seed_everything
         from pipeline.models import build_detector, check_size, preprocess, save_detector
 
-        fabric = make_fabric(devices if devices == "auto" else int(devices), train.precision)
+        fabric = make_fabric(devices, train.precision)
         seed_everything(seed)
         model = build_detector(detector.model, len(data.classes), pretrained=detector.pretrained,
                                weights=detector.weights, reset_heads=detector.reset_heads, **detector.arch)

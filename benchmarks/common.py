@@ -1,0 +1,66 @@
+"""What every benchmark does with its rows: a table on stdout, a file of record."""
+
+import json
+import platform
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured figure.
+
+    Attributes:
+        name: what was measured, with its unit.
+        value: the median.
+        target: such as ">= 0.60", or None where a row only stands beside the others.
+        spread: half the distance between the quartiles.
+        n: measurements.
+    """
+
+    name: str
+    value: float
+    target: str | None = None
+    spread: float | None = None
+    n: int = 1
+
+    @property
+    def ok(self) -> bool | None:
+        """Whether the target is met."""
+        if self.target is None:
+            return None
+        sign, bound = self.target.split()
+        compare: Callable[[float, float], bool] = {">=": float.__ge__, "<=": float.__le__}[sign]
+        return compare(float(self.value), float(bound))
+
+
+def record(name: str, rows: Sequence[Row], **about: object) -> None:
+    """Prints the rows and writes benchmarks/results/NAME.json."""
+    width = max(len(row.name) for row in rows)
+    print(f"{'':{width}}  {'median':>10}  {'spread':>8}  {'n':>4}  target")
+    for row in rows:
+        spread = "" if row.spread is None else f"{row.spread:.3g}"
+        verdict = "" if row.ok is None else f"{row.target}  {'ok' if row.ok else 'MISSED'}"
+        print(f"{row.name:{width}}  {row.value:>10.4g}  {spread:>8}  {row.n:>4}  {verdict}".rstrip())
+    RESULTS.mkdir(exist_ok=True)
+    content = {"machine": machine(), "commit": _commit(), "date": date.today().isoformat(), **about,
+               "rows": [{**asdict(row), "ok": row.ok} for row in rows]}
+    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def machine() -> str:
+    """Processor, cores and Python, in one line."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{models[0] if models else platform.machine()}, {len(models) or '?'} cores, Python {platform.python_version()}"
+
+
+def _commit() -> str | None:
+    found = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False,
+                           cwd=Path(__file__).parent)
+    return found.stdout.strip() or None
