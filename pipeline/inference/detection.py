@@ -7,18 +7,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.data import View, invert, plain_view, render_view
-from pipeline.data.dataset import ImageRecord, Progress, no_progress
+from pipeline.data import ImageRecord, View, invert, plain_view, render_view
 from pipeline.data.views import IDENTITY_COLOR
 from pipeline.inference.prediction import Precision, Prediction, inference, predict
 from pipeline.inference.prefetching import prefetched
-from pipeline.models.decoding import decode_detections
-from pipeline.models.detector import check_size
+from pipeline.models import check_size, decode_detections
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipeline.models.detector import Detector
+    from pipeline.inform import Progress
+    from pipeline.models import Detector
 
 
 def detect(
@@ -31,7 +30,7 @@ def detect(
     flip: bool = False,
     device: torch.device | str = "cpu",
     precision: Precision = "32-true",
-    progress: Progress = no_progress,
+    progress: "Progress | None" = None,
 ) -> NDArray[np.float64]:
     """The `top_k` best detections of each image, from its plain view.
 
@@ -68,7 +67,8 @@ def detect(
                 _to_source(rows[i], cells[i], records[rows[i]], size_hw, model.config.stride)
                 for i in range(len(rows))
             ]
-            progress(rows.stop, len(records), "images")
+            if progress:
+                progress(rows.stop, len(records), "images")
     return np.concatenate(parts)
 
 

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 
+from pipeline.models import preprocess
 from pipeline.models.heads import Heads
-from pipeline.models.preprocessing import preprocess
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipeline.models.detector import Detector
+    from pipeline.models import Detector
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
