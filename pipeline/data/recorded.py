@@ -118,7 +118,7 @@ class RecordedViews:
 
     Attributes:
         fingerprint: of the store; what teachers' stores name as their views.
-        split: whose images they show.
+        data, split: whose images they show, the data set by its fingerprint.
         size: (height, width) of a view in pixels.
         per_image: views V of each image; row of view n of image i is i * V + n.
         max_objects: boxes that a view has at most.
@@ -136,6 +136,7 @@ class RecordedViews:
         expected = {"kind": "views", "data": data and data.fingerprint, "split": split}
         store = open_store(path, {key: value for key, value in expected.items() if value is not None})
         identity, self.fingerprint = store.spec.identity, store.fingerprint
+        self.data: str = identity["data"]
         self.split: str = identity["split"]
         self.size: tuple[int, int] = tuple(identity["size"])
         self.per_image: int = identity["views"]["per_image"]

@@ -34,6 +34,7 @@ class ReplayedViews:
         arrays: Mapping[str, Sequence[str]] | None = None, stride: int = 4, seed: int = 0,
         on_mismatch: Literal["error", "warn"] = "error", cache_mb: float = 1024,
     ) -> None:
+        assert recorded.data == data.fingerprint, "RecordedViews(path, data) refuses other views"
         self.records, self.num_classes = data.records(recorded.split), len(data.classes)
         self.recorded, self.stores, self.arrays = recorded, dict(stores or {}), dict(arrays or {})
         self.stride, self.seed, self.on_mismatch = stride, seed, on_mismatch
