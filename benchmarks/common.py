@@ -57,7 +57,8 @@ def machine() -> str:
     """Processor, cores and Python, in one line."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{models[0] if models else platform.machine()}, {len(models) or '?'} cores, Python {platform.python_version()}"
+    name = models[0] if models else platform.machine()
+    return f"{name}, {len(models) or '?'} cores, Python {platform.python_version()}"
 
 
 def _commit() -> str | None:

@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from statistics import median, quantiles
 from time import perf_counter
@@ -27,7 +28,7 @@ STUDENTS = ("resnet18", "resnet34", "mobilenet_v2", "efficientnet_b0")
 RECIPE = "resnet50+hourglass104"
 IMAGES, BATCH = 8, 2
 #: The paper's setting but for the number of images, passes and views, and weights that need a download.
-SMALL = [f"data.source={{source}}", "data.format=voc", "data.sets=null", "views.per_image=1", "views.shard_views=8",
+SMALL = ["data.source={source}", "data.format=voc", "data.sets=null", "views.per_image=1", "views.shard_views=8",
          "dump.batch=2", "dump.shard_views=8", *(f"students.{name}.pretrained=false" for name in STUDENTS),
          "teachers.resnet50.pretrained=false"]
 TRAIN = [f"batch={BATCH}", "epochs=2", "log_every=1", "workers=0"]
@@ -41,21 +42,20 @@ def main() -> None:
         source = take_images(Path(os.environ["VOC"]), folder / "source")
         pipeline(folder, "profile", "voc")
         small = [f"--set={change.format(source=source)}" for change in SMALL]
-        rows = [whole(folder, "prepare", "prepare", *small), whole(folder, "views", "record-views", *small)]
+        rows = [*whole(folder, "prepare", "prepare", *small), *whole(folder, "views", "record-views", *small)]
         for teacher in TEACHERS:
             train = [f"--set=teachers.{teacher}.train={{{', '.join(TRAIN).replace('=', ': ')}}}"]
             rows += steps(folder, Path("models/teachers", teacher), f"train {teacher}", "train-teacher", teacher,
                           *small, *train)
         for teacher in TEACHERS:
-            rows += [whole(folder, f"dump {teacher}, {IMAGES} views", "dump-teachers", teacher, *small),
+            rows += [*whole(folder, f"dump {teacher}, {IMAGES} views", "dump-teachers", teacher, *small),
                      size(folder, f"targets/{teacher}.zarr")]
-        rows += [whole(folder, "ensemble", "build-ensemble", *small), size(folder, "targets/ensemble-both.zarr")]
+        rows += [*whole(folder, "ensemble", "build-ensemble", *small), size(folder, "targets/ensemble-both.zarr")]
         for student in STUDENTS:
             train = [f"--set=distill.train.{change}" for change in TRAIN]
             rows += steps(folder, Path("models/students", student, RECIPE, "seed0"), f"distill {student}",
                           "distill", f"--student={student}", f"--recipe={RECIPE}", *small, *train)
-    record("line", [row for part in rows for row in (part if isinstance(part, list) else [part])],
-           size=[512, 512], classes=20, batch=BATCH)
+    record("line", rows, size=[512, 512], classes=20, batch=BATCH)
 
 
 def take_images(voc: Path, out: Path) -> Path:
@@ -93,7 +93,7 @@ def steps(folder: Path, model: Path, name: str, *arguments: str) -> list[Row]:
     _, memory = pipeline(folder, *arguments)
     with (folder / model / "log.csv").open() as file:
         clock = [float(row["seconds"]) for row in csv.DictReader(file)]
-    taken = [later - earlier for earlier, later in zip(clock, clock[1:], strict=False)]
+    taken = [later - earlier for earlier, later in pairwise(clock)]
     first, _, third = quantiles(taken, n=4)
     return [Row(f"{name}: s per step of {BATCH} images", median(taken), None, (third - first) / 2, len(taken)),
             Row(f"{name}: peak memory, GB", memory)]

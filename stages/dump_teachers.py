@@ -39,7 +39,8 @@ def run(params: "Params", name: str, *, devices: str = "auto") -> dict[str, Any]
             dump_teacher(load_detector(weights), data, views, result, params=params.dump, teacher=name,
                          teacher_sha256=sha256, fabric=fabric, progress=progress)
 
-    given = {"weights": sha256, "data": data.fingerprint, "views": views.fingerprint, "dump": inputs.values(params.dump)}
+    given = {"weights": sha256, "data": data.fingerprint, "views": views.fingerprint,
+             "dump": inputs.values(params.dump)}
     store = paths.teacher_store(name)
     work.run(f"dump_teachers/{name}", module="stages.dump_teachers", inputs=given, out=store, build=build, shared=True)
     bill = _bill(store)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from pipeline.data.dataset import DataSet
     from pipeline.data.loading import Source
+    from pipeline.models import Detector as DetectorModule
     from pipeline.params import Detector, Train
 
 #: They change how fast a run is, not what comes out.
@@ -25,7 +26,7 @@ NOT_DECISIVE = ("workers", "checkpoint_minutes", "log_every")
 
 def run(stage: str, *, module: str, out: Path, data: "DataSet", detector: "Detector", train: "Train", seed: int,
         size_hw: tuple[int, int], inputs: Mapping[str, Any], source: "Callable[[], Source]",
-        objective: "Callable[[Fabric, nn.Module], nn.Module]", devices: str,
+        objective: "Callable[[Fabric, DetectorModule], nn.Module]", devices: str,
         prepare: "Callable[[dict[str, Tensor]], dict[str, Any]] | None" = None) -> dict[str, Any]:
     """Trains one detector into `out`: weights.safetensors, config.json, summary.json and logs.
 

@@ -37,10 +37,11 @@ def run(params: "Params", what: str) -> dict[str, Any]:
     table = {}
     for student in params.tune.students:
         inputs.entry(params.students, student, "student")
-        rows = []
+        rows: list[dict[str, Any]] = []
         for choice, changed in grid:
             scores = [_cell(changed, student, recipe, seed, what, choice) for seed in params.tune.seeds]
-            rows.append({"choice": choice, "map_area": mean(scores), "deviation": pstdev(scores), "seeds": len(scores)})
+            rows.append({"choice": choice, "map_area": mean(scores), "deviation": pstdev(scores),
+                         "seeds": len(scores)})
         table[student] = sorted(rows, key=lambda row: -row["map_area"])
     work.write_text(RESULTS / f"{what}.json", json.dumps(table, indent=1) + "\n")
     work.write_text(RESULTS / f"{what}.md", _markdown(params, what, recipe, table))
@@ -83,6 +84,7 @@ def _markdown(params: "Params", what: str, recipe: str, table: dict[str, Any]) -
              f"made by `pipeline tune {what}`. Val AP (area, IoU 0.5) in percent.", ""]
     for student, rows in table.items():
         lines += [f"## {student}", "", "| choice | val AP | std | seeds |", "|---|---:|---:|---:|"]
-        lines += [f"| {row['choice']} | {row['map_area']:.2f} | {row['deviation']:.2f} | {row['seeds']} |" for row in rows]
+        lines += [f"| {row['choice']} | {row['map_area']:.2f} | {row['deviation']:.2f} | {row['seeds']} |"
+                  for row in rows]
         lines.append("")
     return "\n".join(lines)

@@ -175,10 +175,9 @@ def profile(name: str | None, out: Path, force: bool) -> None:
 @click.option("--all", "everything", is_flag=True, help="Unfinished work too: it cannot be continued then.")
 def clean(everything: bool) -> None:
     """Delete the work folders of finished stages (results stay)."""
-    from stages import work
+    from stages import paths, work
 
-    freed = work.clean(everything=everything)
-    click.echo(f"freed {freed / 1e6:.1f} MB in {work.WORK}")
+    click.echo(f"freed {work.clean(everything=everything) / 1e6:.1f} MB in {paths.WORK}")
 
 
 @main.group()

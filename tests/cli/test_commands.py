@@ -24,7 +24,8 @@ def run(tmp_path, monkeypatch):
     return lambda *arguments: CliRunner().invoke(main, arguments)
 
 
-@pytest.mark.parametrize(("words", "command"), list(commands()), ids=lambda value: " ".join(value) if isinstance(value, tuple) else "")
+@pytest.mark.parametrize(("words", "command"), list(commands()),
+                         ids=lambda value: " ".join(value) if isinstance(value, tuple) else "")
 def test_every_command_has_help_and_stands_in_the_readme(words, command, request):
     assert CliRunner().invoke(main, [*words, "--help"]).exit_code == 0
     assert command.help
@@ -109,7 +110,8 @@ def test_json_answers_are_json(run, tmp_path):
 
     from storage import ArraySpec, StoreSpec, create_store
 
-    spec = StoreSpec(arrays=(ArraySpec("x", (2, 2), "float32", "raw"),), views=3, shard_views=2, identity={"kind": "test"})
+    spec = StoreSpec(arrays=(ArraySpec("x", (2, 2), "float32", "raw"),), views=3, shard_views=2,
+                     identity={"kind": "test"})
     writer = create_store(tmp_path / "x.zarr", spec)
     for shard in writer.pending():
         with writer.claim(shard) as claim:
