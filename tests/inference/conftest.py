@@ -2,9 +2,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
 
-from pipeline.data import ImageRecord
+from pipeline.data import DataSet, ImageRecord
+from pipeline.data.recorded import RecordedViews, record_views
 from pipeline.models.hourglass import HourglassArch, HourglassDetector
+from pipeline.params import Views
 
 
 @pytest.fixture
@@ -36,3 +39,23 @@ def make_records(tmp_path):
         return tuple(records)
 
     return make
+
+
+@pytest.fixture
+def data(make_records, tmp_path):
+    sizes = [(40, 30), (31, 64), (64, 64), (20, 20), (50, 41)]
+    return DataSet("demo", tmp_path, ("cat", "dog", "cow"), {"train": make_records(sizes)}, "data-sha",
+                   {"licence": "CC"})
+
+
+@pytest.fixture
+def views(data, tmp_path):
+    """Two views of each of five images."""
+    params = Views(per_image=2, size=(32, 32), max_objects=4, shard_views=4)
+    record_views(data, "train", params, tmp_path / "views.zarr")
+    return RecordedViews(tmp_path / "views.zarr", data, "train")
+
+
+@pytest.fixture
+def fabric():
+    return Fabric(accelerator="cpu", devices=1)

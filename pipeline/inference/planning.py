@@ -1,0 +1,59 @@
+"""What a dump will take, before it is begun."""
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.inference.dump import dump_spec, outputs, rendered
+from pipeline.inference.prediction import inference
+from storage import StoreSpec, encode
+from storage.encodings import encoding_of
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from pipeline.data import DataSet
+    from pipeline.data.recorded import RecordedViews
+    from pipeline.inference.dump import Values
+    from pipeline.models import Detector
+    from pipeline.params import Dump
+
+
+def plan_dump(
+    model: "Detector", data: "DataSet", views: "RecordedViews", *, params: "Dump", fabric: "Fabric"
+) -> dict[str, Any]:
+    """Counts a teacher's dump and measures two batches of it; writes nothing.
+
+    Returns:
+        {"views", "bytes_uncompressed": exact, "bytes": estimated from the measured batches,
+        "seconds": of all processes together, estimated from the second batch; rendering, computing
+        and compressing one after the other, while the dump overlaps them}.
+
+    Raises:
+        UserError: the teacher does not fit the data or the size of the views.
+    """
+    spec = dump_spec(model, data, views, params=params, teacher="", teacher_sha256="")
+    sizes = []
+    middle = min(len(views) // 2, max(0, len(views) - params.batch))
+    with inference(model, fabric.device):
+        for start in (0, middle):  # the first one warms up
+            rows = range(start, min(start + params.batch, len(views)))
+            began = time.perf_counter()
+            for _, images in rendered(views, data, rows, params.batch):
+                sizes += _compressed_bytes(spec, outputs(model, images, fabric.device, params))
+            seconds = (time.perf_counter() - began) / len(rows)
+    return {
+        "views": len(views),
+        "bytes_uncompressed": len(views) * sum(array.nbytes for array in spec.arrays),
+        "bytes": round(len(views) * float(np.mean(sizes))),
+        "seconds": round(len(views) * seconds / fabric.world_size, 1),
+    }
+
+
+def _compressed_bytes(spec: StoreSpec, batch: "Values") -> list[int]:
+    """Of each view of a batch."""
+    codes = {name: encode(spec[name], values) for name, values in batch.items()}
+    compress = {name: encoding_of(spec[name].encoding).compressor.compress for name in codes}
+    return [sum(len(compress[name](np.ascontiguousarray(row))) for name, row in zip(codes, rows, strict=True))
+            for rows in zip(*codes.values(), strict=True)]
