@@ -19,19 +19,31 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that at every moment it is either the old one or the new one."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of `data`, in as many steps as the system takes."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest):]
+
+
+def write_whole(path: Path, data: bytes, work: Path) -> None:
+    """Write a file so that at every moment it is either the old one or the new one.
+
+    Args:
+        work: folder on the same file system for the temporary file.
+    """
+    temporary = work / f"{path.name}.{os.getpid()}.partial"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        write_all(fd, data)
+        os.fsync(fd)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+    finally:
+        os.close(fd)
     sync_folder(path.parent)
 
 

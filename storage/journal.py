@@ -9,7 +9,9 @@ from typing import Any
 
 from crc32c import crc32c
 
+from storage.files import write_all
 from storage.spec import StoreSpec, canonical
+from storage.zarr_format import shard_key
 
 
 class Journal:
@@ -23,12 +25,11 @@ class Journal:
         """Returns once the line is on the disk."""
         if self._fd is None:
             name = f"journal-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-            self._fd = os.open(self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            self._fd = os.open(self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC,
+                               0o666)
         text = canonical({"shard": shard, **record}).encode()
         # The line break comes first: a line cut off by a full disk spoils none but itself.
-        line = memoryview(b"\n%08x %s" % (crc32c(text), text))
-        while line:
-            line = line[os.write(self._fd, line):]
+        write_all(self._fd, b"\n%08x %s" % (crc32c(text), text))
         os.fsync(self._fd)
 
     def __del__(self) -> None:
@@ -40,9 +41,11 @@ def finished(folder: Path, path: Path, spec: StoreSpec) -> dict[int, dict[str, A
     """The records of all journals by shard, of those whose files are still there in full.
 
     A line that was cut off or damaged does not count: its shard is written again.
-    """
-    from storage.zarr_format import shard_key
 
+    Args:
+        folder: of the journals.
+        path, spec: of the store.
+    """
     records: dict[int, dict[str, Any]] = {}
     for file in sorted(folder.glob("journal-*")):
         for line in file.read_bytes().split(b"\n"):

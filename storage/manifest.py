@@ -11,12 +11,14 @@ from typing import Any
 
 from storage.encodings import encoding_of
 from storage.errors import CorruptStore, FormatError, IncompleteStore, StoreError
+from storage.journal import finished
 from storage.spec import StoreSpec, fingerprint
 
 FORMAT = "centernet-distill store"
 VERSION = 1
 NAME = "manifest.json"
-WORK = ".writing"  # journals and locks of an unfinished store
+WORK = ".writing"  # an unfinished store's journals, locks and temporary files
+BEGUN = "spec.json"
 _MAX_BYTES = 2**28
 
 Manifest = dict[str, Any]
@@ -68,8 +70,7 @@ def build(spec: StoreSpec, shards: list[dict[str, Any]], files: dict[str, bytes]
         "version": VERSION,
         "fingerprint": spec.fingerprint,
         "spec": spec.to_json(),
-        "counts": {"views": spec.views, "shards": spec.shards,
-                   "bytes": sum(array["bytes"] for array in arrays.values())},
+        "counts": _counts(spec, shards),
         "arrays": arrays,
         "shards": [{"origin": spec.fingerprint, "arrays": shard["arrays"]} for shard in shards],
         "files": {path: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -92,27 +93,57 @@ def load(path: Path) -> tuple[Manifest, StoreSpec]:
             raise CorruptStore(f"{file}: has more than {_MAX_BYTES} bytes")
         raw = file.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        if (path / WORK).is_dir():
-            raise IncompleteStore(f"{path}: this store is not finished; run the command that writes it "
-                                  "again, it continues where it stopped") from None
-        if path.exists():
-            raise IncompleteStore(f"{path}: no {NAME}, so this is no finished store") from None
-        raise IncompleteStore(f"{path}: there is no store") from None
+        raise IncompleteStore(f"{path}: {_state(path)}") from None
     try:
-        version = _version(raw)
-        if version != VERSION:
-            raise FormatError(f"{file}: format version is {version!r}, this program reads {VERSION}; "
-                              "update it, or write the store anew")
-        manifest = parse(raw)
+        manifest = _parse_checked(raw)
         spec = StoreSpec.from_json(manifest["spec"])
         _check(manifest, spec)
-    except FormatError:
-        raise
+    except FormatError as error:
+        raise FormatError(f"{file}: {error}; update it, or write the store anew") from None
     except StoreError as error:
         raise CorruptStore(f"{file}: {error}") from None
     except (KeyError, TypeError, AttributeError) as error:
         raise CorruptStore(f"{file}: is not built as a manifest: {error!r}") from None
     return manifest, spec
+
+
+def _state(path: Path) -> str:
+    if not path.exists():
+        return "there is no store"
+    if not (path / WORK / BEGUN).exists():
+        return f"there is no {NAME}, so this is no finished store"
+    spec = load_begun(path)
+    done = len(finished(path / WORK, path, spec))
+    return (f"this store is not finished, {done} of {spec.shards} shards are written; run the command that "
+            "writes it again, it continues where it stopped")
+
+
+def render_begun(spec: StoreSpec) -> bytes:
+    """What is known of a store from its first moment on: a document for WORK/BEGUN."""
+    return render({"format": FORMAT, "version": VERSION, "spec": spec.to_json()})
+
+
+def load_begun(path: Path) -> StoreSpec:
+    """The spec of an unfinished store.
+
+    Raises:
+        FormatError: another version of this program began it.
+        CorruptStore: it is damaged.
+    """
+    file = path / WORK / BEGUN
+    try:
+        return StoreSpec.from_json(_parse_checked(file.read_bytes())["spec"])
+    except FormatError as error:
+        raise FormatError(f"{file}: {error}; remove {path} and write the store anew") from None
+    except (StoreError, KeyError, TypeError) as error:
+        raise CorruptStore(f"{file}: {error}; remove {path} and write the store anew") from None
+
+
+def _parse_checked(raw: bytes) -> dict[str, Any]:
+    version = _version(raw)
+    if version != VERSION:
+        raise FormatError(f"format version is {version!r}, this program reads {VERSION}")
+    return parse(raw)
 
 
 def _version(raw: bytes) -> Any:
@@ -128,17 +159,24 @@ def _check(manifest: Manifest, spec: StoreSpec) -> None:
     names = {array.name for array in spec.arrays}
     if manifest["fingerprint"] != spec.fingerprint:
         raise CorruptStore("its fingerprint is not that of its spec")
-    if len(manifest["shards"]) != spec.shards or manifest["counts"]["views"] != spec.views:
-        raise CorruptStore(f"lists {len(manifest['shards'])} shards and {manifest['counts']['views']} views, "
-                           f"expected {spec.shards} and {spec.views}")
+    if len(manifest["shards"]) != spec.shards:
+        raise CorruptStore(f"lists {len(manifest['shards'])} shards, expected {spec.shards}")
     for shard in manifest["shards"]:
         if set(shard["arrays"]) != names or not isinstance(shard["origin"], str):
             raise CorruptStore("a shard does not list the arrays of the spec")
         for entry in shard["arrays"].values():
             if type(entry["bytes"]) is not int or type(entry["crc32c"]) is not int:
                 raise CorruptStore("a shard's length or checksum is no whole number")
-    if set(manifest["files"]) != {"zarr.json", *(f"{name}/zarr.json" for name in names)}:
+    if manifest["counts"] != _counts(spec, manifest["shards"]):
+        raise CorruptStore("its counts are not those of its shards")
+    if set(manifest["files"]) != {"zarr.json", *(f"{name}/zarr.json" for name in names)} or any(
+            set(entry) != {"bytes", "sha256"} for entry in manifest["files"].values()):
         raise CorruptStore("does not list the zarr.json files")
+
+
+def _counts(spec: StoreSpec, shards: list[dict[str, Any]]) -> dict[str, int]:
+    return {"views": spec.views, "shards": len(shards),
+            "bytes": sum(entry["bytes"] for shard in shards for entry in shard["arrays"].values())}
 
 
 def check_files(path: Path, manifest: Manifest) -> list[str]:

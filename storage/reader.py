@@ -1,5 +1,6 @@
 """Reading a local store: one `pread` per array and view, straight into the batch."""
 
+import math
 import os
 import resource
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ import numpy as np
 from storage import manifest as manifests
 from storage.base import Array, Indices, Store
 from storage.encodings import decode, encoding_of
-from storage.errors import CorruptStore, FingerprintMismatch, FormatError
+from storage.errors import CorruptStore, FingerprintMismatch
 from storage.manifest import Manifest
 from storage.shards import Index, ShardFile, shard_tag
 from storage.spec import StoreSpec, differences
@@ -55,7 +56,7 @@ class ZarrStore:
         self.path, self.manifest, self.spec = path, manifest, spec
         self._indexes: dict[tuple[str, int], Index] = {}
         # Several stores are open at once, and the process needs descriptors for other things.
-        descriptors = max(4, min(64, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 16))
+        descriptors = max(4, min(128, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
         self._shard = lru_cache(descriptors)(self._open)
 
     @property
@@ -74,7 +75,7 @@ class ZarrStore:
     def _open(self, name: str, shard: int) -> tuple[ShardFile, Index]:
         array, views = self.spec[name], self.spec.shard_range(shard)
         entry = self.manifest["shards"][shard]
-        file = self.path / shard_key(array, shard)
+        file = f"{self.path}/{shard_key(array, shard)}"
         try:
             opened = ShardFile(file, entry["arrays"][name]["bytes"])
             index = self._indexes.get((name, shard))
@@ -92,8 +93,9 @@ class ZarrStore:
         if out is None:
             out = np.empty(shape, spec.code_dtype)
         elif out.shape != shape or out.dtype != spec.code_dtype or not out.flags.c_contiguous:
-            raise ValueError(f"out is {out.dtype.name} {out.shape}, expected C-contiguous {spec.dtype} {shape}")
-        flat = out.reshape(len(rows), -1)
+            raise ValueError(f"out is {out.dtype.name} {out.shape}, expected C-contiguous {spec.dtype} "
+                             f"{shape}")
+        flat = out.reshape(len(rows), math.prod(spec.shape))
         decompress = encoding_of(spec.encoding).compressor.decompress
         for row, view in enumerate(rows):
             shard, slot = divmod(view, self.spec.shard_views)

@@ -19,6 +19,7 @@ import numpy as np
 from crc32c import crc32c
 
 from storage.errors import CorruptStore
+from storage.files import write_all
 from storage.spec import ArraySpec, canonical
 
 TAG_BYTES = 32
@@ -42,6 +43,8 @@ def shard_tag(origin: str, array: str, shard: int) -> bytes:
 class ShardWriter:
     """Streams chunks into a temporary file; what it holds in memory is the index alone.
 
+    Nothing is buffered, so a forked child has nothing to write into the parent's file.
+
     Args:
         path: of the temporary file; an older one is overwritten.
         slots: views that a full shard has.
@@ -50,42 +53,55 @@ class ShardWriter:
     def __init__(self, path: Path, tag: bytes, slots: int) -> None:
         self.path = path
         self._index = np.full((slots, 2), _ABSENT, "<u8")
-        self._file = open(path, "wb", buffering=1 << 20)  # noqa: SIM115
+        self._fd: int | None = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         self._size = self._crc = 0
-        self._write(tag)
+        try:
+            self._write(tag)
+        except BaseException:
+            self.abandon()
+            raise
 
     def _write(self, data: bytes) -> None:
-        self._file.write(data)
+        assert self._fd is not None
         self._crc = crc32c(data, self._crc)
         self._size += len(data)
+        try:
+            write_all(self._fd, data)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
 
     def append(self, slot: int, chunk: bytes) -> None:
         """Write the compressed codes of the view in `slot`."""
         self._index[slot] = self._size, len(chunk) + 4
-        self._write(chunk)
-        self._write(struct.pack("<I", crc32c(chunk)))
+        self._write(chunk + struct.pack("<I", crc32c(chunk)))
 
     def close(self) -> Written:
         """Write the index; returns once everything is on the disk."""
         index = self._index.tobytes()
         self._write(index + struct.pack("<I", crc32c(index)))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        assert self._fd is not None
+        os.fsync(self._fd)
+        self._close()
         return Written(self._size, self._crc)
 
     def abandon(self) -> None:
         """Remove the temporary file, whatever state it is in."""
-        with contextlib.suppress(OSError):  # a full disk: what is buffered cannot be flushed
-            self._file.close()
         with contextlib.suppress(OSError):
+            self._close()
             self.path.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    __del__ = _close
 
 
 class ShardFile:
     """An open shard. Reads have no position and no lock: threads and forks may share it."""
 
-    def __init__(self, path: Path, size: int) -> None:
+    def __init__(self, path: str, size: int) -> None:
         """
         Args:
             size: bytes that the manifest says it has.

@@ -14,7 +14,7 @@ from storage.errors import StoreError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # becomes a folder: no separators, no dots
 _KINDS = "biuf"
-MAX_VIEW_BYTES = 2**30  # of one array; a crafted spec must not make a reader allocate more
+MAX_VIEW_BYTES = 2**28  # of one array; a crafted spec must not make a reader allocate more
 MAX_SHARD_VIEWS = 2**20  # the index of a shard is held in memory
 
 
@@ -74,20 +74,23 @@ class ArraySpec:
         shape = tuple(self.shape)
         if any(isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1 for n in shape):
             raise StoreError(f"{where}: shape {shape} is not made of positive whole numbers")
-        fixed = encoding_of(self.encoding, where).dtype
-        try:
-            dtype = np.dtype(self.dtype or fixed or "?!")
-        except TypeError:
-            raise StoreError(f"{where}: dtype {self.dtype!r} is no dtype that encoding "
-                             f"{self.encoding!r} can have") from None
-        if dtype.kind not in _KINDS or dtype.itemsize > 8 or (fixed and dtype != np.dtype(fixed)):
-            raise StoreError(f"{where}: dtype {dtype.name} does not fit encoding {self.encoding!r}"
-                             + (f", which stores {fixed}" if fixed else ""))
+        dtype = self._checked_dtype(encoding_of(self.encoding, where).dtype)
         if math.prod(map(int, shape)) * dtype.itemsize > MAX_VIEW_BYTES:
             raise StoreError(f"{where}: shape {shape} takes more than {MAX_VIEW_BYTES} bytes per view")
         object.__setattr__(self, "shape", tuple(map(int, shape)))
         object.__setattr__(self, "dtype", dtype.name)
         object.__setattr__(self, "parameters", json.loads(canonical(dict(self.parameters))))
+
+    def _checked_dtype(self, fixed: str | None) -> np.dtype[Any]:
+        try:
+            dtype = np.dtype(self.dtype) if self.dtype else np.dtype(fixed) if fixed else None
+        except (TypeError, ValueError):
+            dtype = None
+        if (dtype is None or dtype.kind not in _KINDS or dtype.itemsize > 8
+                or (fixed and dtype != np.dtype(fixed))):
+            raise StoreError(f"array {self.name!r}: dtype {str(self.dtype)!r} does not fit encoding "
+                             f"{self.encoding!r}, expected {fixed or 'a bool, int, uint or float'}")
+        return dtype
 
     @property
     def code_dtype(self) -> np.dtype[Any]:
@@ -145,8 +148,12 @@ class StoreSpec:
     @property
     def fingerprint(self) -> str:
         """Of everything that decides the content; the same whatever the shards or the backend."""
-        content = self.to_json()
-        return fingerprint({key: content[key] for key in ("arrays", "identity", "views")})
+        return fingerprint({"identity": self.identity, **self.content})
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What beside the identity decides the bytes that a reader gets."""
+        return {"views": self.views, "arrays": {array.name: array.to_json() for array in self.arrays}}
 
     @property
     def shards(self) -> int:
@@ -172,7 +179,9 @@ class StoreSpec:
         """
         try:
             return cls(**{**data, "arrays": tuple(ArraySpec(**array) for array in data["arrays"])})
-        except (TypeError, KeyError, AttributeError) as error:
+        except StoreError:
+            raise
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise StoreError(f"this is no description of a store: {error!r}") from None
 
 

@@ -53,7 +53,7 @@ def verify(path: str | os.PathLike[str]) -> Report:
         for array in spec.arrays:
             found = _check_shard(store, array.name, shard, bad)
             if not found:  # the views are sound; so are tag and index, but not what lies between
-                file = path / shard_key(array, shard)
+                file = f"{path}/{shard_key(array, shard)}"
                 expected = entry["arrays"][array.name]
                 if ShardFile(file, expected["bytes"]).checksum() != expected["crc32c"]:
                     found = [f"{file}: the checksum of the file is wrong, that of every view is right"]

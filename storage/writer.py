@@ -16,16 +16,17 @@ from storage.encodings import encoding_of
 from storage.errors import FingerprintMismatch, IncompleteStore, StoreError
 from storage.files import Lock, sync_folder, write_whole
 from storage.journal import Journal, finished
-from storage.manifest import NAME, WORK, Manifest
+from storage.manifest import BEGUN, NAME, WORK, Manifest
 from storage.shards import ShardWriter, shard_tag
 from storage.spec import StoreSpec, differences
 from storage.zarr_format import documents, shard_key
 
 
 def create_store(path: str | os.PathLike[str], spec: StoreSpec) -> "StoreWriter":
-    """Begin a store, or take up an unfinished one of the same spec.
+    """Begin a store, or take up an unfinished one of the same fingerprint.
 
-    A finished one of the same spec gives a writer with `complete` set and nothing pending.
+    A finished one gives a writer with `complete` set and nothing pending. What is taken up keeps
+    its own `shard_views` and attributes: the writer's spec is the store's.
 
     Raises:
         FingerprintMismatch: what lies at `path` is of another spec; names every difference.
@@ -33,66 +34,66 @@ def create_store(path: str | os.PathLike[str], spec: StoreSpec) -> "StoreWriter"
         CorruptStore: its metadata is damaged.
     """
     path = Path(os.path.abspath(path))
-    if (path / NAME).exists():
-        return _finished(path, spec)
     work = path / WORK
-    if path.exists() and not work.is_dir() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and not (path / NAME).exists() and not work.exists() and (
+            not path.is_dir() or any(path.iterdir())):
         raise StoreError(f"{path}: there is something else than a store; remove it or choose another path")
-    while True:
+    while not (path / NAME).exists():
         work.mkdir(parents=True, exist_ok=True)
         try:
             lock = Lock.take(work / "lock", wait=True)
         except FileNotFoundError:  # another writer finished the store and tidied up just now
             continue
-        break
-    assert lock is not None
-    with lock:
-        if (path / NAME).exists():
-            shutil.rmtree(work, ignore_errors=True)
-            return _finished(path, spec)
-        begun = work / "spec.json"
-        if begun.exists():
-            _same(path, StoreSpec.from_json(manifests.parse(begun.read_bytes())), spec)
-        else:
-            for name, data in documents(spec).items():
-                (path / name).parent.mkdir(exist_ok=True)
-                write_whole(path / name, data)
-            write_whole(begun, manifests.render(spec.to_json()))
-            sync_folder(path.parent)
-    return StoreWriter(path, spec, complete=False)
+        assert lock is not None
+        with lock:
+            if not (path / NAME).exists():
+                return StoreWriter(path, _begin(path, spec))
+    return StoreWriter(path, _same(path, manifests.load(path)[1], spec))
 
 
-def _finished(path: Path, spec: StoreSpec) -> "StoreWriter":
-    _same(path, manifests.load(path)[1], spec)
-    return StoreWriter(path, spec, complete=True)
+def _begin(path: Path, spec: StoreSpec) -> StoreSpec:
+    if (path / WORK / BEGUN).exists():
+        return _same(path, manifests.load_begun(path), spec)
+    for array in spec.arrays:
+        (path / array.name).mkdir(exist_ok=True)
+    write_whole(path / WORK / BEGUN, manifests.render_begun(spec), path / WORK)
+    sync_folder(path)
+    sync_folder(path.parent)
+    return spec
 
 
-def _same(path: Path, found: StoreSpec, wanted: StoreSpec) -> None:
-    def described(spec: StoreSpec) -> dict[str, Any]:
-        arrays = {array.name: {k: v for k, v in array.to_json().items() if k != "name"} for array in spec.arrays}
-        return {**spec.identity, "arrays": arrays, "views": spec.views, "shard_views": spec.shard_views}
-
-    if different := differences(described(found), described(wanted), both_ways=True):
+def _same(path: Path, found: StoreSpec, wanted: StoreSpec) -> StoreSpec:
+    if different := (differences(found.identity, wanted.identity, both_ways=True)
+                     + differences(found.content, wanted.content, both_ways=True)):
         raise FingerprintMismatch(f"{path}: the store there is another one: {'; '.join(different)}. "
                                   "Choose another path or remove it")
+    return found
 
 
 class StoreWriter:
-    """One process's hand on an unfinished store.
+    """One process's hand on a store that is being written.
 
     Attributes:
         path, spec: of the store.
-        complete: nothing is left to write, the store has its manifest.
     """
 
-    def __init__(self, path: Path, spec: StoreSpec, *, complete: bool) -> None:
-        self.path, self.spec, self.complete = path, spec, complete
+    def __init__(self, path: Path, spec: StoreSpec) -> None:
+        self.path, self.spec = path, spec
         self._work = path / WORK
         self._journal = Journal(self._work)
 
+    @property
+    def complete(self) -> bool:
+        """Nothing is left to write: the store has its manifest."""
+        if not (self.path / NAME).exists():
+            return False
+        # Whoever wrote the manifest may have died before tidying up.
+        shutil.rmtree(self._work, ignore_errors=True)
+        return True
+
     def pending(self) -> list[int]:
         """The shards that nobody has finished. Some may be claimed: `claim` tells."""
-        if self._is_complete():
+        if self.complete:
             return []
         done = finished(self._work, self.path, self.spec)
         return [shard for shard in range(self.spec.shards) if shard not in done]
@@ -104,19 +105,11 @@ class StoreWriter:
         """
         if not 0 <= shard < self.spec.shards:
             raise IndexError(f"{self.path}: shard {shard} is not one of {self.spec.shards}")
-        try:
-            lock = Lock.take(self._work / f"shard-{shard:06d}.lock")
-        except FileNotFoundError:
-            if self._is_complete():
-                return None
-            raise
-        if lock is None:
+        lock = self._lock(f"shard-{shard:06d}.lock", wait=False)
+        # Only under the lock is it certain that nobody is about to finish it.
+        if lock is None or shard not in self.pending():
             return None
-        # Only now is it certain that nobody is about to finish it.
-        if shard in self.pending():
-            return ShardClaim(self, shard, lock)
-        lock.release()
-        return None
+        return ShardClaim(self, shard, lock)
 
     def finish(self, **information: Any) -> Manifest:
         """Write the manifest; from then on the store can be opened.
@@ -127,8 +120,8 @@ class StoreWriter:
         Raises:
             IncompleteStore: shards are missing; names them.
         """
-        lock = None if self._is_complete() else Lock.take(self._work / "lock", wait=True)
-        if lock is None or self._is_complete():
+        lock = self._lock("lock", wait=True)
+        if lock is None or self.complete:
             return manifests.load(self.path)[0]
         with lock:
             done = finished(self._work, self.path, self.spec)
@@ -139,18 +132,22 @@ class StoreWriter:
             created = {"at": datetime.now(UTC).isoformat(timespec="seconds"),
                        "shard_seconds": round(sum(record["seconds"] for record in done.values()), 3),
                        **information}
-            manifest = manifests.build(self.spec, list(done.values()), documents(self.spec), created)
-            write_whole(self.path / NAME, manifests.render(manifest))
-            shutil.rmtree(self._work, ignore_errors=True)
-        self.complete = True
+            files = documents(self.spec)
+            for name, data in files.items():
+                write_whole(self.path / name, data, self._work)
+            manifest = manifests.build(self.spec, list(done.values()), files, created)
+            write_whole(self.path / NAME, manifests.render(manifest), self._work)
+            assert self.complete
         return manifest
 
-    def _is_complete(self) -> bool:
-        self.complete = self.complete or (self.path / NAME).exists()
-        return self.complete
-
-    def _commit(self, shard: int, record: dict[str, Any]) -> None:
-        self._journal.add(shard, record)
+    def _lock(self, name: str, *, wait: bool) -> Lock | None:
+        """None where somebody else has it, or the store is complete and the folder gone."""
+        try:
+            return Lock.take(self._work / name, wait=wait)
+        except FileNotFoundError:
+            if self.complete:
+                return None
+            raise
 
 
 class ShardClaim:
@@ -195,11 +192,15 @@ class ShardClaim:
         for array in spec.arrays:
             row = codes[array.name]
             if row.shape != array.shape or row.dtype != array.code_dtype:
-                raise StoreError(f"{self._writer.path}: array {array.name!r} takes {array.dtype} codes of shape "
-                                 f"{array.shape}, not {row.dtype.name} {row.shape}")
+                raise StoreError(f"{self._writer.path}: array {array.name!r} takes {array.dtype} codes of "
+                                 f"shape {array.shape}, not {row.dtype.name} {row.shape}")
             chunk = encoding_of(array.encoding).compressor.compress(np.ascontiguousarray(row))
             self._files[array.name].append(self._count, chunk)
         for name, error in (errors or {}).items():
+            bound = encoding_of(spec[name].encoding).bound
+            if not error <= bound * (1 + 1e-6):  # NaN is wrong too; the error itself is rounded
+                raise StoreError(f"{self._writer.path}: view {self.views[self._count]} of {name!r} is off by "
+                                 f"{error:.3g}, {spec[name].encoding} promises {bound:.3g}")
             self._errors[name] = max(self._errors.get(name, 0.0), float(error))
         self._count += 1
 
@@ -220,7 +221,7 @@ class ShardClaim:
         for array in spec.arrays:
             os.replace(self._files[array.name].path, path / shard_key(array, self._shard))
             sync_folder(path / array.name)
-        self._writer._commit(self._shard, {
+        self._writer._journal.add(self._shard, {
             "arrays": {name: entry._asdict() for name, entry in written.items()},
             "errors": self._errors, "seconds": round(time.monotonic() - self._started, 3)})
 

@@ -1,0 +1,220 @@
+"""Writers that die, run side by side, or run out of disk."""
+
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import storage
+from storage import CorruptStore, FormatError, IncompleteStore, StoreError, files
+from storage.manifest import render
+
+SCRIPT = Path(__file__).with_name("writer_process.py")
+
+
+def start(*arguments: object) -> "subprocess.Popen[str]":
+    return subprocess.Popen([sys.executable, str(SCRIPT), *map(str, arguments)], stdout=subprocess.PIPE, text=True,
+                            env={**os.environ, "PYTHONPATH": os.getcwd()})
+
+
+def test_a_crash_at_any_call_is_resumed_to_the_same_bytes(tmp_path: Path):
+    out, _ = (process := start("crash", tmp_path)).communicate()
+    assert process.returncode == 0
+    assert int(out) > 40  # so many places there were to die
+
+
+def test_kill_9_repeats_nothing_but_the_open_shard(tmp_path: Path):
+    random.seed(0)
+    finished: list[str] = []
+    for _ in range(3):
+        process = start("write", tmp_path / "s")
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(random.uniform(0, 0.12))
+        process.kill()
+        finished += process.stdout.read().split()
+        process.wait()
+        process.stdout.close()
+    out, _ = start("write", tmp_path / "s").communicate()
+    finished += out.split()[1:]
+    # A shard may have been finished and not yet printed; none is printed twice.
+    assert len(finished) == len(set(finished))
+    assert storage.verify(tmp_path / "s").ok
+
+
+def test_writers_side_by_side_share_the_shards(tmp_path: Path):
+    processes = [start("write", tmp_path / "s") for _ in range(2)]
+    shards = [process.communicate()[0].split()[1:] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert sorted(int(shard) for each in shards for shard in each) == list(range(12))
+    assert storage.verify(tmp_path / "s").ok
+
+
+def test_an_orphan_keeps_its_shard_and_a_dead_writer_does_not(tmp_path: Path, make_spec):
+    process = start("hold", tmp_path / "s", 3)
+    assert process.stdout is not None
+    parent, child = map(int, process.stdout.readline().split())
+    writer = storage.create_store(tmp_path / "s", make_spec(24, 2))
+    try:
+        assert writer.claim(3) is None
+        os.kill(parent, signal.SIGKILL)
+        process.wait()
+        os.kill(child, 0)  # its loader worker lives on, and does not hold the shard
+        assert writer.claim(3) is not None
+    finally:
+        os.kill(child, signal.SIGKILL)
+        process.stdout.close()
+
+
+def test_a_full_disk_leaves_nothing_that_looks_whole(tmp_path: Path, spec, rows, write,
+                                                     monkeypatch: pytest.MonkeyPatch):
+    """The disk is full at the n-th write, for every n, and has room again afterwards."""
+    real = os.write
+    for limit in range(0, 60, 2):
+        left = [limit]
+
+        def full(fd: int, data: bytes, left: list[int] = left) -> int:
+            left[0] -= 1
+            if left[0] < 0:
+                if left[0] == -1 and len(data) > 1:
+                    return real(fd, data[:len(data) // 2])
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(fd, data)
+
+        path = tmp_path / f"s{limit}"
+        monkeypatch.setattr(os, "write", full)
+        with pytest.raises(OSError, match="No space left"):
+            write(storage.create_store(path, spec), rows)
+        monkeypatch.setattr(os, "write", real)
+        assert not list(path.rglob("*.partial"))
+        with pytest.raises(IncompleteStore):
+            storage.open_store(path)
+        writer = storage.create_store(path, spec)
+        write(writer, rows)
+        writer.finish()
+        assert storage.verify(path).ok, storage.verify(path).problems
+
+
+def test_a_small_disk_names_the_file_that_did_not_fit(tmp_path: Path, make_spec, make_rows, write):
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(tmp_path)], check=False,
+                             capture_output=True)
+    if mounted.returncode:
+        pytest.skip("this machine lets us mount no tmpfs")
+    try:
+        spec = make_spec(1000, 200)
+        with pytest.raises(OSError, match=r"No space left.*partial") as caught:
+            write(storage.create_store(tmp_path / "s", spec), make_rows(spec))
+        assert caught.value.errno == errno.ENOSPC
+        assert not list(tmp_path.rglob("*.partial"))
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)  # the error still holds a journal
+
+
+def test_leftovers_of_a_killed_writer_are_gone_at_the_end(tmp_path: Path, spec, rows, write):
+    writer = storage.create_store(tmp_path / "s", spec)
+    (tmp_path / "s/.writing/heatmap.c.0.0.0.0.partial").write_bytes(b"x" * 10**5)
+    (tmp_path / "s/.writing/manifest.json.1.partial").write_bytes(b"{")
+    write(writer, rows)
+    writer.finish()
+    assert storage.verify(tmp_path / "s").ok
+    assert not list((tmp_path / "s").rglob(".*"))
+
+
+def test_a_writer_that_died_between_manifest_and_tidying(store_path: Path, spec):
+    (store_path / ".writing").mkdir()
+    (store_path / ".writing/journal-x").write_bytes(b"x")
+    assert storage.create_store(store_path, spec).complete
+    assert storage.verify(store_path).ok
+
+
+@pytest.mark.parametrize("damage", [b"", b"\n00000000 {}", b"\xff\n\n", b"\nnonsense"])
+def test_damaged_journal_lines_cost_work_not_truth(tmp_path: Path, spec, rows, write, damage: bytes):
+    write(storage.create_store(tmp_path / "s", spec), rows, [0, 1])
+    [journal] = (tmp_path / "s/.writing").glob("journal-*")
+    lines = journal.read_bytes().split(b"\n")
+    journal.write_bytes(b"\n".join([lines[1], damage, lines[2][:-3]]))
+    writer = storage.create_store(tmp_path / "s", spec)
+    assert writer.pending() == [1, 2]
+    write(writer, rows)
+    writer.finish()
+    assert storage.verify(tmp_path / "s").ok
+
+
+def test_a_finished_shard_that_vanished_is_written_again(tmp_path: Path, spec, rows, write):
+    write(storage.create_store(tmp_path / "s", spec), rows)
+    (tmp_path / "s/peaks/c.1.0.0").unlink()
+    os.truncate(tmp_path / "s/record/c.0.0", 50)
+    writer = storage.create_store(tmp_path / "s", spec)
+    assert writer.pending() == [0, 1]
+    with pytest.raises(IncompleteStore, match="2 of 3 shards"):
+        writer.finish()
+
+
+def test_other_shard_sizes_and_notes_do_not_part_ways(tmp_path: Path, spec, make_spec, rows, write):
+    write(storage.create_store(tmp_path / "s", spec), rows, [0])
+    writer = storage.create_store(tmp_path / "s", make_spec(shard_views=3))
+    assert writer.spec.shard_views == 4  # the store's
+    write(writer, rows)
+    writer.finish()
+    assert np.array_equal(storage.open_store(tmp_path / "s").read("record", range(11)), rows["record"])
+
+
+@pytest.mark.parametrize("make", [
+    lambda path: path.write_text("x"),
+    lambda path: (path.mkdir(), (path / "thesis.tex").write_text("x")),
+])
+def test_what_is_no_store_is_left_alone(tmp_path: Path, spec, make):
+    make(tmp_path / "s")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(StoreError, match="something else than a store"):
+        storage.create_store(tmp_path / "s", spec)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_unfinished_store_that_cannot_be_continued(tmp_path: Path, spec):
+    storage.create_store(tmp_path / "s", spec)
+    begun = tmp_path / "s/.writing/spec.json"
+    begun.write_bytes(render({"format": "centernet-distill store", "version": 99, "spec": {}}))
+    with pytest.raises(FormatError, match="version is 99"):
+        storage.create_store(tmp_path / "s", spec)
+    begun.write_bytes(b"{")
+    for use in (lambda: storage.create_store(tmp_path / "s", spec), lambda: storage.open_store(tmp_path / "s")):
+        with pytest.raises(CorruptStore, match=r"spec\.json.*write the store anew"):
+            use()
+
+
+def test_a_file_system_without_locks_says_so(tmp_path: Path, spec, monkeypatch: pytest.MonkeyPatch):
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", flock)
+    with pytest.raises(StoreError, match="no locks"):
+        storage.create_store(tmp_path / "s", spec)
+
+
+def test_memory_does_not_grow_with_the_shard(tmp_path: Path):
+    """What a claim keeps of 64 views is their index alone."""
+    import tracemalloc
+
+    array = storage.ArraySpec("x", (100_000,), "uint8")
+    noise = np.random.default_rng(0).integers(0, 256, 100_000).astype(np.uint8)
+    writer = storage.create_store(tmp_path / "s", storage.StoreSpec((array,), 64, 64, {}))
+    tracemalloc.start()
+    with writer.claim(0) as claim:
+        for _ in claim.views:
+            claim.append({"x": noise})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000
+
+
+def test_claims_are_for_shards_that_exist(tmp_path: Path, spec):
+    with pytest.raises(IndexError, match="shard 3 is not one of 3"):
+        storage.create_store(tmp_path / "s", spec).claim(3)
