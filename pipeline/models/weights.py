@@ -2,6 +2,9 @@
 
 import json
 import os
+import pickle
+import re
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 State = dict[str, torch.Tensor]
 
 _CONFIG = "centernet_distill_config"  # key of the safetensors metadata
+_KEYS = {"model", "num_classes", "classes", "arch", "color_order", "mean", "std"}  # that loading needs
 
 
 def save_detector(model: "Detector", path: Path | str, classes: "Sequence[str]") -> None:
@@ -38,12 +42,17 @@ def save_detector(model: "Detector", path: Path | str, classes: "Sequence[str]")
     path = Path(path)
     config = {**model.config.to_json(), "classes": list(classes)}
     state = {key: value.detach().contiguous() for key, value in model.state_dict().items()}
-    partial = path.with_name(path.name + ".partial")
-    save_file(state, partial, metadata={_CONFIG: json.dumps(config)})
-    os.replace(partial, path)
     params = sum(p.numel() for p in model.parameters())
-    partial.write_text(json.dumps({**config, "params": params}, indent=2) + "\n")
-    os.replace(partial, path.with_name("config.json"))
+    partial = path.with_name(path.name + ".partial")
+    try:
+        save_file(state, partial, metadata={_CONFIG: json.dumps(config)})
+        os.replace(partial, path)
+        partial.write_text(json.dumps({**config, "params": params}, indent=2) + "\n")
+        os.replace(partial, path.with_name("config.json"))
+    except safetensors.SafetensorError as error:  # its way to say that the disk is full
+        raise UserError(f"{path} could not be written: {error}.") from None
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -60,11 +69,13 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a safetensors file: {error}.") from None
     try:
         config = json.loads(metadata[_CONFIG])
-        config["model"], config["num_classes"], config["arch"], config["classes"]
-        config["color_order"], config["mean"], config["std"]
-    except (KeyError, TypeError, ValueError):
+        ok = (config.keys() >= _KEYS and isinstance(config["arch"], dict)
+              and isinstance(config["num_classes"], int))
+    except (KeyError, AttributeError, ValueError):
+        ok = False
+    if not ok:
         raise UserError(f"{path} holds no detector's configuration in its metadata; expected a file that "
-                        "save_detector wrote.") from None
+                        "save_detector wrote.")
     return dict(config)
 
 
@@ -127,11 +138,14 @@ def load_pretrained(model: "Detector") -> "DetectorConfig":
         raise UserError(f"pretrained: {name} has no ImageNet weights; set it to false, or give `weights`.")
     choices = torchvision.models.get_model_weights(name)
     chosen = choices["IMAGENET1K_V1"] if "IMAGENET1K_V1" in choices.__members__ else choices.DEFAULT
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
     try:
         state = chosen.get_state_dict(progress=False, check_hash=True, map_location="cpu", weights_only=True)
-    except Exception as error:  # urllib, hashing and unpickling each have their own
-        raise UserError(f"pretrained: {chosen.url} could not be loaded ({_first_line(error)}); put it into "
-                        f"{torch.hub.get_dir()}/checkpoints by hand, or set pretrained to false.") from None
+    except (OSError, RuntimeError) as error:  # urllib's are OSErrors; a wrong hash is a RuntimeError
+        raise UserError(f"pretrained: {chosen.url} could not be loaded ({str(error) or type(error).__name__}); "
+                        f"put it into {folder} by hand, or set pretrained to false.") from None
+    except (pickle.UnpicklingError, EOFError, KeyError) as error:
+        raise UserError(f"pretrained: the file of {chosen.url} in {folder} {_unreadable(error)}.") from None
     load_body(model, state, chosen.url)
     transforms = chosen.transforms()
     return replace(model.config, mean=tuple(transforms.mean), std=tuple(transforms.std))
@@ -146,21 +160,17 @@ def _load_ours(model: "Detector", path: Path, reset_heads: bool) -> "DetectorCon
             raise UserError(f"{path} has arch.{option} {theirs['arch'].get(option)}, expected {value}.")
     if not reset_heads:
         _check_classes(model.config, path, theirs["num_classes"])
-    try:
-        state = load_file(path)
-    except safetensors.SafetensorError as error:
-        raise UserError(f"{path} is broken: {error}.") from None
-    _fit(model, state, path, without_heads=reset_heads)
+    _fit(model, load_file(path), path, without_heads=reset_heads)
     return model.config.trained_as(theirs, None if reset_heads else theirs["classes"])
 
 
 def _read_pickle(path: Path) -> State:
     _must_exist(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a broken or hostile file makes the unpickler raise
-        raise UserError(f"{path} is no plain checkpoint of tensors and was not executed: "
-                        f"{_first_line(error)}") from None
+        raise UserError(f"{path} {_unreadable(error)}.") from None
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not content:
@@ -200,5 +210,9 @@ def _must_exist(path: Path) -> None:
         raise UserError(f"{path}: no such file of weights.")
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _unreadable(error: Exception) -> str:
+    """What is wrong with a file that torch.load refused: its own text advises to execute it."""
+    wanted = re.search(r"GLOBAL (\S+)", str(error))
+    if wanted:
+        return f"is refused and was not executed: its pickle asks for {wanted[1]}, expected only tensors"
+    return "is damaged or no PyTorch file, expected a state_dict of tensors; nothing in it was executed"
