@@ -9,9 +9,10 @@ from pathlib import Path
 
 PACKAGES = ("pipeline", "stages", "storage")
 
-#: Not part of a stage's fingerprint: the *values* of params are in it already, and these modules
-#: only carry values and errors from one place to another.
-PLUMBING = ("pipeline.errors", "pipeline.params", "stages.code", "stages.entry", "stages.paths", "stages.work")
+#: Not part of a stage's fingerprint: the *values* of params are in it already, and these modules only
+#: carry values, errors and progress from one place to another or start processes.
+PLUMBING = ("pipeline.devices", "pipeline.errors", "pipeline.inform", "pipeline.params",
+            "stages.code", "stages.entry", "stages.paths", "stages.work")
 
 
 @cache

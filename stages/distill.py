@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages import entry, inputs, paths, training
+from stages.views import recorded_views
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -36,8 +37,8 @@ def run(params: "Params", student: str, recipe: str, seed: int, *, devices: str 
     chosen = inputs.entry(params.recipes, recipe, "recipe")
     train = train_params(params.distill.train, detector.train, f"students.{student}.train")
     data = inputs.prepared_data(params)
-    views = inputs.recorded_views(data)
-    targets = open_targets(_store_paths(params, recipe), chosen, data, views)
+    recorded = recorded_views(data)
+    targets = open_targets(_store_paths(params, recipe), chosen, data, recorded)
 
     def source() -> "Source":
         return targets.source(seed=seed, on_mismatch=params.views.on_mismatch, cache_mb=params.data.cache_mb)
@@ -51,7 +52,7 @@ def run(params: "Params", student: str, recipe: str, seed: int, *, devices: str 
         f"distill/{student}/{recipe}/seed{seed}", module="stages.distill",
         out=out or paths.student_model(student, recipe, seed), data=data, detector=detector, train=train, seed=seed,
         size_hw=params.views.size, source=source, objective=objective, devices=devices, prepare=targets.on_device,
-        inputs={"views": views.fingerprint, "recipe": inputs.values(chosen), "stores": targets.fingerprints})
+        inputs={"views": recorded.fingerprint, "recipe": inputs.values(chosen), "stores": targets.fingerprints})
 
 
 def _store_paths(params: "Params", recipe: str) -> dict[str, Path]:

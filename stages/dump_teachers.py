@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages import entry, inputs, paths, work
+from stages.views import recorded_views
 
 if TYPE_CHECKING:
     from pipeline.params import Params
@@ -29,23 +30,24 @@ def run(params: "Params", name: str, *, devices: str = "auto") -> dict[str, Any]
 
     inputs.entry(params.teachers, name, "teacher")
     data = inputs.prepared_data(params)
-    views = inputs.recorded_views(data)
+    recorded = recorded_views(data)
     weights = inputs.needs(paths.weights(paths.teacher_model(name)), f"pipeline train-teacher {name}")
     sha256 = work.file_sha256(weights)
 
     def build(folder: Path, result: Path, _: str) -> None:
         fabric = make_fabric(devices, params.dump.precision)
         with progress_bar(f"dump {name}") as progress:
-            dump_teacher(load_detector(weights), data, views, result, params=params.dump, teacher=name,
-                         teacher_sha256=sha256, fabric=fabric, progress=progress)
+            dump_teacher(load_detector(weights), data, recorded, result, params=params.dump, teacher=name,
+                         teacher_sha256=sha256, fabric=fabric, on_mismatch=params.views.on_mismatch, progress=progress)
 
-    given = {"weights": sha256, "data": data.fingerprint, "views": views.fingerprint,
+    given = {"weights": sha256, "data": data.fingerprint, "views": recorded.fingerprint,
              "dump": inputs.values(params.dump)}
     store = paths.teacher_store(name)
     work.run(f"dump_teachers/{name}", module="stages.dump_teachers", inputs=given, out=store, build=build, shared=True)
+    if not work.is_main_process():
+        return {}
     bill = _bill(store)
-    if work.is_main_process():
-        work.write_text(paths.dump_results(name), json.dumps(bill, indent=1) + "\n")
+    work.write_text(paths.dump_results(name), json.dumps(bill, indent=1) + "\n")
     return bill
 
 
@@ -56,10 +58,10 @@ def plan(params: "Params", name: str, *, devices: str = "auto") -> dict[str, Any
     from pipeline.models import load_detector
 
     data = inputs.prepared_data(params)
-    views = inputs.recorded_views(data)
+    recorded = recorded_views(data)
     weights = inputs.needs(paths.weights(paths.teacher_model(name)), f"pipeline train-teacher {name}")
     free = shutil.disk_usage(".").free
-    planned = plan_dump(load_detector(weights), data, views, params=params.dump,
+    planned = plan_dump(load_detector(weights), data, recorded, params=params.dump,
                         fabric=make_fabric(devices, params.dump.precision))
     return {**planned, "bytes_free": free}
 
@@ -68,7 +70,7 @@ def _bill(store: Path) -> dict[str, Any]:
     from storage import open_store
 
     manifest = open_store(store).manifest
-    return {**manifest["counts"], "seconds": manifest["created"].get("seconds"), "fingerprint": manifest["fingerprint"]}
+    return {**manifest["counts"], "seconds": manifest["created"]["shard_seconds"], "fingerprint": manifest["fingerprint"]}
 
 
 

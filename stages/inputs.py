@@ -1,5 +1,6 @@
 """What stages read before they work: entries of params by name, artefacts of earlier stages."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,9 +14,11 @@ from stages.work import file_sha256
 
 if TYPE_CHECKING:
     from pipeline.data.dataset import DataSet
-    from pipeline.data.recorded import RecordedViews
 
 T = TypeVar("T")
+
+#: The split that teachers and students learn on.
+TRAIN = "train"
 
 
 def entry(table: Mapping[str, T], name: str, kind: str) -> T:
@@ -39,19 +42,17 @@ def prepared_data(params: Params) -> "DataSet":
     return load_data(folder)
 
 
-def recorded_views(data: "DataSet") -> "RecordedViews":
-    """The view records, of this data set."""
-    from pipeline.data.recorded import RecordedViews
-
-    needs(paths.views_store(), "pipeline record-views")
-    return RecordedViews(paths.views_store(), data, TRAIN)
-
-
 def needs(path: Path, command: str) -> Path:
     """`path`, or an error that says which command makes it."""
     if not path.exists():
         raise UserError(f"{path} does not exist. Make it with '{command}', or run everything with 'dvc repro'.")
     return path
+
+
+def training_summary(model_folder: Path) -> dict[str, Any]:
+    """What the training run wrote beside its weights: steps, passes, seconds, last losses."""
+    summary: dict[str, Any] = json.loads((model_folder / "summary.json").read_text(encoding="utf-8"))
+    return summary
 
 
 def weights_sha256(path: str | None) -> str | None:
@@ -67,5 +68,3 @@ def augmentation(views: Views) -> dict[str, Any]:
     """The keys of `views` that decide how a fresh view is drawn."""
     return values(views, without=("per_image", "seed", "shard_views", "on_mismatch"))
 
-
-TRAIN = "train"

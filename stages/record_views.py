@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages import entry, inputs, paths, work
+from stages.views import recorded_views
 
 if TYPE_CHECKING:
     from pipeline.params import Params
@@ -22,7 +23,7 @@ def run(params: "Params") -> dict[str, Any]:
 
     given = {"data": data.fingerprint, "views": inputs.values(params.views, without=("on_mismatch",))}
     work.run("record_views", module="stages.record_views", inputs=given, out=paths.views_store(), build=build)
-    store = inputs.recorded_views(data)
+    store = recorded_views(data)
     return {"views": len(store), "fingerprint": store.fingerprint}
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages import inputs, paths, training, work
+from stages import inputs, paths, work
 
 if TYPE_CHECKING:
     from pipeline.params import Params
@@ -20,7 +20,7 @@ def score(params: "Params", stage: str, *, module: str, model_folder: Path, abou
     """
     data = inputs.prepared_data(params)
     weights = inputs.needs(paths.weights(model_folder), "pipeline " + stage.split("/")[0].replace("_", "-"))
-    summary = training.read_summary(model_folder)
+    summary = inputs.training_summary(model_folder)
     splits = [name for name in (split, "unseen" if split == "test" else "") if data.splits.get(name)]
 
     def build(folder: Path, result: Path, fingerprint: str) -> None:

@@ -88,10 +88,4 @@ def run(stage: str, *, module: str, out: Path, data: "DataSet", detector: "Detec
         fabric.barrier()
 
     work.run(stage, module=module, inputs=given, out=out, build=build)
-    return read_summary(out)
-
-
-def read_summary(model_folder: Path) -> dict[str, Any]:
-    """What the training run wrote beside its weights."""
-    summary: dict[str, Any] = json.loads((model_folder / "summary.json").read_text(encoding="utf-8"))
-    return summary
+    return stage_inputs.training_summary(out) if work.is_main_process() else {}

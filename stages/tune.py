@@ -61,9 +61,11 @@ def _weights_grid(params: "Params") -> "list[tuple[str, Params]]":
     if params.tune.recipe is None:
         return []
     recipe = inputs.entry(params.recipes, params.tune.recipe, "recipe")
-    return [(f"W={[float(f'{w:g}') for w in weights]}",
-             params.model_copy(update={"recipes": {params.tune.recipe: recipe.model_copy(update={"weights": weights})}}))
-            for weights in params.tune.weights]
+    grid = []
+    for weights in params.tune.weights:
+        changed = {params.tune.recipe: recipe.model_copy(update={"weights": weights})}
+        grid.append((f"W={weights}", params.model_copy(update={"recipes": changed})))
+    return grid
 
 
 def _cell(params: "Params", student: str, recipe: str, seed: int, what: str, choice: str) -> float:

@@ -12,7 +12,6 @@ from pipeline.data.dataset import read_image
 from pipeline.data.targets import encode_targets
 from pipeline.data.views import Image, render_view, resolve_view, view_boxes
 from pipeline.errors import UserError
-from storage import StoreError
 
 if TYPE_CHECKING:
     from pipeline.data.dataset import ImageRecord
@@ -97,7 +96,7 @@ class _Steps(Dataset[Tensors | Exception]):
     def __getitem__(self, step: int) -> Tensors | Exception:
         try:
             arrays = self.batches.source.fetch(self.batches.items(step))
-        except (UserError, StoreError) as error:
+        except ValueError as error:  # UserError and StoreError: what a person can fix
             return error
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
