@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages import entry, inputs, paths, work
+from stages.trained import load_trained
 from stages.views import recorded_views
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ def run(params: "Params", name: str, *, devices: str = "auto") -> dict[str, Any]
     from pipeline.devices import make_fabric
     from pipeline.inference import dump_teacher
     from pipeline.inform import progress_bar
-    from pipeline.models import load_detector
 
     inputs.entry(params.teachers, name, "teacher")
     data = inputs.prepared_data(params)
@@ -37,7 +37,7 @@ def run(params: "Params", name: str, *, devices: str = "auto") -> dict[str, Any]
     def build(folder: Path, result: Path, _: str) -> None:
         fabric = make_fabric(devices, params.dump.precision)
         with progress_bar(f"dump {name}") as progress:
-            dump_teacher(load_detector(weights), data, recorded, result, params=params.dump, teacher=name,
+            dump_teacher(load_trained(weights, data), data, recorded, result, params=params.dump, teacher=name,
                          teacher_sha256=sha256, fabric=fabric, on_mismatch=params.views.on_mismatch, progress=progress)
 
     given = {"weights": sha256, "data": data.fingerprint, "views": recorded.fingerprint,
@@ -55,13 +55,12 @@ def plan(params: "Params", name: str, *, devices: str = "auto") -> dict[str, Any
     """How many views, bytes and seconds the dump of one teacher would take; writes nothing."""
     from pipeline.devices import make_fabric
     from pipeline.inference import plan_dump
-    from pipeline.models import load_detector
 
     data = inputs.prepared_data(params)
     recorded = recorded_views(data)
     weights = inputs.needs(paths.weights(paths.teacher_model(name)), f"pipeline train-teacher {name}")
     free = shutil.disk_usage(".").free
-    planned = plan_dump(load_detector(weights), data, recorded, params=params.dump,
+    planned = plan_dump(load_trained(weights, data), data, recorded, params=params.dump,
                         fabric=make_fabric(devices, params.dump.precision))
     return {**planned, "bytes_free": free}
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages import inputs, paths, work
+from stages.trained import load_trained
 
 if TYPE_CHECKING:
     from pipeline.params import Params
@@ -28,9 +29,8 @@ def score(params: "Params", stage: str, *, module: str, model_folder: Path, abou
         from pipeline.evaluation import cost, evaluate_detections
         from pipeline.inference import detect
         from pipeline.inform import progress_bar
-        from pipeline.models import load_detector
 
-        model = load_detector(weights)
+        model = load_trained(weights, data)
         found = {}
         for name in splits:
             with progress_bar(f"{stage} {name}") as progress:
