@@ -17,6 +17,14 @@ WHOLE = 0.85
 #: Nothing may hide an object further than this: what cannot be seen cannot be annotated.
 NEARLY_HIDDEN = 0.2
 TRIES = 8
+#: Objects are smaller by their number to this power, so that several find room.
+CROWDING = 0.35
+#: Share of the scenes where a tree, a rock or a piece of background stands before an object.
+COVERED = 0.3
+#: Largest blur of the background, as a share of the scene's height.
+DEFOCUS = 0.03
+#: An object before another leaves at least this share of it visible.
+OVERLAP = 0.75
 
 
 @dataclass(frozen=True)
@@ -60,15 +68,23 @@ def compose(params: DemoScenes, material: Material,
         The image, (H, W, 3) uint8 RGB, and its objects, back to front.
     """
     height, width = params.size
-    image = _background(material.backgrounds, height, width, rng)
+    image = _defocus(_background(material.backgrounds, height, width, rng), rng)
     placed: list[_Placed] = []
-    for _ in range(rng.integers(params.objects[0], params.objects[1] + 1)):
-        _add_object(image, placed, params, material, rng)
-    for _ in range(rng.integers(0, 3)):
+    count = _how_many(params.objects, rng)
+    for _ in range(count):
+        _add_object(image, placed, params, material, rng, shrink=count ** -CROWDING)
+    if rng.random() < COVERED:
         _add_cover(image, placed, material, rng, keep=LEAST_VISIBLE)
     for hard in [one for one in placed if rng.random() < params.difficult / 2]:
         _add_cover(image, placed, material, rng, keep=NEARLY_HIDDEN, onto=hard)
     return _photograph(image, rng), [_annotate(one, min(height, width)) for one in placed]
+
+
+def _how_many(objects: tuple[int, int], rng: np.random.Generator) -> int:
+    """Each further object is half as likely, as in VOC, where most images show one or two."""
+    counts = np.arange(objects[0], objects[1] + 1)
+    weights = 0.5 ** counts
+    return int(rng.choice(counts, p=weights / weights.sum()))
 
 
 def _background(photographs: list[np.ndarray], height: int, width: int,
@@ -91,8 +107,14 @@ def _background(photographs: list[np.ndarray], height: int, width: int,
     return recoloured
 
 
+def _defocus(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The background is behind the objects and so more or less out of focus."""
+    sigma = rng.uniform(0, DEFOCUS) * image.shape[0]
+    return cv2.GaussianBlur(image, (0, 0), sigma) if sigma > 0.3 else image
+
+
 def _add_object(image: np.ndarray, placed: list[_Placed], params: DemoScenes, material: Material,
-                rng: np.random.Generator) -> None:
+                rng: np.random.Generator, shrink: float) -> None:
     """Puts one object before what is there, without hiding any of it too far."""
     height, width = image.shape[:2]
     name = CLASSES[rng.integers(len(CLASSES))]
@@ -101,7 +123,7 @@ def _add_object(image: np.ndarray, placed: list[_Placed], params: DemoScenes, ma
     least, most = params.object_size
     tiny = rng.random() < params.difficult / 2
     size = least * rng.uniform(0.4, 0.55) if tiny else np.exp(rng.uniform(np.log(least), np.log(most)))
-    side = max(6.0, size * min(height, width))
+    side = max(6.0, shrink * size * min(height, width))
     picture = _recolour(drawing.level(side), rng)
     for attempt in range(TRIES):
         side *= 0.93 ** (attempt > TRIES // 2)
@@ -118,7 +140,7 @@ def _add_object(image: np.ndarray, placed: list[_Placed], params: DemoScenes, ma
         matrix[:, 2] += target - corners.min(0)
         layer = cv2.warpAffine(picture, matrix, (width, height), flags=cv2.INTER_LINEAR)
         mask = layer[..., 3] > 127
-        hides_too_much = any(one.share(mask) < min(LEAST_VISIBLE, one.share()) for one in placed)
+        hides_too_much = any(one.share(mask) < min(OVERLAP, one.share()) for one in placed)
         if mask.any() and not hides_too_much:
             break
     else:
@@ -172,24 +194,24 @@ def _patch(backgrounds: list[np.ndarray], side: int, rng: np.random.Generator) -
 
 
 def _recolour(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Turns hue a little, and changes saturation, brightness and contrast."""
-    hsv = cv2.cvtColor(picture[..., :3], cv2.COLOR_RGB2HSV).astype(np.float32)
-    hsv[..., 0] = (hsv[..., 0] + rng.normal(0, 8)) % 180
-    hsv[..., 1] *= rng.uniform(0.5, 1.1)
-    hsv[..., 2] *= rng.uniform(0.65, 1.05)
-    colour = cv2.cvtColor(np.clip(hsv, 0, 255).astype(np.uint8), cv2.COLOR_HSV2RGB)
-    haze = rng.uniform(0, 0.2) * rng.uniform(60, 200, 3) * (picture[..., 3:] / 255.0)
-    colour = np.minimum(colour * rng.uniform(0.8, 1.0) + haze, picture[..., 3:])
-    return np.dstack([colour.astype(np.uint8), picture[..., 3]])
+    """Turns hue a little, changes saturation and brightness, and puts some haze before it."""
+    spread = rng.normal(0, 0.15) / np.sqrt(3)  # of a rotation about the grey axis: about 8 degrees
+    turn = np.eye(3) + spread * np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]])
+    saturation, brightness, haze = rng.uniform(0.7, 1.1), rng.uniform(0.65, 1.0), rng.uniform(0, 0.2)
+    matrix = np.eye(4)  # the colour is premultiplied, so what is added grows with alpha
+    matrix[:3, :3] = brightness * (saturation * turn + (1 - saturation) / 3)
+    matrix[:3, 3] = haze * rng.uniform(0.25, 0.8, 3)
+    changed: np.ndarray = np.minimum(cv2.transform(picture, matrix), picture[..., 3:])
+    return changed
 
 
 def _pose(picture: np.ndarray, side: float, rng: np.random.Generator) -> np.ndarray:
     """(2, 3) matrix, picture -> scene, up to the translation: size, stretch, flip, shear, rotation."""
     height, width = picture.shape[:2]
     scale = side / max(height, width)
-    stretch = np.exp(rng.uniform(-0.2, 0.2))
+    stretch = np.exp(rng.uniform(-0.15, 0.15))
     flip = -1.0 if rng.random() < 0.5 else 1.0
-    angle = rng.normal(0, 0.18)
+    angle = rng.normal(0, 0.15)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     shear = np.array([[1.0, rng.uniform(-0.15, 0.15)], [0.0, 1.0]])
     linear = turn @ shear @ np.diag([scale * stretch * flip, scale / stretch])
@@ -232,9 +254,9 @@ def _photograph(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """What a cheap camera makes of the scene: blur, uneven exposure, noise."""
     height, width = image.shape[:2]
     if rng.random() < 0.5:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.0) * height / 96)
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 0.8) * height / 96)
     light = cv2.resize(rng.uniform(0.75, 1.15, (2, 2)).astype(np.float32), (width, height))
-    noise = rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(0, 9))
+    noise = rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(0, 6))
     return np.clip(image * light[..., None] + noise, 0, 255).astype(np.uint8)
 
 
