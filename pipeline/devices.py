@@ -1,7 +1,8 @@
 """The devices and processes of this run."""
 
 import os
-from typing import Literal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.distributed
@@ -10,9 +11,21 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 
 from pipeline.errors import UserError
 
-# Denormals in Adam's state slow training several times. The flag belongs to a thread and OpenMP's
-# threads inherit it when they start, so it has to be set before the first parallel operation.
-torch.set_flush_denormal(True)
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def flushed_denormals() -> "Iterator[None]":
+    """Treat numbers under 1e-38 as 0: in Adam's state they slow training several times.
+
+    The flag is this thread's; the threads that share its work have it since `make_fabric`.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def pick_device() -> torch.device:
@@ -58,4 +71,6 @@ def make_fabric(devices: int | str = "auto",
     fabric = Fabric(accelerator=accelerator, devices=count, num_nodes=num_nodes, precision=precision,
                     strategy=strategy)
     fabric.launch()
+    with flushed_denormals():
+        torch.ones(1 << 20).add_(1)  # starts OpenMP's threads, which inherit the flag and keep it
     return fabric

@@ -94,9 +94,9 @@ class DistillationLoss(nn.Module):
                             "dump them (dump.features) or set w4 to 0.")
         self.peak_threshold, self.attention = peak_threshold, attention
         self.mean_over_ranks = mean_over_ranks
-        self.adapters = nn.ModuleDict(
-            {name: nn.Conv2d(student_channels, channels, 1) for name, channels in teacher_features.items()}
-            if self.w_features else {})
+        channels = teacher_features if self.w_features else {}
+        self.adapters = nn.ModuleDict({  # without a bias: standardising takes it away again
+            name: nn.Conv2d(student_channels, number, 1, bias=False) for name, number in channels.items()})
 
     def forward(self, outputs: "Sequence[DenseOutputs]", teacher: TeacherTargets) -> dict[str, Tensor]:
         """The weighted terms, float32 scalars, of the last stack's outputs."""

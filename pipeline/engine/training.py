@@ -11,6 +11,7 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
+from pipeline.devices import flushed_denormals
 from pipeline.engine.checkpoint import RunState
 from pipeline.engine.interrupt import Interrupt
 from pipeline.engine.log import Log
@@ -124,7 +125,8 @@ def fit(model: nn.Module, batches: Batches, objective: "Objective", *, params: "
     norms: dict[str, float] = {}
     row_time = checkpoint_time = monotonic()
 
-    with Interrupt() as interrupt, Log(folder, start, batches.steps, label, fabric.is_global_zero) as log:
+    with (flushed_denormals(), Interrupt() as interrupt,
+          Log(folder, start, batches.steps, label, fabric.is_global_zero) as log):
         for step, raw in enumerate(batches.iterate(start) if start < batches.steps else (), start + 1):
             seed_step(params.seed if seed is None else seed, step, fabric.global_rank)
             rate = learning_rate(params, step - 1, batches.steps)

@@ -1,0 +1,200 @@
+"""What a student is told about its teachers."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.distillation import DistillationLoss, TeacherTargets
+from pipeline.distillation.features import attention, standardise
+from pipeline.distillation.loss import peak_weights
+from pipeline.errors import UserError
+from pipeline.models import find_peaks
+from pipeline.outputs import DenseOutputs
+
+W = (1000.0, 1.0, 0.1, 100.0)
+
+
+def identity(tensor):
+    return tensor
+
+
+def teacher_of(heatmap, wh_offset, **features):
+    peaks = find_peaks(heatmap, wh_offset[:, :2], wh_offset[:, 2:], 20)
+    return TeacherTargets(heatmap, wh_offset, peaks, features)
+
+
+def random_teacher(seed=0, classes=3, images=2, size=6):
+    generator = torch.Generator().manual_seed(seed)
+    heatmap = torch.rand(images, classes, size, size, generator=generator)
+    wh_offset = 1 + torch.rand(images, 4, size, size, generator=generator) * 4
+    return teacher_of(heatmap, wh_offset, big=torch.randn(images, 5, size, size, generator=generator))
+
+
+def student_like(teacher, **changes):
+    outputs = DenseOutputs(teacher.heatmap.logit(), teacher.wh_offset[:, :2], teacher.wh_offset[:, 2:],
+                           torch.randn(*teacher.heatmap.shape[:1], 4, *teacher.heatmap.shape[2:]))
+    return [outputs._replace(**changes)]
+
+
+def loss_of(weights=W, features=None, **options):
+    options = {"peak_threshold": 0.1, "attention": True, **options}
+    return DistillationLoss(weights, {"big": 5} if features is None else features, 4, **options)
+
+
+def test_a_student_that_repeats_its_teacher_has_no_loss():
+    teacher = random_teacher()
+    loss = loss_of()
+    with torch.no_grad():
+        loss.adapters["big"].weight.zero_()[:4, :, 0, 0] = torch.eye(4)
+        loss.adapters["big"].weight[4, 0] = 2.0
+    student = student_like(teacher)
+    copied = loss.adapters["big"](student[0].features).detach()
+    terms = loss(student, teacher._replace(features={"big": 3 * copied + 7}))
+    assert list(terms) == ["kd_heatmap", "kd_wh", "kd_offset", "kd_features"]
+    for name, value in terms.items():
+        assert value.item() == pytest.approx(0, abs=1e-6), name
+
+
+def test_heatmap_term_is_w1_times_the_paper_mean_at_twenty_classes():
+    teacher = random_teacher(classes=20)
+    student = student_like(teacher, heatmap=torch.randn(2, 20, 6, 6))
+    expected = 1000 * (student[0].heatmap.sigmoid() - teacher.heatmap).square().mean().item()
+    assert loss_of()(student, teacher)["kd_heatmap"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_classes_that_nobody_claims_do_not_dilute_the_heatmap_term():
+    teacher = random_teacher()
+    logits = torch.randn(2, 3, 6, 6)
+    few = loss_of()(student_like(teacher, heatmap=logits), teacher)["kd_heatmap"]
+    nothing = torch.zeros(2, 9, 6, 6)
+    more = teacher._replace(heatmap=torch.cat([teacher.heatmap, nothing], 1))
+    many = loss_of()(student_like(more, heatmap=torch.cat([logits, nothing - 60], 1)), more)["kd_heatmap"]
+    assert few.item() == pytest.approx(many.item())
+
+
+def test_boxes_are_compared_at_peaks_above_the_threshold_by_probability():
+    heatmap = torch.full((1, 2, 4, 4), 1e-3)
+    heatmap[0, 0, 1, 1], heatmap[0, 1, 3, 3], heatmap[0, 0, 0, 3] = 0.8, 0.4, 0.05
+    wh_offset = torch.zeros(1, 4, 4, 4)
+    wh_offset[0, :, 1, 1] = torch.tensor([4.0, 2.0, 0.5, 0.5])
+    wh_offset[0, :, 3, 3] = torch.tensor([1.0, 1.0, 0.0, 0.0])
+    teacher = teacher_of(heatmap, wh_offset)
+    student = student_like(teacher, wh=torch.full((1, 2, 4, 4), 2.0), offset=torch.zeros(1, 2, 4, 4))
+    terms = loss_of((0, 1, 0.1, 0), {})(student, teacher)
+    assert terms["kd_wh"].item() == pytest.approx((0.8 * (2 + 0) / 3 + 0.4 * (1 + 1) / 1) / 1.2)
+    assert terms["kd_offset"].item() == pytest.approx(0.1 * 0.8 * 1.0 / 1.2)
+
+
+@given(st.floats(0.5, 8), st.integers(0, 100))
+def test_the_wh_term_does_not_depend_on_the_size_of_the_grid(scale, seed):
+    teacher = random_teacher(seed)
+    wh = torch.rand(2, 2, 6, 6) * 5
+    loss = loss_of((0, 1, 0, 0), {})
+    plain = loss(student_like(teacher, wh=wh), teacher)["kd_wh"]
+    larger = teacher_of(teacher.heatmap, teacher.wh_offset * scale)
+    scaled = loss(student_like(larger, wh=wh * scale), larger)["kd_wh"]
+    assert scaled.item() == pytest.approx(plain.item(), rel=1e-4)
+
+
+def test_a_box_without_size_does_not_break_the_wh_term():
+    teacher = random_teacher()
+    teacher = teacher_of(teacher.heatmap, -teacher.wh_offset)
+    term = loss_of((0, 1, 0, 0), {})(student_like(teacher), teacher)["kd_wh"]
+    assert term.item() == pytest.approx(0, abs=1e-6)
+
+
+def test_without_a_peak_the_box_terms_are_zero():
+    teacher = random_teacher()
+    student = student_like(teacher, wh=torch.zeros(2, 2, 6, 6, requires_grad=True))
+    terms = loss_of((0, 1, 1, 0), {}, peak_threshold=1.0)(student, teacher)
+    (terms["kd_wh"] + terms["kd_offset"]).backward()
+    assert terms["kd_wh"] == terms["kd_offset"] == 0
+    assert (student[0].wh.grad == 0).all()
+
+
+def test_the_strongest_class_stands_for_a_cell():
+    peaks = torch.zeros(1, 4, 7)
+    peaks[0, :3, 0] = torch.tensor([5.0, 5.0, 2.0])
+    peaks[0, :3, 2] = torch.tensor([0.9, 0.6, 0.3])
+    assert peak_weights(peaks, 16, 0.1).tolist() == [[pytest.approx(0.9), 0, pytest.approx(0.3), 0]]
+    assert peak_weights(peaks, 16, 0.3).tolist() == [[pytest.approx(0.9), 0, 0, 0]]  # above, not at
+
+
+def test_feature_term_ignores_the_scale_of_both_sides():
+    teacher = random_teacher()
+    student = student_like(teacher)
+    loss = loss_of((0, 0, 0, 100))
+    plain = loss(student, teacher)["kd_features"].item()
+    scaled = teacher._replace(features={"big": teacher.features["big"] * 40 - 3})
+    with torch.no_grad():
+        loss.adapters["big"].weight.mul_(9)
+    assert loss(student, scaled)["kd_features"].item() == pytest.approx(plain, rel=1e-3)
+
+
+def test_feature_term_without_attention_is_twice_one_minus_the_correlation():
+    teacher = random_teacher(images=8)
+    student = student_like(teacher)
+    loss = loss_of((0, 0, 0, 100), attention=False)
+    value = loss(student, teacher)["kd_features"].item()
+    ours = loss.adapters["big"](student[0].features).detach().transpose(0, 1).flatten(1).numpy()
+    theirs = teacher.features["big"].transpose(0, 1).flatten(1).numpy()
+    r = np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(ours, theirs, strict=True)])
+    assert value == pytest.approx(100 * 0.005 * 2 * (1 - r), rel=1e-3)
+
+
+def test_feature_term_is_the_mean_over_the_teachers_and_trains_their_adapters():
+    teacher = random_teacher()
+    features = {"big": teacher.features["big"], "hour-glass+": torch.randn(2, 7, 6, 6)}
+    teacher = teacher._replace(features=features)
+    loss = loss_of((0, 0, 0, 1), {"big": 5, "hour-glass+": 7})
+    student = student_like(teacher)
+    both = loss(student, teacher)["kd_features"]
+    both.backward()
+    assert all(p.grad.abs().sum() > 0 for p in loss.parameters())
+    singles = []
+    for name, channels in (("big", 5), ("hour-glass+", 7)):
+        single = loss_of((0, 0, 0, 1), {name: channels})
+        single.adapters[name].load_state_dict(loss.adapters[name].state_dict())
+        singles.append(single(student, teacher)["kd_features"].item())
+    assert both.item() == pytest.approx(sum(singles) / 2)
+
+
+@given(st.integers(0, 100), st.floats(0.1, 5))
+def test_attention_has_mean_one_and_follows_strength(seed, scale):
+    features = torch.randn(2, 3, 5, 4, generator=torch.Generator().manual_seed(seed)) * scale
+    features[0, 1] *= 6
+    features[0, :, 2, 2] += 200
+    weights = attention(features)
+    assert weights.mean((1, 2, 3)).tolist() == pytest.approx([1, 1], rel=1e-4)
+    assert weights[0, 1].mean() > weights[0, 0].mean()
+    assert weights[0].sum(0).argmax() == 2 * 4 + 2
+
+
+def test_standardised_channels_have_mean_zero_and_variance_one_over_the_batch():
+    features = torch.randn(4, 3, 5, 5) * torch.tensor([1.0, 30.0, 0.0]).view(3, 1, 1) + 8
+    flat = standardise(features.bfloat16().float(), identity).transpose(0, 1).flatten(1)
+    assert flat.mean(1).tolist() == pytest.approx([0, 0, 0], abs=1e-4)
+    assert flat.var(1, unbiased=False).tolist() == pytest.approx([1, 1, 0], abs=1e-3)
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_terms_of_weight_zero_are_not_there(place):
+    names = ["kd_heatmap", "kd_wh", "kd_offset", "kd_features"]
+    weights = [0.0 if i == place else 1.0 for i in range(4)]
+    loss = loss_of(weights)
+    assert list(loss(student_like(random_teacher()), random_teacher())) == names[:place] + names[place + 1 :]
+    assert bool(list(loss.parameters())) == (place != 3)
+
+
+def test_feature_weight_needs_a_teacher_with_features():
+    with pytest.raises(UserError, match=r"w4 is 100 .*dump\.features"):
+        loss_of(W, {})
+
+
+def test_only_the_last_stack_is_taught():
+    teacher = random_teacher()
+    last, other = student_like(teacher)[0], student_like(teacher, wh=torch.zeros(2, 2, 6, 6))[0]
+    loss = loss_of((1, 1, 1, 0), {})
+    assert loss([other, last], teacher) == loss([last], teacher)

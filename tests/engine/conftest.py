@@ -1,0 +1,39 @@
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TINY = Path(__file__).with_name("tiny.py")
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """The module tiny.py."""
+    spec = importlib.util.spec_from_file_location("tiny", TINY)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def start_tiny():
+    """Starts tiny.py in a process of its own: start_tiny(*arguments, launcher=[...]) -> Popen."""
+    started = []
+
+    def start(*arguments, launcher=()):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        process = subprocess.Popen([sys.executable, *launcher, str(TINY), *map(str, arguments)], cwd=ROOT,
+                                   env=environment, stderr=subprocess.PIPE, text=True)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.stderr.close()
+        process.wait()

@@ -1,0 +1,102 @@
+"""Runs in processes of their own: killed, and several at once."""
+
+import csv
+import random
+import signal
+import time
+
+import pytest
+import torch
+
+STEPS = 60
+FROZEN = ("steps=20", "freeze=1")
+ALWAYS = "checkpoint_minutes=1e-9"
+
+
+def finish(process):
+    """Waits for the end and returns (exit code, stderr)."""
+    _, errors = process.communicate(timeout=400)
+    return process.returncode, errors
+
+
+def result_of(folder):
+    saved = torch.load(folder / "result.pt", weights_only=True)
+    return {f"{part}.{name}": value for part, values in saved.items() for name, value in values.items()}
+
+
+def rows_of(folder):
+    with (folder / "log.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def wait_for_rows(folder, count, process):
+    """Waits until the log has `count` lines more than its header."""
+    log = folder / "log.csv"
+    while process.poll() is None and not (log.exists() and log.read_text().count("\n") > count):
+        time.sleep(0.002)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As in the processes that are started: the number of threads decides the last bits of a sum."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def assert_same(expected, found, **tolerance):
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        assert torch.allclose(value, found[name], **{"rtol": 0, "atol": 0, **tolerance}), name
+
+
+def test_a_run_killed_again_and_again_ends_with_the_same_weights(tiny, start_tiny, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    rows = 0
+    for _ in range(2):
+        process = start_tiny(killed, "student", f"steps={STEPS}", ALWAYS)
+        wait_for_rows(killed, rows + 10, process)
+        time.sleep(random.random() / 20)
+        process.send_signal(signal.SIGKILL)
+        assert finish(process)[0] == -signal.SIGKILL
+        rows = len(rows_of(killed))
+        assert not (killed / "result.pt").exists()
+    tiny.main(killed, "student", f"steps={STEPS}")
+    tiny.main(whole, "student", f"steps={STEPS}")
+    assert_same(result_of(whole), result_of(killed))
+    assert [row["loss"] for row in rows_of(whole)] == [row["loss"] for row in rows_of(killed)]
+
+
+@pytest.mark.slow
+def test_two_processes_train_a_teacher_as_one_does_on_the_same_global_batch(tiny, start_tiny, tmp_path):
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    process = start_tiny(tmp_path / "two", "teacher", *FROZEN, launcher=launcher)
+    tiny.main(tmp_path / "one", "teacher", *FROZEN)
+    assert finish(process)[0] == 0
+    assert_trained_alike(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.slow
+def test_two_processes_train_a_student_as_one_does_and_continue_after_a_kill(tiny, start_tiny, tmp_path):
+    one, two, killed = (tmp_path / name for name in ("one", "two", "killed"))
+    process = start_tiny(two, "student", *FROZEN, "devices=2")
+    tiny.main(one, "student", *FROZEN)
+    assert finish(process)[0] == 0
+    assert_trained_alike(one, two)
+
+    process = start_tiny(killed, "student", *FROZEN, "devices=2", ALWAYS)
+    wait_for_rows(killed, 5, process)
+    process.send_signal(signal.SIGKILL)
+    assert finish(process)[0] == -signal.SIGKILL
+    assert finish(start_tiny(killed, "student", *FROZEN, "devices=2"))[0] == 0
+    assert_same(result_of(two), result_of(killed))
+
+
+def assert_trained_alike(one, two):
+    rows = rows_of(one)
+    for single, double in zip(rows, rows_of(two), strict=True):
+        for name in single.keys() - {"seconds", "images_per_second"}:
+            assert float(double[name]) == pytest.approx(float(single[name]), rel=1e-4), name
+    assert rows[0]["loss"] != rows[-1]["loss"]
+    assert_same(result_of(one), result_of(two), atol=1e-4)

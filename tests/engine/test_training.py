@@ -1,0 +1,226 @@
+"""The loop, in this process."""
+
+import csv
+import os
+import signal
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.engine import fit, make_fabric, seed_everything
+from pipeline.engine.training import FitSummary
+from pipeline.errors import UserError
+from pipeline.losses import GroundTruthLoss
+
+
+@pytest.fixture
+def run(tiny, tmp_path):
+    """run(steps, objective, **params) -> (model, summary), in tmp_path / folder."""
+    def run(steps=20, objective=None, *, batches=None, folder="run", prepare=tiny.prepare, identity="",
+            **params):
+        seed_everything(0)
+        model = tiny.TinyDetector()
+        params = tiny.params_of(**params)
+        fabric = make_fabric(1, params.precision, accelerator="cpu")
+        summary = fit(model, batches or tiny.TinyBatches(steps), objective or GroundTruthLoss(),
+                      params=params, folder=tmp_path / folder, fabric=fabric, prepare=prepare,
+                      label="tiny", identity=identity)
+        return model, summary
+    return run
+
+
+def rows_of(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def same(first, second):
+    return all(torch.equal(a, b) for a, b in
+               zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+
+
+def stopping_at(tiny, stop, steps):
+    """Batches of a run that dies before step `stop`."""
+    class Dying(tiny.TinyBatches):
+        def iterate(self, start=0):
+            for step, batch in enumerate(super().iterate(start), start):
+                if step == stop:
+                    raise RuntimeError("killed")
+                yield batch
+    return Dying(steps)
+
+
+def test_it_learns_and_says_what_it_did(run, tmp_path):
+    model, summary = run(120, ema=0.0)
+    rows = rows_of(tmp_path / "run" / "log.csv")
+    assert isinstance(summary, FitSummary)
+    assert (summary.steps, summary.passes, summary.resumed_from) == (120, 720, 0)
+    assert list(rows[0]) == ["step", "epoch", "lr", "loss", "heatmap", "wh", "offset", "seconds",
+                             "images_per_second"]
+    assert [int(row["step"]) for row in rows] == list(range(1, 121))
+    assert float(rows[-1]["epoch"]) == 12
+    assert float(rows[-1]["loss"]) < 0.6 * float(rows[0]["loss"])
+    loss, *terms = summary.losses.values()
+    assert loss == pytest.approx(sum(terms))
+    assert float(rows[-1]["loss"]) == pytest.approx(loss, rel=1e-5)
+    assert not model.training
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("student", [False, True])
+def test_a_run_continues_bit_for_bit_from_its_checkpoint(run, tiny, tmp_path, precision, student):
+    def objective():
+        return tiny.StudentObjective(lambda x: x) if student else GroundTruthLoss()
+
+    always = {"checkpoint_minutes": 1e-9, "precision": precision}
+    whole, _ = run(15, objective(), folder="whole", **always)
+    with pytest.raises(RuntimeError, match="killed"):
+        run(objective=objective(), batches=stopping_at(tiny, 7, 15), **always)
+    resumed, summary = run(15, objective(), **always)
+    assert summary.resumed_from == 7
+    assert same(whole, resumed)
+    logs = [[{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")}
+             for row in rows_of(tmp_path / folder / "log.csv")] for folder in ("whole", "run")]
+    assert logs[0] == logs[1]
+
+
+def test_ctrl_c_leaves_a_checkpoint_to_continue_from(run, tiny, tmp_path, capsys):
+    class Interrupted(tiny.TinyBatches):
+        def iterate(self, start=0):
+            for step, batch in enumerate(super().iterate(start), start):
+                if step == 6:
+                    os.kill(os.getpid(), signal.SIGINT)
+                yield batch
+
+    whole, _ = run(15, folder="whole", log_every=5)
+    with pytest.raises(KeyboardInterrupt):
+        run(batches=Interrupted(15), log_every=5)
+    assert "writing a checkpoint" in capsys.readouterr().err
+    assert [row["step"] for row in rows_of(tmp_path / "run" / "log.csv")] == ["5", "7"]
+    resumed, summary = run(15, log_every=5)
+    assert summary.resumed_from == 7
+    assert same(whole, resumed)
+
+
+def test_a_finished_run_is_not_repeated(run):
+    first, summary = run(5)
+    again, second = run(5)
+    assert same(first, again)
+    assert second == FitSummary(summary.steps, summary.passes, summary.seconds, summary.losses, 5)
+
+
+def test_a_checkpoint_of_another_run_is_refused(run):
+    run(3, identity="run a")
+    with pytest.raises(UserError, match=r"checkpoint\.pt belongs to another run.*'run a'.*'run b'"):
+        run(3, identity="run b")
+
+
+def test_the_result_is_the_moving_average(run, tmp_path):
+    averaged, _ = run(20, ema=0.99, folder="averaged")
+    plain, _ = run(20, ema=0.0, folder="plain")
+    saved = torch.load(tmp_path / "averaged" / "checkpoint.pt", weights_only=True)
+    raw = {k.removeprefix("model."): v for k, v in saved["module"].items()}
+    assert all(torch.equal(value, raw[name]) for name, value in plain.state_dict().items())
+    assert all(torch.equal(p, raw[name]) == (name not in dict(averaged.named_parameters()))
+               for name, p in averaged.state_dict().items())  # buffers alone are those of the last step
+
+
+def test_the_parameters_of_the_objective_are_trained_and_saved(run, tiny, tmp_path):
+    objective = tiny.StudentObjective(lambda x: x)
+    before = {k: v.clone() for k, v in objective.state_dict().items()}
+    run(3, objective)
+    saved = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["module"]
+    for name, value in objective.state_dict().items():
+        assert not torch.equal(value, before[name])
+        assert torch.equal(value, saved["objective." + name])
+
+
+def test_gradient_norms_of_the_terms_are_logged_now_and_then(run, tmp_path):
+    run(6, log_every=1, grad_norm_every=3)
+    rows = rows_of(tmp_path / "run" / "log.csv")
+    assert [bool(row["gradient_heatmap"]) for row in rows] == [False, False, True] * 2
+    run(6, folder="silent")
+    quiet = rows_of(tmp_path / "silent" / "log.csv")
+    assert [row["loss"] for row in rows] == [row["loss"] for row in quiet]  # watching changes nothing
+
+
+def test_targets_keep_their_precision_under_autocast(run):
+    seen = []
+
+    class Looks(GroundTruthLoss):
+        def forward(self, outputs, batch):
+            seen.append((batch["wh"].clone(), outputs[0].wh.dtype))
+            return super().forward(outputs, batch)
+
+    given = []
+
+    def prepare(batch):
+        given.append(batch["wh"])
+        return batch
+
+    run(2, Looks(), prepare=prepare, precision="bf16-mixed")
+    assert seen[0][1] == torch.bfloat16
+    assert torch.equal(seen[0][0], given[0])
+
+
+@pytest.mark.parametrize(("value", "log_every"), [(float("nan"), 4), (float("inf"), 1)])
+def test_a_broken_loss_is_named_with_its_step_and_views(run, tmp_path, value, log_every):
+    class Breaks(GroundTruthLoss):
+        calls = 0
+
+        def forward(self, outputs, batch):
+            self.calls += 1
+            terms = super().forward(outputs, batch)
+            return {**terms, "wh": terms["wh"] * (value if self.calls == 7 else 1)}
+
+    with pytest.raises(UserError, match=rf"'wh' became {value} in step 7 on views \[600, 601, .*605\]"):
+        run(20, Breaks(), log_every=log_every, checkpoint_minutes=1e-9)
+    saved = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert saved["step"] == (4 if log_every == 4 else 6)
+    assert all(tensor.isfinite().all() for tensor in saved["module"].values())
+
+
+def test_no_checkpoint_holds_broken_weights(run, tmp_path):
+    class Overflows(GroundTruthLoss):
+        """A finite loss whose gradient is not: sqrt at 0."""
+
+        def forward(self, outputs, batch):
+            terms = super().forward(outputs, batch)
+            return {**terms, "root": (outputs[0].wh.sum() * 0).abs().sqrt()}
+
+    with pytest.raises(UserError, match="a weight became NaN or infinite by step 1;"):
+        run(5, Overflows(), checkpoint_minutes=1e-9)
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_frozen_batchnorm_stays_as_it_is(run, tiny):
+    model, _ = run(3, freeze_batchnorm=True)
+    seed_everything(0)
+    fresh = tiny.TinyDetector()
+    assert same(model.body[1], fresh.body[1])
+    assert not torch.equal(model.body[0].weight, fresh.body[0].weight)
+
+
+def test_every_epoch_row_has_the_scheduled_rate(run, tmp_path):
+    run(10, schedule="step", milestones=[0.5], gamma=0.1, warmup=0.0, lr=1e-2)
+    rates = [float(row["lr"]) for row in rows_of(tmp_path / "run" / "log.csv")]
+    assert rates == pytest.approx([1e-2] * 5 + [1e-3] * 5)
+
+
+def test_denormals_are_flushed_while_it_trains_and_not_after(run):
+    products = []
+
+    def objective(outputs, batch):
+        products.append(batch["image"].new_full((4,), 1e-30) * 1e-10)
+        return {"size": outputs[-1].wh.square().mean()}
+
+    run(1, objective)
+    assert (products[0] == 0).all()
+    assert (torch.full((4,), 1e-30) * 1e-10 != 0).all()
+
+
+def test_plain_functions_are_objectives_too(run):
+    model, summary = run(2, lambda outputs, batch: {"size": outputs[-1].wh.square().mean()})
+    assert list(summary.losses) == ["loss", "size"]
+    assert isinstance(model, nn.Module)

@@ -1,0 +1,111 @@
+"""A run small enough for tests, and a program that does it in processes of its own.
+
+    python tiny.py FOLDER {teacher,student} [steps=60] [devices=1] [freeze=1] [key=value of train ...]
+
+writes FOLDER/result.pt (weights of model and objective, losses of each log row) and the run's files.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pipeline.distillation import DistillationLoss, TeacherTargets
+from pipeline.engine import fit, make_fabric, mean_over_ranks, seed_everything
+from pipeline.losses import GroundTruthLoss
+from pipeline.outputs import DenseOutputs
+from pipeline.params.schema import Train
+
+CLASSES, SIZE, OBJECTS, TEACHER_CHANNELS = 3, 8, 4, 6
+
+
+class TinyDetector(nn.Module):
+    """Stride 4, BatchNorm and dropout; two stacks."""
+
+    def __init__(self, dropout=0.1):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 5, 4, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(dropout))
+        self.heads = nn.ModuleList(nn.Conv2d(8, CLASSES + 4, 1) for _ in range(2))
+
+    def forward(self, images):
+        features = self.body(images)
+        maps = [head(features) for head in self.heads]
+        return [DenseOutputs(*m.split([CLASSES, 2, 2], 1), features) for m in maps]
+
+
+class TinyBatches:
+    """Batches that depend on the step alone; process `rank` of `world` takes every world-th image."""
+
+    def __init__(self, steps=60, batch=6, rank=0, world=1):
+        self.steps, self.batch, self.steps_per_epoch = steps, batch, 10
+        self.rank, self.world = rank, world
+
+    def iterate(self, start=0):
+        for step in range(start, self.steps):
+            generator = torch.Generator().manual_seed(step)
+
+            def rand(*shape, generator=generator):
+                return torch.rand(self.batch, *shape, generator=generator)
+
+            batch = {"image": rand(3, 4 * SIZE, 4 * SIZE), "heatmap": rand(CLASSES, SIZE, SIZE) * 0.9,
+                     "wh": rand(OBJECTS, 2) * 5, "offset": rand(OBJECTS, 2),
+                     "indices": (rand(OBJECTS) * SIZE**2).long(), "mask": (rand(OBJECTS) < 0.7).float(),
+                     "view": torch.arange(self.batch) + 100 * step,
+                     "taught": rand(CLASSES + 4 + TEACHER_CHANNELS, SIZE, SIZE)}
+            for image, cells in enumerate(batch["indices"][:, : 1 + step % 2]):
+                batch["heatmap"][image, 0].view(-1)[cells] = 1
+            batch["mask"][0] = 1  # unequal numbers of objects in the processes
+            yield {name: value[self.rank :: self.world] for name, value in batch.items()}
+
+
+class StudentObjective(nn.Module):
+    """Ground truth and distillation together, with a trained adapter."""
+
+    def __init__(self, mean):
+        super().__init__()
+        self.ground_truth = GroundTruthLoss(mean)
+        self.distillation = DistillationLoss(
+            (1000, 1, 0.1, 100), {"teacher": TEACHER_CHANNELS}, 8, peak_threshold=0.1, attention=True,
+            mean_over_ranks=mean)
+
+    def forward(self, outputs, batch):
+        return {**self.ground_truth(outputs, batch), **self.distillation(outputs, batch["teacher"])}
+
+
+def objective_of(kind, fabric):
+    mean = mean_over_ranks(fabric)
+    return GroundTruthLoss(mean) if kind == "teacher" else StudentObjective(mean)
+
+
+def prepare(batch):
+    heatmap, wh, offset, features = batch["taught"].split([CLASSES, 2, 2, TEACHER_CHANNELS], 1)
+    maps = torch.cat([wh * 5, offset], 1)
+    score, cell = heatmap.amax(1).flatten(1).topk(10)
+    geometry = maps.flatten(2).gather(2, cell.unsqueeze(1).expand(-1, 4, -1)).transpose(1, 2)
+    peaks = torch.cat([torch.stack([cell.float(), torch.zeros_like(score), score], 2), geometry], 2)
+    return {**batch, "teacher": TeacherTargets(heatmap, maps, peaks, {"teacher": features})}
+
+
+def params_of(**changes):
+    return Train(**{"epochs": 1, "batch": 6, "lr": 1e-2, "ema": 0.9, "precision": "32-true", "log_every": 1,
+                    **changes})
+
+
+def main(folder, kind, *settings):
+    given = dict(setting.split("=") for setting in settings)
+    steps, devices = int(given.pop("steps", 60)), given.pop("devices", "1")
+    frozen = bool(int(given.pop("freeze", 0)))
+    params = params_of(freeze_batchnorm=frozen, **{key: float(value) for key, value in given.items()})
+    fabric = make_fabric(devices, params.precision, accelerator="cpu")
+    seed_everything(0)
+    model = TinyDetector(dropout=0.0 if frozen else 0.1)
+    objective = objective_of(kind, fabric)
+    batches = TinyBatches(steps, rank=fabric.global_rank, world=fabric.world_size)
+    fit(model, batches, objective, params=params, folder=folder, fabric=fabric, prepare=prepare, label=kind)
+    if fabric.is_global_zero:
+        torch.save({"model": model.state_dict(), "objective": objective.state_dict()}, folder / "result.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -1,0 +1,42 @@
+"""Fabric on this machine."""
+
+import pytest
+import torch
+
+from pipeline.devices import flushed_denormals, make_fabric, pick_device
+from pipeline.errors import UserError
+
+
+def test_one_process_on_the_cpu():
+    fabric = make_fabric(1, "bf16-mixed", accelerator="cpu")
+    assert fabric.device == torch.device("cpu")
+    assert (fabric.world_size, fabric.is_global_zero) == (1, True)
+    assert make_fabric("1", accelerator="cpu").world_size == 1
+    assert make_fabric("auto", accelerator="cpu").world_size == 1
+
+
+def test_fp16_needs_a_gpu():
+    with pytest.raises(UserError, match="'16-mixed' needs a GPU; take 'bf16-mixed' or '32-true'"):
+        make_fabric(1, "16-mixed", accelerator="cpu")
+
+
+@pytest.mark.parametrize("devices", ["two", "0", 0, "-1", ""])
+def test_a_number_of_devices_that_is_none(devices):
+    with pytest.raises(UserError, match=r"--devices .*expected 'auto' or a number"):
+        make_fabric(devices, accelerator="cpu")
+
+
+def test_more_gpus_than_there_are():
+    with pytest.raises(UserError, match=r"--devices 1000: this machine has \d+ GPUs"):
+        make_fabric(1000, accelerator="cuda")
+
+
+def test_denormals_are_flushed_for_a_while():
+    tiny = torch.full((4,), 1e-30)
+    with flushed_denormals():
+        assert (tiny * 1e-10 == 0).all()
+    assert (tiny * 1e-10 != 0).all()
+
+
+def test_picked_device_is_the_first_gpu_or_the_cpu():
+    assert pick_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
