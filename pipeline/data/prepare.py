@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +92,11 @@ def hold_out(splits: Mapping[str, Sequence[ImageRecord]], wanted: Iterable[str],
     train = list(splits["train"])
     result = {"train": train} | {split: list(records) for split, records in splits.items()}
     drawn = sorted(train, key=lambda record: hashlib.sha256(f"{seed} {record.id}".encode()).digest())
-    count = max(1, round(fraction * len(train))) if fraction > 0 else 0
+    share = max(1, round(fraction * len(train))) if fraction > 0 else 0
     for split in wanted:
-        if split in splits or not 0 < count < len(drawn):
+        if split in splits or not 0 < share < len(drawn):
             continue
-        taken, drawn = {record.id for record in drawn[:count]}, drawn[count:]
+        taken, drawn = {record.id for record in drawn[:share]}, drawn[share:]
         result[split] = [record for record in train if record.id in taken]
         result["train"] = [record for record in result["train"] if record.id not in taken]
     first = [split for split in ("train", "val", "test") if split in result]
@@ -151,8 +152,7 @@ def _take_in(found: Found, folder: Path, problems: Problems,
 def _unique(name: str, taken: set[str]) -> str:
     """A flat name that no other image of the data set has; two sources may use the same."""
     flat = name.replace(os.sep, "_")
-    unique = next(one for one in (flat, *(f"{flat}_{number}" for number in range(2, len(taken) + 3)))
-                  if one not in taken)
+    unique = next(one for one in chain([flat], (f"{flat}_{number}" for number in count(2))) if one not in taken)
     taken.add(unique)
     return unique
 

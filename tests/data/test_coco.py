@@ -1,0 +1,173 @@
+"""COCO JSON: boxes, crowds, splits, where images are looked for, and what is bad."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.data.coco import read_coco
+from pipeline.data.images import BadFile
+from pipeline.data.sources import Found, Problems
+from pipeline.errors import UserError
+
+CATEGORIES = [{"id": 18, "name": "dog"}, {"id": 3, "name": "car"}]
+
+
+def annotation(image: Any, box: Any, category: Any = 18, **more: Any) -> dict[str, Any]:
+    return {"id": 100, "image_id": image, "bbox": box, "category_id": category} | more
+
+
+def write(path: Path, names: Sequence[str], annotations: Sequence[dict[str, Any]] = (), *,
+          folder: Path | None = None, **changes: Any) -> Path:
+    """Writes a json whose images have the ids 1, 2, … and 40x30 pixels, and the images."""
+    folder = folder or path.parent
+    images = [{"id": number, "file_name": name, "width": 40, "height": 30}
+              for number, name in enumerate(names, start=1)]
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30)).save(folder / name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tree = {"images": images, "annotations": list(annotations), "categories": CATEGORIES} | changes
+    path.write_text(json.dumps(tree))
+    return path
+
+
+def names_of(found: Found) -> dict[str, list[str]]:
+    return {split: [record.id for record in records] for split, records in found.splits.items()}
+
+
+def test_one_json(tmp_path: Path) -> None:
+    path = write(tmp_path / "all.json", ["a.jpg", "b.png"], [
+        annotation(1, [0, 0, 40, 30]), annotation(1, [10.25, 5.5, 4, 3.125], 3, iscrowd=1)])
+    found = read_coco(path, problems=Problems(strict=True))
+    assert found.classes == ("car", "dog")  # by category id
+    assert found.undivided
+    a, b = found.splits["train"]
+    assert (a.id, a.path, a.width, a.height) == ("a", tmp_path / "a.jpg", 40, 30)
+    assert a.boxes.dtype == np.float32
+    assert a.boxes.tolist() == [[0, 0, 40, 30], [10.25, 5.5, 14.25, 8.625]]
+    assert a.labels.tolist() == [1, 0]
+    assert a.difficult.tolist() == [False, True]
+    assert not a.truncated.any()
+    assert b.boxes.shape == (0, 4)
+
+
+def test_a_box_on_the_border_is_clipped(tmp_path: Path) -> None:
+    path = write(tmp_path / "all.json", ["a.jpg"], [annotation(1, [-0.5, 0, 41, 30.25])])
+    record, = read_coco(path, problems=Problems(strict=True)).splits["train"]
+    assert record.boxes.tolist() == [[0, 0, 40, 30]]
+
+
+def test_splits_by_file_in_cocos_own_layout(tmp_path: Path) -> None:
+    for split, name in [("train2017", "a.jpg"), ("val2017", "b.jpg")]:
+        write(tmp_path / "annotations" / f"instances_{split}.json", [name], folder=tmp_path / split)
+    sets = {"train": ["annotations/instances_train2017.json"], "test": ["annotations/instances_val2017.json"]}
+    found = read_coco(tmp_path, sets=sets, problems=Problems(strict=True))
+    assert names_of(found) == {"train": ["a"], "test": ["b"]}
+    assert found.sets == sets
+    assert not found.undivided
+    assert found.splits["test"][0].path == tmp_path / "val2017" / "b.jpg"
+
+
+@pytest.mark.parametrize("place", [".", "images", "../images", "images/all", "../all"])
+def test_images_are_looked_for_around_the_json(tmp_path: Path, place: str) -> None:
+    jsons = tmp_path / "jsons"
+    path = write(jsons / "instances_all.json", ["sub/a.jpg"], folder=jsons / place)
+    assert names_of(read_coco(path, problems=Problems(strict=True))) == {"train": ["sub/a"]}
+
+
+def test_images_may_be_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "jsons" / "all.json", ["a.jpg"], folder=tmp_path / "elsewhere")
+    for images in (str(tmp_path / "elsewhere"), "../elsewhere"):
+        assert names_of(read_coco(path, images=images, problems=Problems(strict=True))) == {"train": ["a"]}
+    with pytest.raises(UserError, match=r"data\.images: nowhere is not a folder"):
+        read_coco(path, images="nowhere", problems=Problems())
+
+
+def test_two_files_with_other_categories_make_one_class_list(tmp_path: Path) -> None:
+    write(tmp_path / "train.json", ["a.jpg"], [annotation(1, [1, 1, 5, 5], 18)])
+    write(tmp_path / "test.json", ["b.jpg"], [annotation(1, [1, 1, 5, 5], 1)],
+          categories=[{"id": 1, "name": "dog"}, {"id": 2, "name": "cow"}])
+    sets = {"train": ["train.json"], "test": ["test.json"]}
+    found = read_coco(tmp_path, sets=sets, problems=Problems(strict=True))
+    assert found.classes == ("car", "dog", "cow")
+    assert [records[0].labels.tolist() for records in found.splits.values()] == [[1], [1]]
+
+
+def test_an_image_belongs_to_one_split(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        write(tmp_path / f"{name}.json", ["a.jpg"])
+    message = r"test\.json has .*a\.jpg in test, but .*train\.json has it in train"
+    with pytest.raises(UserError, match=message):
+        read_coco(tmp_path, sets={"train": ["train.json"], "test": ["test.json"]}, problems=Problems())
+
+
+@pytest.mark.parametrize(("content", "what"), [
+    (b"", "is not valid JSON"), (b'{"images": [', "is not valid JSON"), (b"\xff\xfd", "is not valid JSON"),
+    (b"[]", "has no list 'images'"), (b'{"images": [], "categories": []}', "has no list 'annotations'"),
+    (b'{"images": [1], "annotations": [], "categories": []}', "has no list 'images'"),
+    (b'{"images": [], "annotations": [], "categories": [{"name": "dog"}]}', "no number and name"),
+])
+def test_files_that_are_no_coco_json(tmp_path: Path, content: bytes, what: str) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(UserError, match=rf"a\.json is not .*{what}|a\.json {what}"):
+        read_coco(tmp_path / "a.json", problems=Problems())
+
+
+def test_a_missing_json(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.json does not exist"):
+        read_coco(tmp_path / "none.json", problems=Problems())
+
+
+@pytest.mark.parametrize(("one", "what"), [
+    (annotation(1, [30, 10, 20, 5]), r"object 1 \(dog\): its box .* reaches outside the image of 40x30"),
+    (annotation(1, [10, 10, 0, 5]), "is empty in the image"),
+    (annotation(1, [10, 10, float("nan"), 5]), "reaches outside"),
+    (annotation(1, [10, 10, 5]), r"annotation 100 has the bbox \[10, 10, 5\], expected \[x, y, width"),
+    (annotation(1, None), "has the bbox None"),
+    (annotation(1, [1, 1, 5, 5], 99), "annotation 100 has the unknown category_id 99"),
+    (annotation(1, [1, 1, 5, 5], [18]), "unknown category_id"),
+])
+def test_bad_annotations_set_their_image_aside(tmp_path: Path, one: dict[str, Any], what: str) -> None:
+    path = write(tmp_path / "all.json", ["a.jpg", "b.jpg"], [one])
+    problems = Problems()
+    assert names_of(read_coco(path, problems=problems)) == {"train": ["b"]}
+    assert problems.set_aside == len(problems.found) == 1
+    assert problems.found[0].file == str(tmp_path / "a.jpg")
+    with pytest.raises(BadFile, match=what):
+        read_coco(path, problems=Problems(strict=True))
+
+
+def test_bad_images_are_set_aside(tmp_path: Path) -> None:
+    good = {"id": 1, "file_name": "a.jpg", "width": 40, "height": 30}
+    path = write(tmp_path / "all.json", ["a.jpg", "b.jpg"], images=[
+        good, {"id": 2, "file_name": "b.jpg"}, {"id": 3, "width": 40, "height": 30},
+        good | {"id": 4, "file_name": "ghost.jpg"}, good | {"id": 5}, good | {"file_name": "b.jpg"}])
+    problems = Problems()
+    assert names_of(read_coco(path, problems=problems)) == {"train": ["a"]}
+    messages = [problem.message for problem in problems.found]
+    expected = ["gives it no size", "the image of id 3 has no file_name", "does not exist", "names it twice",
+                "image id 1 occurs twice"]
+    assert all(what in message for message, what in zip(messages, expected, strict=True))
+    assert problems.set_aside == 5
+
+
+def test_annotations_of_no_image_are_listed(tmp_path: Path) -> None:
+    path = write(tmp_path / "all.json", ["a.jpg"], [annotation(7, [1, 1, 5, 5]), annotation(7, [1, 1, 5, 5])])
+    problems = Problems()
+    assert names_of(read_coco(path, problems=problems)) == {"train": ["a"]}
+    assert problems.found == [(str(path), "2 annotations are of image_id 7, which no image has")]
+    assert problems.set_aside == 0
+
+
+def test_a_class_list_of_ones_own(tmp_path: Path) -> None:
+    path = write(tmp_path / "all.json", ["a.jpg", "b.jpg"], [
+        annotation(1, [1, 1, 5, 5], 3), annotation(2, [1, 1, 5, 5], 18)])
+    problems = Problems()
+    found = read_coco(path, classes=["dog"], problems=problems)
+    assert names_of(found) == {"train": ["b"]}
+    assert "class 'car' is not in the class list (dog)" in problems.found[0].message

@@ -1,0 +1,66 @@
+"""VOC comes by torchvision's own code, and only what is missing."""
+
+import urllib.error
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torchvision.datasets.voc as torchvision_voc
+
+from pipeline.data.download import download_voc
+from pipeline.data.prepare import prepare
+from pipeline.errors import UserError
+from pipeline.params.schema import Data
+
+
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch, voc_folder: Callable[..., Any]) -> list[tuple[str, Path]]:
+    """Stands in for the network below torchvision: 'unpacks' the archive that a URL names."""
+    calls: list[tuple[str, Path]] = []
+
+    def unpack(url: str, root: Path, filename: str, md5: str) -> None:
+        calls.append((url.rpartition("/")[2], Path(root)))
+        year = "2012" if "2012" in filename else "2007"
+        split = "test" if "test" in filename else "trainval"
+        folder = voc_folder(Path(root) / f"VOCdevkit/VOC{year}")
+        folder.add(f"{year}_{split}", split=split, objects=[("dog", (1, 1, 9, 9))])
+
+    monkeypatch.setattr(torchvision_voc, "download_and_extract_archive", unpack)
+    return calls
+
+
+ARCHIVES = ["VOCtrainval_06-Nov-2007.tar", "VOCtrainval_11-May-2012.tar", "VOCtest_06-Nov-2007.tar"]
+
+
+@pytest.mark.parametrize("source", ["voc", "voc/VOCdevkit"])
+def test_all_that_is_missing_is_fetched_once(
+        tmp_path: Path, fetched: list[tuple[str, Path]], source: str) -> None:
+    params = Data(name="voc", source=str(tmp_path / source), download=True, val_fraction=0.0)
+    assert prepare(params, tmp_path / "out")["splits"] == {"train": 2, "test": 1}
+    assert fetched == [(name, tmp_path / "voc") for name in ARCHIVES]
+    prepare(params, tmp_path / "again")
+    assert len(fetched) == 3
+
+
+def test_sets_say_what_is_fetched(tmp_path: Path, fetched: list[tuple[str, Path]]) -> None:
+    download_voc(tmp_path / "VOCdevkit", {"train": ["2012_trainval"]})
+    assert [name for name, _ in fetched] == ARCHIVES[1:2]
+
+
+def test_no_network_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise urllib.error.URLError("Name or service\nnot known")
+
+    monkeypatch.setattr(torchvision_voc, "download_and_extract_archive", unreachable)
+    message = r"data\.download: VOC2007 trainval could not be fetched into .*not known"
+    with pytest.raises(UserError, match=message) as caught:
+        prepare(Data(source=str(tmp_path / "voc"), download=True), tmp_path / "out")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["1999_trainval", "trainval", "2012_everything"])
+def test_sets_that_voc_does_not_have(tmp_path: Path, fetched: list[tuple[str, Path]], name: str) -> None:
+    with pytest.raises(UserError, match=r"data\.download: .*could not be fetched"):
+        download_voc(tmp_path, {"train": [name]})
+    assert not fetched

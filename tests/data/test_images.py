@@ -1,0 +1,125 @@
+"""Image files of every kind come out as RGB, broken ones as one line."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.data.images import BadFile, read_image
+
+
+@pytest.fixture
+def picture() -> Image.Image:
+    """A smooth picture, 40 wide and 30 high, so that JPEG keeps it."""
+    y, x = np.mgrid[:30, :40]
+    return Image.fromarray(np.stack([x * 6, y * 8, 255 - x * 3 - y * 3], 2).astype(np.uint8))
+
+
+def close(pixels: np.ndarray, picture: Image.Image, tolerance: float = 8) -> bool:
+    return bool(np.abs(pixels.astype(int) - np.asarray(picture.convert("RGB"), dtype=int)).mean() < tolerance)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".jpg", ".tif"])
+def test_formats(tmp_path: Path, picture: Image.Image, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    picture.save(path)
+    pixels = read_image(path, (30, 40))
+    assert pixels.shape == (30, 40, 3)
+    assert pixels.dtype == np.uint8
+    assert pixels.flags.writeable
+    assert pixels.flags.c_contiguous
+    assert close(pixels, picture)
+
+
+@pytest.mark.parametrize(("mode", "suffix"), [
+    ("L", ".jpg"), ("CMYK", ".jpg"), ("P", ".png"), ("RGBA", ".png"), ("1", ".png"), ("LA", ".png")])
+def test_modes_become_rgb(tmp_path: Path, picture: Image.Image, mode: str, suffix: str) -> None:
+    converted = picture.convert(mode)
+    path = tmp_path / f"a{suffix}"
+    converted.save(path)
+    assert close(read_image(path), converted)
+
+
+def test_palette_with_transparent_entries_gives_no_warning(tmp_path: Path, picture: Image.Image) -> None:
+    path = tmp_path / "a.png"
+    picture.quantize(16).save(path, transparency=bytes([0, 128] + [255] * 14))
+    assert close(read_image(path), picture, 30)
+
+
+def test_16_bit_grey_keeps_its_range(tmp_path: Path) -> None:
+    values = np.array([[0, 257, 32768, 65535]], np.uint16)
+    path = tmp_path / "a.png"
+    Image.fromarray(values).save(path)
+    assert read_image(path)[0, :, 1].tolist() == [0, 1, 128, 255]
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_exif_rotates_only_where_the_annotated_size_says_so(
+        tmp_path: Path, picture: Image.Image, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "a.png"
+    picture.save(path, exif=exif)
+    stored = np.asarray(picture)
+    assert (read_image(path) == stored).all()
+    assert (read_image(path, (30, 40)) == stored).all()
+    rotated = read_image(path, (40, 30))
+    assert rotated.shape == (40, 30, 3)
+    upright = {5: stored.transpose(1, 0, 2), 6: np.rot90(stored, -1), 8: np.rot90(stored),
+               7: np.rot90(stored, 2).transpose(1, 0, 2)}[orientation]
+    assert (rotated == upright).all()
+
+
+def test_upside_down_exif_leaves_the_picture_that_was_annotated(tmp_path: Path, picture: Image.Image) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    picture.save(tmp_path / "a.png", exif=exif)
+    assert (read_image(tmp_path / "a.png", (30, 40)) == np.asarray(picture)).all()
+
+
+def test_another_size_is_refused(tmp_path: Path, picture: Image.Image) -> None:
+    picture.save(tmp_path / "a.png")
+    with pytest.raises(BadFile, match=r"a\.png: the image has 40x30 pixels, its annotation says 41x30"):
+        read_image(tmp_path / "a.png", (30, 41))
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_broken_files_are_named(tmp_path: Path, picture: Image.Image, suffix: str) -> None:
+    whole = tmp_path / f"whole{suffix}"
+    picture.save(whole)
+    content = whole.read_bytes()
+    for name, data, reason in [("empty", b"", "it is empty"), ("noise", b"\0" * 100, "cannot identify"),
+                               ("half", content[:len(content) // 2], ""), ("text", b"<html></html>", "")]:
+        path = tmp_path / f"{name}{suffix}"
+        path.write_bytes(data)
+        with pytest.raises(BadFile) as caught:
+            read_image(path, (30, 40))
+        assert str(caught.value).startswith(f"{path}: the image cannot be read: {reason}")
+        assert "\n" not in str(caught.value)
+
+
+def test_every_truncation_is_an_error_or_the_whole_picture(tmp_path: Path, picture: Image.Image) -> None:
+    path = tmp_path / "a.jpg"
+    picture.save(path)
+    content, pixels = path.read_bytes(), read_image(path)
+    for length in range(0, len(content) - 2, 7):
+        path.write_bytes(content[:length])
+        try:
+            assert (read_image(path) == pixels).all()
+        except BadFile:
+            continue
+
+
+def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(BadFile, match=r"none\.jpg: the image does not exist"):
+        read_image(tmp_path / "none.jpg")
+    with pytest.raises(BadFile, match="cannot be read"):
+        read_image(tmp_path)
+
+
+def test_the_error_survives_other_processes() -> None:
+    error = BadFile("a.jpg", "it is empty")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error) == "a.jpg: it is empty"
+    assert str(BadFile(str(error))) == str(error)  # as torch rebuilds it in the main process
