@@ -88,6 +88,11 @@ def test_an_image_without_objects_is_legal(tmp_path: Path, voc_xml: Make) -> Non
     assert annotation.difficult.shape == (0,)
 
 
+def test_a_missing_annotation(tmp_path: Path) -> None:
+    with pytest.raises(BadFile, match=r"none\.xml: the annotation does not exist"):
+        read_annotation(tmp_path / "none.xml")
+
+
 SIZE = "<size><width>40</width><height>30</height></size>"
 BOX = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
 BOMB = ('<!DOCTYPE a [<!ENTITY x "ha"><!ENTITY y "&x;&x;&x;&x;">]>'
