@@ -28,7 +28,7 @@ STUDENTS = ("resnet18", "resnet34", "mobilenet_v2", "efficientnet_b0")
 RECIPE = "resnet50+hourglass104"
 IMAGES, BATCH = 8, 2
 #: The paper's setting but for the number of images, passes and views, and weights that need a download.
-SMALL = ["data.source={source}", "data.format=voc", "data.sets=null", "views.per_image=1", "views.shard_views=8",
+SMALL = ["data.source={source}", "views.per_image=1", "views.shard_views=8",
          "dump.batch=2", "dump.shard_views=8", *(f"students.{name}.pretrained=false" for name in STUDENTS),
          "teachers.resnet50.pretrained=false"]
 TRAIN = [f"batch={BATCH}", "epochs=2", "log_every=1", "workers=0"]

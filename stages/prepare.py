@@ -43,8 +43,8 @@ def _source(data: "Data") -> Any:
     """What tells one state of the source from another: versions, or every file's size and time."""
     if data.source == "demo":
         return {name: _version(name) for name in ARTISTS}
-    root = Path(data.source)
-    files = sorted(root.rglob("*")) if root.is_dir() else [root]
+    roots = [Path(data.source), *([Path(data.images)] if data.images else [])]
+    files = [file for root in roots for file in (sorted(root.rglob("*")) if root.is_dir() else [root])]
     return [[str(file), *_state(file)] for file in files if file.is_file()]
 
 
