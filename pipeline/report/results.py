@@ -1,0 +1,235 @@
+"""Reading what training and evaluation left behind, and averaging it over seeds."""
+
+import csv
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, median, stdev
+from typing import Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from pipeline.errors import UserError
+from pipeline.params import Params
+from pipeline.report.document import Spread
+
+#: In percent; none where there was no object that counts.
+Score = float | None
+Log = dict[str, np.ndarray]
+
+
+class Scores(BaseModel):
+    """APs in percent on one split."""
+
+    map_area: Score = None
+    map07: Score = None
+    ap: Score = None
+    ap75: Score = None
+    per_class: dict[str, Score] = {}
+
+
+class Result(Scores):
+    """One metrics.json: a trained detector's scores on test and what it costs."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Literal["teacher", "student"]
+    teacher: str | None = None
+    student: str | None = None
+    recipe: str | None = None
+    seed: int | None = None
+    data: str
+    params: int | None = None
+    macs: float | None = None
+    latency_ms: float | None = None
+    unseen: Scores | None = None
+    passes: float | None = None
+    seconds: float | None = None
+
+    @model_validator(mode="after")
+    def _says_whose_it_is(self) -> Self:
+        if self.kind == "teacher" and self.teacher is None:
+            raise ValueError("a teacher's result has no key 'teacher'")
+        if self.kind == "student" and None in (self.student, self.recipe, self.seed):
+            raise ValueError("a student's result needs the keys 'student', 'recipe' and 'seed'")
+        return self
+
+    def score(self, metric: str) -> float | None:
+        """A metric by its name, "unseen.map_area" for one on the split of unseen drawings."""
+        split, _, name = metric.rpartition(".")
+        scores: Scores | None = self.unseen if split == "unseen" else self
+        value: float | None = getattr(scores, name) if scores is not None else None
+        return value
+
+
+@dataclass(frozen=True)
+class Results:
+    """Every result of one data set.
+
+    Attributes:
+        teachers: by name, in the order of params.
+        runs: (student, recipe) -> seed -> result, in the order of params.
+        left_out: results that are not in the report, each with the reason.
+    """
+
+    teachers: dict[str, Result]
+    runs: dict[tuple[str, str], dict[int, Result]]
+    left_out: list[str] = field(default_factory=list)
+
+    def of(self, student: str | None, recipe: str | None) -> list[Result]:
+        """The runs of one cell, by seed."""
+        return list(self.runs.get((student or "", recipe or ""), {}).values())
+
+    def values(self, student: str | None, recipe: str | None, metric: str = "map_area") -> list[float]:
+        """The metric in every run of a cell that has it."""
+        return [value for run in self.of(student, recipe) if (value := run.score(metric)) is not None]
+
+    def score(self, student: str | None, recipe: str | None, metric: str = "map_area") -> Spread | None:
+        return spread(self.values(student, recipe, metric))
+
+    def differences(self, student: str | None, recipe: str | None, metric: str = "map_area") -> list[float]:
+        """What the recipe adds to `plain`, in points, for every seed that has both."""
+        plain = self.runs.get((student or "", "plain"), {})
+        taught = self.runs.get((student or "", recipe or ""), {})
+        both = [seed for seed in taught if seed in plain]
+        found = [minus(taught[seed].score(metric), plain[seed].score(metric)) for seed in both]
+        return [difference for difference in found if difference is not None]
+
+    def mean(self, student: str | None, recipe: str | None, metric: str = "map_area") -> float | None:
+        found = self.score(student, recipe, metric)
+        return found.mean if found else None
+
+    def teacher(self, name: str) -> Result:
+        """The teacher's result; one without any numbers where there is none."""
+        return self.teachers.get(name) or Result(kind="teacher", teacher=name, data="")
+
+    @property
+    def seeds(self) -> list[int]:
+        return sorted({seed for runs in self.runs.values() for seed in runs})
+
+
+def spread(values: Iterable[float | None]) -> Spread | None:
+    """Mean, sample standard deviation and count of the values that are there."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    return Spread(mean=fmean(known), std=stdev(known) if len(known) > 1 else None, n=len(known))
+
+
+def middle(values: Iterable[float | None]) -> float | None:
+    """The median of the values that are there."""
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
+
+
+def minus(a: float | None, b: float | None) -> float | None:
+    """The difference, where both are there."""
+    return None if a is None or b is None else a - b
+
+
+def load_results(params: Params, root: Path) -> Results:
+    """Reads root/results.
+
+    Results on other data, and of names that params no longer has, are left out and listed.
+
+    Raises:
+        UserError: a metrics.json is broken, or there is none at all.
+    """
+    folder = root / "results"
+    patterns = ("teachers/*/metrics.json", "students/*/*/seed*/metrics.json")
+    paths = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+    if not paths:
+        raise UserError(f"{folder} holds no metrics.json: run 'pipeline evaluate' first.")
+    teachers: dict[str, Result] = {}
+    runs: dict[tuple[str, str], dict[int, Result]] = {}
+    left_out = []
+    for path in paths:
+        result = _read(path)
+        if reason := _stranger(result, params):
+            left_out.append(f"{path.relative_to(root)}: {reason}")
+        elif result.kind == "teacher":
+            teachers[str(result.teacher)] = result
+        else:
+            runs.setdefault((str(result.student), str(result.recipe)), {})[int(result.seed or 0)] = result
+    return Results(
+        teachers={name: teachers[name] for name in params.teachers if name in teachers},
+        runs={
+            (student, recipe): dict(sorted(runs[student, recipe].items()))
+            for student in params.students
+            for recipe in params.recipes
+            if (student, recipe) in runs
+        },
+        left_out=left_out,
+    )
+
+
+def load_log(path: Path) -> Log:
+    """A run's log.csv as one float64 array per column, NaN where a row has no value.
+
+    Raises:
+        UserError: the file holds something else.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    try:
+        columns = rows[0] if rows else {}
+        return {column: np.array([float(row[column] or math.nan) for row in rows]) for column in columns}
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} is no training log ({error}): train again, or remove it.") from None
+
+
+def mean_log(logs: Sequence[Log]) -> Log:
+    """The mean over seeds of the columns and steps that all of the logs have."""
+    logs = [log for log in logs if log.get("step", np.empty(0)).size]
+    if not logs:
+        return {}
+    steps = logs[0]["step"]
+    for log in logs[1:]:
+        steps = np.intersect1d(steps, log["step"])
+    return {
+        column: np.mean([log[column][np.isin(log["step"], steps)] for log in logs], axis=0)
+        for column in logs[0]
+        if all(column in log for log in logs)
+    }
+
+
+def load_logs(params: Params, root: Path) -> tuple[dict[str, Log], dict[tuple[str, str], Log]]:
+    """The training logs under root/models: of teachers by name, of (student, recipe) averaged over seeds."""
+    teachers = {name: root / "models" / "teachers" / name / "log.csv" for name in params.teachers}
+    students = {
+        (student, recipe): sorted((root / "models" / "students" / student / recipe).glob("seed*/log.csv"))
+        for student in params.students
+        for recipe in params.recipes
+    }
+    teacher_logs = {name: load_log(path) for name, path in teachers.items() if path.is_file()}
+    student_logs = {cell: mean_log([load_log(path) for path in paths]) for cell, paths in students.items()}
+    return (
+        {name: log for name, log in teacher_logs.items() if log},
+        {cell: log for cell, log in student_logs.items() if log},
+    )
+
+
+def _read(path: Path) -> Result:
+    try:
+        return Result.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        problem = (f"{key}: " if key else "") + first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{path}: {problem}. Run 'pipeline evaluate' again.") from None
+
+
+def _stranger(result: Result, params: Params) -> str:
+    """Why a result has no place in this report; empty if it has one."""
+    if result.data != params.data.name:
+        return f"it is on data {result.data!r}, the params say {params.data.name!r}"
+    for kind, name, known in (
+        ("teacher", result.teacher, params.teachers),
+        ("student", result.student, params.students),
+        ("recipe", result.recipe, params.recipes if result.kind == "student" else None),
+    ):
+        if name is not None and known is not None and name not in known:
+            return f"{kind} {name!r} is not in the params"
+    return ""

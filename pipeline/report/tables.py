@@ -1,0 +1,197 @@
+"""The tables of everything that was measured: teachers, students, classes, costs."""
+
+from collections.abc import Iterable
+from itertools import groupby
+
+from pipeline.report.document import (
+    DASH,
+    Cell,
+    Column,
+    Spread,
+    Table,
+    best_in_columns,
+    changed,
+    measured,
+    number,
+    words,
+)
+from pipeline.report.results import Result, middle, minus, spread
+from pipeline.report.study import PLAIN, Study, label
+
+METRICS = ("map_area", "map07", "ap", "ap75", "unseen.map_area")
+METRIC_COLUMNS = [
+    Column(title="mAP@.5 area", group="Test"),
+    Column(title="mAP@.5 11-point", group="Test"),
+    Column(title="COCO AP", group="Test"),
+    Column(title="COCO AP75", group="Test"),
+    Column(title="mAP@.5 area", group="Unseen"),
+]
+
+
+def teachers_table(study: Study) -> Table:
+    """Every teacher's scores."""
+    rows, notes = [], []
+    for name in study.params.teachers:
+        result = study.results.teacher(name)
+        if name not in study.results.teachers:
+            notes.append(f"To fill a {DASH}: `pipeline train-teacher {name}`, then `pipeline evaluate`.")
+        rows.append(
+            [
+                words(label(name)),
+                *(number(result.score(metric)) for metric in METRICS),
+                _minutes([result]),
+            ]
+        )
+    return Table(
+        key="teachers",
+        title="Teachers",
+        caption=_splits(study),
+        columns=[
+            Column(title="Teacher", numeric=False),
+            *METRIC_COLUMNS,
+            Column(title="minutes", group="Training"),
+        ],
+        rows=best_in_columns(rows, list(range(1, 1 + len(METRICS)))),
+        notes=notes,
+    )
+
+
+def students_table(study: Study) -> Table:
+    """Every student and recipe that was evaluated."""
+    results, rows = study.results, []
+    for student, cells in groupby(results.runs, key=lambda cell: cell[0]):
+        of_student = [
+            [
+                words(label(student)),
+                words(study.taught_by(recipe)),
+                *(measured(results.score(student, recipe, metric), seeds=False) for metric in METRICS),
+                words("") if recipe == PLAIN else measured(_gain(study, student, recipe), sign=True, seeds=False),
+                number(len(results.of(student, recipe)), 0),
+                _minutes(results.of(student, recipe)),
+            ]
+            for _, recipe in cells
+        ]
+        rows += best_in_columns(of_student, list(range(2, 2 + len(METRICS))))
+    return Table(
+        key="students",
+        title="Students",
+        caption=f"{_splits(study)} Mean ± standard deviation over seeds; each student's best stands out.",
+        columns=[
+            Column(title="Student", numeric=False),
+            Column(title="Taught by", numeric=False),
+            *METRIC_COLUMNS,
+            Column(title="gain", group="Over alone"),
+            Column(title="seeds", group="Training"),
+            Column(title="minutes", group="Training"),
+        ],
+        rows=rows,
+        notes=[f"Left out: {reason}." for reason in results.left_out],
+    )
+
+
+def per_class_table(study: Study) -> Table:
+    """AP@.5 of every class, teachers and students."""
+    results = study.results
+    groups = [(f"{label(name)} (teacher)", [result]) for name, result in results.teachers.items()]
+    groups += [
+        (f"{label(student)} {study.recipe_label(recipe)}", results.of(student, recipe))
+        for student, recipe in results.runs
+        if recipe in study.main_recipes
+    ]
+    rows = [
+        [
+            words(name),
+            number(_mean(run.map_area for run in runs)),
+            *(number(_mean(run.per_class.get(name) for run in runs)) for name in study.data.classes),
+        ]
+        for name, runs in groups
+    ]
+    return Table(
+        key="per-class",
+        title="AP by class",
+        caption="AP@.5 (area) on test in percent, mean over seeds; the best of each class stands out.",
+        columns=[
+            Column(title="Network", numeric=False),
+            Column(title="all"),
+            *(Column(title=name) for name in study.data.classes),
+        ],
+        rows=best_in_columns(rows, list(range(1, 2 + len(study.data.classes)))),
+    )
+
+
+def cost_table(study: Study) -> Table:
+    """Parameters, MACs and latency against the baseline teacher."""
+    results, base = study.results, study.params.report.baseline
+    baseline = results.teacher(base)
+    groups: list[tuple[str, list[Result], float | None]] = [
+        (f"{label(name)} ({'baseline' if name == base else 'teacher'})", [result], result.map_area)
+        for name, result in sorted(results.teachers.items(), key=lambda item: item[0] != base)
+    ]
+    for student in study.shown_students:
+        runs = [run for (name, recipe) in results.runs if name == student for run in results.of(name, recipe)]
+        recipe = study.headline if results.of(student, study.headline) else PLAIN
+        groups.append((label(student), runs, results.mean(student, recipe)))
+    rows = []
+    for name, runs, score_mean in groups:
+        params = middle(run.params for run in runs)
+        macs = middle(run.macs for run in runs)
+        latency = middle(run.latency_ms for run in runs)
+        rows.append(
+            [
+                words(name),
+                number(params and params / 1e6, 2),
+                changed(params, baseline.params),
+                number(macs and macs / 1e9, 2),
+                changed(macs, baseline.macs),
+                number(latency),
+                changed(baseline.latency_ms, latency),
+                number(score_mean),
+                number(minus(score_mean, baseline.map_area), sign=True),
+            ]
+        )
+    taught = f"of recipe `{study.headline}` where it was run, else alone" if study.headline else "alone"
+    notes = [f"Speed is 1 / latency of one image. A student's mAP is that {taught}."]
+    if base not in results.teachers:
+        notes.append(f"To fill a {DASH}: `pipeline train-teacher {base}`, then `pipeline evaluate`.")
+    if study.params.evaluate.latency_runs == 0:
+        notes.append("Latency was not measured: set `evaluate.latency_runs`, then `pipeline evaluate`.")
+    height, width = study.params.views.size
+    against = f"vs {label(base)}"
+    return Table(
+        key="cost",
+        title=f"Size and speed against {label(base)}",
+        caption=f"One image of {width}×{height} px. {study.scale}.",
+        columns=[
+            Column(title="Network", numeric=False),
+            Column(title="millions", group="Parameters"),
+            Column(title=against, group="Parameters"),
+            Column(title="billions", group="MACs"),
+            Column(title=against, group="MACs"),
+            Column(title="ms", group="Latency"),
+            Column(title=f"speed {against}", group="Latency"),
+            Column(title="%", group="mAP@.5"),
+            Column(title=against, group="mAP@.5"),
+        ],
+        rows=best_in_columns(best_in_columns(rows, [1, 3, 5], lowest=True), [7]),
+        notes=notes,
+    )
+
+
+def _splits(study: Study) -> str:
+    test, unseen = (len(study.data.splits.get(split, ())) for split in ("test", "unseen"))
+    beside = f" and on {unseen:,} of drawings that nobody trained on (unseen)" if unseen else ""
+    return f"AP in percent on {test:,} test images{beside}."
+
+
+def _minutes(runs: list[Result]) -> Cell:
+    seconds = middle(run.seconds for run in runs)
+    return number(seconds and seconds / 60)
+
+
+def _gain(study: Study, student: str, recipe: str) -> Spread | None:
+    return spread(study.results.differences(student, recipe))
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    found = spread(values)
+    return found.mean if found else None

@@ -1,0 +1,72 @@
+from pipeline.report.document import DASH
+from pipeline.report.tables import cost_table, per_class_table, students_table, teachers_table
+
+BOTH = "resnet50+hourglass_small"
+RUNS = {("resnet18", "plain"): [40.0, 42.0], ("resnet18", BOTH): [45.0, 46.0], ("mobilenet_v2", "plain"): [35.0]}
+
+
+def texts(table):
+    return [[cell.text for cell in row] for row in table.rows]
+
+
+def test_teachers_with_every_metric(study):
+    table = teachers_table(study(RUNS))
+    assert texts(table)[0] == ["ResNet-50", "60.0", "59.0", "30.0", "20.0", "30.0", "5.0"]
+    assert [cell.best for cell in table.rows[1]] == [False, *[True] * 5, False]
+    assert table.notes == []
+    assert "(unseen)" in table.caption
+
+
+def test_a_teacher_that_was_not_trained(study):
+    table = teachers_table(study(RUNS, {"resnet50": 60.0}))
+    assert texts(table)[1] == ["Hourglass (small)", *[DASH] * 6]
+    assert "`pipeline train-teacher hourglass_small`" in table.notes[0]
+
+
+def test_students_with_gain_and_seeds(study):
+    table = students_table(study(RUNS))
+    assert texts(table)[0] == [
+        "ResNet-18", "nobody", "41.0 ± 1.4", "40.0 ± 1.4", "20.5 ± 0.7", "13.7 ± 0.5", "20.5 ± 0.7", "", "2", "5.0",
+    ]  # fmt: skip
+    assert texts(table)[1][1] == "ResNet-50 & Hourglass (small)"
+    assert texts(table)[1][7] == "+4.5 ± 0.7"
+    assert [row[2].best for row in table.rows] == [False, True, False]
+
+
+def test_what_was_left_out_is_said(study):
+    found = study(RUNS)
+    found.results.left_out.append("results/x: it is on data 'voc'")
+    assert "Left out: results/x" in students_table(found).notes[0]
+
+
+def test_every_class(study):
+    table = per_class_table(study(RUNS))
+    assert [column.title for column in table.columns] == ["Network", "all", "cat", "dog"]
+    assert texts(table)[0] == ["ResNet-50 (teacher)", "60.0", "65.0", "55.0"]
+    assert texts(table)[2] == ["ResNet-18 alone", "41.0", "46.0", "36.0"]
+
+
+def test_a_class_without_objects_is_a_dash(study):
+    found = study(RUNS, per_class={"cat": None, "dog": 7.0})
+    assert texts(per_class_table(found))[2] == ["ResNet-18 alone", "41.0", DASH, "7.0"]
+
+
+def test_costs_are_compared_with_the_baseline(study):
+    table = cost_table(study(RUNS, params=1_000_000, macs=500_000_000, latency_ms=5.0))
+    rows = texts(table)
+    assert rows[0][:3] == ["ResNet-50 (baseline)", "4.00", "0.0 %"]
+    assert rows[2] == ["ResNet-18", "1.00", "−75.0 %", "0.50", "−75.0 %", "5.0", "+100.0 %", "45.5", "−14.5"]
+    assert rows[3][7:] == ["35.0", "−25.0"]
+    assert [row[1].best for row in table.rows] == [False, False, True, True]
+
+
+def test_latency_that_was_not_measured(study):
+    table = cost_table(study(RUNS, latency_ms=None, changes={"evaluate": {"latency_runs": 0}}))
+    assert texts(table)[2][5:7] == [DASH, DASH]
+    assert "evaluate.latency_runs" in " ".join(table.notes)
+
+
+def test_a_baseline_without_result(study):
+    table = cost_table(study(RUNS, {}))
+    assert texts(table)[0][2] == DASH
+    assert "`pipeline train-teacher resnet50`" in " ".join(table.notes)
