@@ -41,21 +41,21 @@ class DemoScenes(Block):
     Attributes:
         train, val, test, unseen: scenes per split; `unseen` uses drawings that no other split has.
         size: [height, width] of a scene in pixels.
-        objects: [fewest, most] objects in a scene.
-        object_size: [smallest, largest] longer side of an object as a share of the scene's
-            shorter side.
+        objects: [fewest, most] objects in a scene; each further one is half as likely.
+        object_size: [smallest, largest] longer side of an object that is alone, as a share of the
+            scene's shorter side; several are drawn smaller.
         difficult: about the share of the objects that are drawn tiny or heavily covered, and
             therefore marked difficult.
     """
 
-    train: Positive = 2000
+    train: Positive = 2400
     val: Positive = 300
     test: Positive = 500
     unseen: Positive = 300
-    size: tuple[Positive, Positive] = (96, 96)
+    size: tuple[Positive, Positive] = (144, 144)
     objects: tuple[Positive, Positive] = (1, 4)
-    object_size: tuple[Fraction, Fraction] = (0.25, 0.6)
-    difficult: Fraction = 0.08
+    object_size: tuple[Fraction, Fraction] = (0.55, 0.95)
+    difficult: Fraction = 0.06
     seed: Seed = 0
 
 

@@ -121,9 +121,10 @@ def _add_object(image: np.ndarray, placed: list[_Placed], params: DemoScenes, ma
     choices = material.drawings[name]
     drawing = choices[rng.integers(len(choices))]
     least, most = params.object_size
-    tiny = rng.random() < params.difficult / 2
-    size = least * rng.uniform(0.4, 0.55) if tiny else np.exp(rng.uniform(np.log(least), np.log(most)))
-    side = max(6.0, shrink * size * min(height, width))
+    size = shrink * np.exp(rng.uniform(np.log(least), np.log(most)))
+    if rng.random() < params.difficult / 2:
+        size = LEAST_SIDE * rng.uniform(0.5, 0.95)
+    side = size * min(height, width)
     picture = _recolour(drawing.level(side), rng)
     for attempt in range(TRIES):
         side *= 0.93 ** (attempt > TRIES // 2)
