@@ -1,5 +1,6 @@
 """Ctrl-C between two steps."""
 
+import os
 import signal
 import sys
 import threading
@@ -17,6 +18,7 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.asked = False
+        self.process = os.getpid()
         self.installed = threading.current_thread() is threading.main_thread()
 
     def __enter__(self) -> "Interrupt":
@@ -29,6 +31,8 @@ class Interrupt:
             signal.signal(signal.SIGINT, self.before)
 
     def _note(self, number: int, frame: "FrameType | None") -> None:
+        if os.getpid() != self.process:
+            return  # a loader's process: Ctrl-C reaches it as well, and it serves until the end
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True

@@ -1,5 +1,7 @@
+import contextlib
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -27,13 +29,13 @@ def start_tiny():
     def start(*arguments, launcher=()):
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         process = subprocess.Popen([sys.executable, *launcher, str(TINY), *map(str, arguments)], cwd=ROOT,
-                                   env=environment, stderr=subprocess.PIPE, text=True)
+                                   env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
         started.append(process)
         return process
 
     yield start
     for process in started:
-        if process.poll() is None:
-            process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # with the processes that it started itself
         process.stderr.close()
         process.wait()

@@ -57,6 +57,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         state_of(8).write(path, "me", is_writer=True)
     monkeypatch.undo()
+    assert os.listdir(tmp_path) == ["checkpoint.pt"]
     state = state_of()
     state.read(path, "me")
     assert state.step == 7

@@ -1,6 +1,7 @@
 """Runs in processes of their own: killed, and several at once."""
 
 import csv
+import os
 import random
 import signal
 import time
@@ -87,7 +88,7 @@ def test_two_processes_train_a_student_as_one_does_and_continue_after_a_kill(tin
 
     process = start_tiny(killed, "student", *FROZEN, "devices=2", ALWAYS)
     wait_for_rows(killed, 5, process)
-    process.send_signal(signal.SIGKILL)
+    os.killpg(process.pid, signal.SIGKILL)
     assert finish(process)[0] == -signal.SIGKILL
     assert finish(start_tiny(killed, "student", *FROZEN, "devices=2"))[0] == 0
     assert_same(result_of(two), result_of(killed))
