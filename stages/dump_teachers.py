@@ -25,7 +25,7 @@ def run_all(params: "Params", names: Sequence[str], *, devices: str = "auto", dr
 def run(params: "Params", name: str, *, devices: str = "auto") -> dict[str, Any]:
     """Dumps one teacher into targets/NAME.zarr; returns what it cost, as in results/dumps/NAME.json."""
     from pipeline.devices import make_fabric
-    from pipeline.inference import dump_teacher
+    from pipeline.inference.dump import dump_teacher
     from pipeline.inform import progress_bar
 
     inputs.entry(params.teachers, name, "teacher")
@@ -54,7 +54,7 @@ def run(params: "Params", name: str, *, devices: str = "auto") -> dict[str, Any]
 def plan(params: "Params", name: str, *, devices: str = "auto") -> dict[str, Any]:
     """How many views, bytes and seconds the dump of one teacher would take; writes nothing."""
     from pipeline.devices import make_fabric
-    from pipeline.inference import plan_dump
+    from pipeline.inference.planning import plan_dump
 
     data = inputs.prepared_data(params)
     recorded = recorded_views(data)
@@ -69,7 +69,8 @@ def _bill(store: Path) -> dict[str, Any]:
     from storage import open_store
 
     manifest = open_store(store).manifest
-    return {**manifest["counts"], "seconds": manifest["created"]["shard_seconds"], "fingerprint": manifest["fingerprint"]}
+    return {**manifest["counts"], "seconds": manifest["created"]["shard_seconds"],
+            "fingerprint": manifest["fingerprint"]}
 
 
 

@@ -1,7 +1,8 @@
-"""Running detectors over images: detections for evaluation, and the teachers' dump."""
+"""Running detectors over images: detections for evaluation, and the teachers' dump.
+
+The dump is imported from `pipeline.inference.dump`: whoever scores a detector runs no store.
+"""
 
 from pipeline.inference.detection import detect
-from pipeline.inference.dump import dump_teacher
-from pipeline.inference.planning import plan_dump
 
-__all__ = ["detect", "dump_teacher", "plan_dump"]
+__all__ = ["detect"]

@@ -95,7 +95,8 @@ def test_a_wrong_word_is_a_usage_error(run):
 def test_profiles_are_listed_and_written(run, tmp_path):
     assert {"demo", "study", "voc"} <= {line.split()[0] for line in run("profile").output.splitlines()}
     run("profile", "voc")
-    (tmp_path / "params.yaml").open("a").write("# mine\n")
+    with (tmp_path / "params.yaml").open("a") as file:
+        file.write("# mine\n")
     result = run("profile", "demo")
     assert result.exit_code == 1
     assert "--force" in result.output

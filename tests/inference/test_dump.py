@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from pipeline.errors import UserError
-from pipeline.inference import dump_teacher, plan_dump
+from pipeline.inference.dump import dump_teacher
+from pipeline.inference.planning import plan_dump
 from pipeline.inference.prediction import inference, predict
 from pipeline.models import decode_detections, peaks_to_boxes
 from pipeline.params import Dump
@@ -94,7 +95,7 @@ def test_mixed_precision_keeps_the_heads_exact(detector, data, views, fabric, tm
 KILLED = """
 import os, pickle, signal, sys
 from lightning_fabric import Fabric
-from pipeline.inference import dump_teacher
+from pipeline.inference.dump import dump_teacher
 
 def kill(done, total, what):
     if done >= 8:

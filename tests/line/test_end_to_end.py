@@ -39,7 +39,7 @@ def test_every_store_is_whole(finished, name):
 
 def test_the_report_shows_every_model(finished):
     page, text = ((finished / "report" / name).read_text() for name in ("index.html", "report.md"))
-    for word in ("resnet18", "hourglass_small", "mobilenet_v2", "CC BY-SA 4.0"):
+    for word in ("ResNet-18", "Hourglass", "MobileNetV2", "CC BY-SA 4.0"):
         assert word in page
         assert word in text
     assert list((finished / "report").rglob("*.png"))
