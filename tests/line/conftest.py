@@ -51,7 +51,7 @@ def run_pipeline(*arguments: str, folder: Path) -> str:
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == 0, result.output
-    return result.output
+    return result.stdout
 
 
 @pytest.fixture(scope="session")
