@@ -35,7 +35,7 @@ lint: setup ## what pre-commit runs
 	mypy
 	lint-imports
 
-bench: bench-line ## all benchmarks
+bench: bench-loop bench-line ## all benchmarks
 
 bench-%: setup
 	python benchmarks/$*.py

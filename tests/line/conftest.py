@@ -12,8 +12,9 @@ from pipeline.cli import main
 #: Two small teachers of different kinds, one student; real networks, a few dozen scenes, two epochs.
 PARAMS = """
 profile: tiny
-data: {demo: {train: 24, val: 8, test: 10, unseen: 6}}
-views: {per_image: 2, size: [64, 64], max_objects: 16, shard_views: 20}
+data: {name: demo, demo: {train: 24, val: 8, test: 10, unseen: 6}}
+views: {per_image: 2, size: [64, 64], scale: [0.8, 1.2, 0.1], flip: 0.5, color: 0.2, lighting: 0.1, max_objects: 16,
+        shard_views: 20}
 train: &train {epochs: 2, batch: 8, log_every: 2, precision: 32-true}
 teachers:
   resnet18: {model: resnet18, arch: {deconv: [16, 16, 16], head_channels: 16}}
