@@ -58,6 +58,7 @@ def run(stage: str, *, module: str, inputs: Mapping[str, Any], out: Path,
             build(work, result, fingerprint)
             if is_main_process():
                 write_text(work / "done", fingerprint)
+                _free_scratch(work, keep={"inputs.json", "lock", "done", out.name})
         if is_main_process():
             place(result, out)
     return fingerprint
@@ -100,6 +101,17 @@ def place(source: Path, out: Path) -> None:
 def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _free_scratch(work: Path, keep: set[str]) -> None:
+    """Deletes what only unfinished work needs: checkpoints are larger than what they lead to."""
+    for path in work.iterdir():
+        if path.name in keep:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _copy(source: str | Path, target: str | Path) -> None:

@@ -64,6 +64,7 @@ def test_failed_work_leaves_the_old_out_and_continues_next_time(tmp_path):
 
     make(out, finish, x=1)
     assert out.read_text() == "halfwhole"
+    assert not list(work.WORK.rglob("half"))
     assert sorted(os.listdir(tmp_path)) == [".work", "made"]
 
 
