@@ -28,7 +28,7 @@ test: setup ## run the linters and all tests
 	ruff check .
 	mypy
 	lint-imports
-	pytest -n 2 --cov --cov-report=term:skip-covered --cov-fail-under=90
+	pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 lint: setup ## what pre-commit runs
 	ruff check .

@@ -43,7 +43,8 @@ def load_params(path: str | Path = "params.yaml", overrides: Sequence[str] = ())
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path} does not exist. Write one with 'pipeline profile demo', or name another with --params.")
+        raise UserError(f"{path} does not exist. Write one with 'pipeline profile demo', "
+                        "or name another with --params.")
     tree = read_yaml(path.read_text(encoding="utf-8"), str(path))
     if not isinstance(tree, dict):
         raise UserError(f"{path} must hold a mapping of blocks (data, views, teachers, …), not {type(tree).__name__}.")
