@@ -67,7 +67,8 @@ def make_fabric(devices: int | str = "auto",
     if accelerator == "cuda" and count > there_are:
         raise UserError(f"--devices {count}: this machine has {there_are} GPUs.")
     # Every process has its own BatchNorm statistics and the first one's are kept, as in the official code.
-    strategy = DDPStrategy(broadcast_buffers=False) if count * num_nodes > 1 else "auto"
+    # A recipe may leave out heads (no ground truth, a W with zeros): a static graph lets them go unused.
+    strategy = DDPStrategy(broadcast_buffers=False, static_graph=True) if count * num_nodes > 1 else "auto"
     fabric = Fabric(accelerator=accelerator, devices=count, num_nodes=num_nodes, precision=precision,
                     strategy=strategy)
     fabric.launch()

@@ -94,6 +94,14 @@ def test_two_processes_train_a_student_as_one_does_and_continue_after_a_kill(tin
     assert_same(result_of(two), result_of(killed))
 
 
+@pytest.mark.slow
+def test_two_processes_may_leave_heads_untrained(tiny, start_tiny, tmp_path):
+    process = start_tiny(tmp_path / "two", "taught", *FROZEN, "devices=2")
+    tiny.main(tmp_path / "one", "taught", *FROZEN)
+    assert finish(process)[0] == 0
+    assert_trained_alike(tmp_path / "one", tmp_path / "two")
+
+
 def assert_trained_alike(one, two):
     rows = rows_of(one)
     for single, double in zip(rows, rows_of(two), strict=True):

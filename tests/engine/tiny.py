@@ -1,6 +1,6 @@
 """A run small enough for tests, and a program that does it in processes of its own.
 
-    python tiny.py FOLDER {teacher,student} [steps=60] [devices=1] [freeze=1] [key=value of train ...]
+    python tiny.py FOLDER {teacher,student,taught} [steps=60] [devices=1] [freeze=1] [key=value of train ...]
 
 writes FOLDER/result.pt (weights of model and objective, losses of each log row) and the run's files.
 """
@@ -60,11 +60,11 @@ class TinyBatches:
 
 
 class StudentObjective(nn.Module):
-    """Ground truth and distillation together, with a trained adapter."""
+    """Distillation with a trained adapter, and ground truth unless the first stack is to go untrained."""
 
-    def __init__(self, mean):
+    def __init__(self, mean, ground_truth):
         super().__init__()
-        self.ground_truth = GroundTruthLoss(mean)
+        self.ground_truth = GroundTruthLoss(mean) if ground_truth else lambda *_: {}
         self.distillation = DistillationLoss(
             (1000, 1, 0.1, 100), {"teacher": TEACHER_CHANNELS}, 8, peak_threshold=0.1, attention=True,
             mean_over_ranks=mean)
@@ -75,7 +75,7 @@ class StudentObjective(nn.Module):
 
 def objective_of(kind, fabric):
     mean = mean_over_ranks(fabric)
-    return GroundTruthLoss(mean) if kind == "teacher" else StudentObjective(mean)
+    return GroundTruthLoss(mean) if kind == "teacher" else StudentObjective(mean, kind == "student")
 
 
 def prepare(batch):
