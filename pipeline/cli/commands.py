@@ -209,7 +209,11 @@ def store_verify(path: Path, as_json: bool) -> None:
 
 
 def _answer(answer: Any, as_json: bool) -> None:
-    """Prints a result to stdout: JSON for machines, `key: value` lines for people."""
+    """Prints a result to stdout, once for all processes: JSON for machines, `key: value` lines for people."""
+    from stages.work import is_main_process
+
+    if not is_main_process():
+        return
     if as_json:
         import json
 

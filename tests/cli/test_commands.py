@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.cli import main
+from pipeline.cli.commands import _answer
 
 
 def commands(group=main, prefix=()):
@@ -48,6 +49,13 @@ def test_help_needs_no_heavy_package():
     script = ("import sys, pipeline.cli; "
               "print([m for m in ('torch', 'numpy', 'zarr', 'pydantic', 'cv2') if m in sys.modules])")
     assert subprocess.check_output([sys.executable, "-c", script], text=True).strip() == "[]"
+
+
+def test_one_of_several_processes_answers(monkeypatch, capsys):
+    _answer({"views": 3}, True)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    _answer({"views": 3}, True)
+    assert json.loads(capsys.readouterr().out) == {"views": 3}
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
