@@ -128,14 +128,16 @@ class Targets:
         if student.config.stride != self.stride:
             raise UserError(f"{student.config.model} has stride {student.config.stride}, but the targets "
                             f"have {self.stride}: give it as many deconvolutions as the teachers have.")
-        if not self.stores and not self.recipe.ground_truth:
-            raise UserError("The recipe has no teachers and ground_truth 0: there is nothing to learn from.")
+        taught = bool(self.stores) and any(self.recipe.weights)
+        if not taught and not self.recipe.ground_truth:
+            raise UserError("The recipe has ground_truth 0, and no teachers or only zeros for weights: there is "
+                            "nothing to learn from.")
         channels = {name: self.stores[name].spec[FEATURES].shape[0]
                     for name, arrays in self.arrays.items() if FEATURES in arrays}
         distillation = DistillationLoss(
             self.recipe.weights, channels, student.config.feature_channels,
             peak_threshold=self.recipe.peak_threshold, attention=self.recipe.attention,
-            mean_over_ranks=mean_over_ranks) if self.stores else None
+            mean_over_ranks=mean_over_ranks) if taught else None
         return Objective(GroundTruthLoss(mean_over_ranks), self.recipe.ground_truth, distillation)
 
 

@@ -69,7 +69,7 @@ def test_the_objective_adds_the_teachers_terms(data, recorded, two_teachers):
     terms = objective(answer(), batch)
     assert set(terms) == {"heatmap", "wh", "offset", "kd_heatmap", "kd_wh", "kd_offset", "kd_features"}
     assert all(torch.isfinite(term) for term in terms.values())
-    assert sum(parameter.numel() for parameter in objective.parameters()) == (6 + 1) * (3 + 4)  # adapters
+    assert sum(parameter.numel() for parameter in objective.parameters()) == 6 * (3 + 4)  # adapters, without a bias
 
 
 def test_ground_truth_is_weighted_and_can_be_left_out(data, recorded, two_teachers):
@@ -92,10 +92,11 @@ def test_counts_are_those_of_all_processes(data, recorded, two_teachers):
     assert torch.allclose(shared["kd_wh"], alone["kd_wh"] / 2)
 
 
-def test_a_recipe_that_teaches_nothing_is_refused(data, recorded):
-    targets = open_targets({}, Recipe(ground_truth=0.0), data, recorded)
-    with pytest.raises(UserError, match="nothing to learn"):
-        targets.objective(student())
+def test_a_recipe_that_teaches_nothing_is_refused(data, recorded, two_teachers):
+    zeros = BOTH.model_copy(update={"weights": [0.0, 0.0, 0.0, 0.0], "ground_truth": 0.0})
+    for paths, recipe in (({}, Recipe(ground_truth=0.0)), (two_teachers, zeros)):
+        with pytest.raises(UserError, match="nothing to learn"):
+            open_targets(paths, recipe, data, recorded).objective(student())
 
 
 def test_a_student_of_another_stride_is_refused(data, recorded):
