@@ -232,6 +232,20 @@ def test_preprocess_normalises_in_the_colour_order_of_the_config():
     assert images.dtype == torch.uint8
 
 
+def test_preprocess_brings_its_numbers_to_the_device_once(monkeypatch):
+    config = build_detector("hourglass_small", 2).config
+    images = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
+    with torch.inference_mode():
+        expected = preprocess(images, config)
+    monkeypatch.delattr(torch, "tensor")  # a copy from the CPU in every step keeps a GPU waiting
+    weight = torch.ones(3, 1, 1, requires_grad=True)
+    (preprocess(images, config) * weight).sum().backward()
+    assert torch.equal(preprocess(images, config), expected)
+    floats = images.float()
+    preprocess(floats, config)
+    assert not floats.any()
+
+
 def test_weights_in_the_file_are_the_models_own(tmp_path):
     model = build_detector("hourglass_small", 3)
     save_detector(model, tmp_path / "w.safetensors", CLASSES)
