@@ -36,7 +36,12 @@ def run(params: "Params", *, strict: bool = False) -> dict[str, Any]:
 
     from pipeline.data.dataset import load_data
 
-    return load_data(out).manifest
+    manifest = load_data(out).manifest
+    if manifest["problems"]:
+        first = manifest["problems"][0]
+        work.say(f"prepare: {len(manifest['problems'])} problems, {manifest['set_aside']} images set aside; "
+            f"all in {out / 'manifest.json'}, the first: {first['file']}: {first['message']}")
+    return manifest
 
 
 def _source(data: "Data") -> Any:

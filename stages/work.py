@@ -49,10 +49,10 @@ def run(stage: str, *, module: str, inputs: Mapping[str, Any], out: Path,
     work.mkdir(parents=True, exist_ok=True)
     with _alone(work, enabled=not shared and is_main_process()):
         if (work / "done").exists() and result.exists():
-            _say(f"{stage}: taken over from {work}")
+            say(f"{stage}: taken over from {work}")
         else:
             if any(path.name not in {"inputs.json", "lock"} for path in work.iterdir()):
-                _say(f"{stage}: continuing in {work}")
+                say(f"{stage}: continuing in {work}")
             if is_main_process():
                 write_text(work / "inputs.json", json.dumps(inputs, indent=1, sort_keys=True, default=str))
             build(work, result, fingerprint)
@@ -149,7 +149,7 @@ def _alone(work: Path, enabled: bool) -> Iterator[None]:
         yield
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     if is_main_process():
         print(text, file=sys.stderr, flush=True)
 

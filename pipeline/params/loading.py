@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, unknown
 from pipeline.params.schema import Params, Train
 
 if TYPE_CHECKING:
@@ -38,8 +38,9 @@ def load_params(path: str | Path = "params.yaml", overrides: Sequence[str] = ())
         overrides: "dotted.key=value" strings, the value in YAML, applied in order.
 
     Raises:
-        UserError: the file is missing or not YAML, or a key is unknown, of a wrong type or out
-            of range; the message lists every such key by its dotted path.
+        UserError: the file is missing or not YAML, a key is unknown, of a wrong type or out
+            of range (the message lists every such key by its dotted path), or an entry names
+            another one that is not there.
     """
     path = Path(path)
     if not path.is_file():
@@ -50,7 +51,12 @@ def load_params(path: str | Path = "params.yaml", overrides: Sequence[str] = ())
         raise UserError(f"{path} must hold a mapping of blocks (data, views, teachers, …), not {type(tree).__name__}.")
     for override in overrides:
         _apply(tree, override)
-    return _validate(Params, tree, str(path))
+    params = _validate(Params, tree, str(path))
+    try:
+        _check_references(params)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return params
 
 
 def train_params(base: Train, changes: Mapping[str, Any], where: str) -> Train:
@@ -59,7 +65,31 @@ def train_params(base: Train, changes: Mapping[str, Any], where: str) -> Train:
     Raises:
         UserError: a key or value of `changes` does not fit, named as `where`.key.
     """
-    return _validate(Train, {**base.model_dump(), **changes}, "params", prefix=f"{where}.")
+    return _validate(Train, {**base.model_dump(), **changes}, "", prefix=f"{where}.")
+
+
+def _check_references(params: Params) -> None:
+    """Finds now what would otherwise stop a run after its teachers are trained."""
+    asked: list[tuple[str, Sequence[str], str, Mapping[str, Any]]] = [
+        ("distill.students", params.distill.students, "student", params.students),
+        ("distill.recipes", params.distill.recipes, "recipe", params.recipes),
+        ("tune.students", params.tune.students, "student", params.students),
+        ("tune.recipe", [params.tune.recipe] if params.tune.recipe else [], "recipe", params.recipes),
+    ]
+    asked += [(f"ensembles.{key}.teachers", ensemble.teachers, "teacher", params.teachers)
+              for key, ensemble in params.ensembles.items()]
+    for key, recipe in params.recipes.items():
+        asked += [(f"recipes.{key}.teachers", recipe.teachers, "teacher", params.teachers),
+                  (f"recipes.{key}.ensemble", [recipe.ensemble] if recipe.ensemble else [], "ensemble",
+                   params.ensembles)]
+    for where, names, kind, table in asked:
+        for name in names:
+            if name not in table:
+                raise unknown(f"{where}: {kind}", name, list(table))
+    for name, teacher in params.teachers.items():
+        train_params(params.train, teacher.train, f"teachers.{name}.train")
+    for name, student in params.students.items():
+        train_params(params.distill.train, student.train, f"students.{name}.train")
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -80,10 +110,10 @@ def _validate(model: type[M], tree: Any, where: str, prefix: str = "") -> M:
         # By way of JSON: strict there still takes a list for a tuple and 1 for a float.
         return model.model_validate_json(json.dumps(tree))
     except TypeError as error:
-        raise UserError(f"{where}: {error}.") from None
+        raise UserError(f"{where or prefix}: {error}.") from None
     except ValidationError as error:
         problems = dict.fromkeys(_problem(model, issue, prefix) for issue in error.errors())
-        raise UserError(f"{where}: {'; '.join(problems)}.") from None
+        raise UserError(f"{where}{': ' if where else ''}{'; '.join(problems)}.") from None
 
 
 def _problem(model: type[BaseModel], issue: "ErrorDetails", prefix: str) -> str:
@@ -99,7 +129,9 @@ def _problem(model: type[BaseModel], issue: "ErrorDetails", prefix: str) -> str:
     message = issue["msg"].removeprefix("Value error, ")
     given = issue["input"]
     shown = "" if isinstance(given, dict) else f" (got {given!r})"
-    return f"{key or 'params'}: {message[:1].lower() + message[1:]}{shown}"
+    if message[1:2].islower():  # a sentence, not the name W
+        message = message[:1].lower() + message[1:]
+    return f"{key or 'params'}: {message}{shown}"
 
 
 def _keys_at(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:

@@ -1,7 +1,7 @@
 """The schema of params.yaml: one frozen block per stage, every key with its type and range.
 
-Names that are looked up elsewhere (models, teachers of a recipe, classes) are strings here and
-are resolved by the stage before any work.
+Names are strings here. `load_params` finds those of other entries (the teachers of a recipe);
+models and classes are resolved by the stage before any work.
 """
 
 from typing import Annotated, Any, Literal

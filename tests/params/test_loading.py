@@ -37,7 +37,7 @@ def test_overrides_are_yaml_and_apply_in_order(params_file):
     ("views.flip=2", ["views.flip", "1", "2"]),
     ("train.lr=fast", ["train.lr", "'fast'"]),
     ("train.epochs=true", ["train.epochs"]),
-    ("recipes.plain.weights=[1, 2, 3]", ["recipes.plain.weights", "3 numbers", "four"]),
+    ("recipes.plain.weights=[1, 2, 3]", ["recipes.plain.weights: W has 3 numbers", "four"]),
     ("recipes.plain.weights=table4-9", ["recipes.plain.weights", "table4-9", "table4-6"]),
     ("recipes.plain.weights=[1, 2, 3, -1]", ["recipes.plain.weights.3"]),
     ("recipes.plain.teachers=[a, b]", ["recipes.plain", "ensemble"]),
@@ -53,6 +53,24 @@ def test_a_bad_value_is_named_by_its_dotted_key(params_file, override, words):
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+@pytest.mark.parametrize(("override", "words"), [
+    ("distill.students=[resnet19]", ["distill.students", "student 'resnet19'", "'resnet18'"]),
+    ("distill.recipes=[plane]", ["distill.recipes", "'plane'", "'plain'"]),
+    ("tune.students=[x]", ["tune.students", "resnet18"]),
+    ("tune.recipe=plane", ["tune.recipe", "'plain'"]),
+    ("recipes.plain.teachers=[resnet5]", ["recipes.plain.teachers", "teacher 'resnet5'", "'resnet50'"]),
+    ("recipes.plain.ensemble=both", ["recipes.plain.ensemble", "'both'", "none"]),
+    ("ensembles.both={teachers: [resnet50, hourglass]}", ["ensembles.both.teachers", "'hourglass'", "resnet50"]),
+    ("teachers.resnet50.train={lrr: 1}", ["teachers.resnet50.train.lrr", "'lr'"]),
+    ("students.resnet18.train={lr: fast}", ["students.resnet18.train.lr", "'fast'"]),
+])
+def test_what_an_entry_names_is_looked_up_before_any_work(params_file, override, words):
+    with pytest.raises(UserError) as caught:
+        load_params(params_file, [override])
+    for word in ["params.yaml", *words]:
+        assert word in str(caught.value)
 
 
 @pytest.mark.parametrize(("override", "word"), [
