@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 import torch
 
@@ -84,11 +84,33 @@ class RunState:
         self.precision.load_state_dict(saved["precision"])
 
 
+class _Sink:
+    """A file for torch.save that keeps the reason why a write failed, which torch drops."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = OSError(error.errno, error.strerror, self.file.name)
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
 def _replace(path: "Path", content: dict[str, Any]) -> None:
     temporary = path.with_name(path.name + ".partial")
     try:
         with temporary.open("wb") as file:
-            torch.save(content, file)
+            sink = _Sink(file)
+            try:
+                torch.save(content, cast("IO[bytes]", sink))
+            except RuntimeError as error:  # torch finds the file shorter than it should be
+                raise sink.error or error from None
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

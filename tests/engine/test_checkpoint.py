@@ -63,6 +63,14 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     assert state.step == 7
 
 
+def test_torch_does_not_hide_that_the_disk_is_full(tmp_path):
+    (tmp_path / "checkpoint.pt.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as caught:
+        state_of(7).write(tmp_path / "checkpoint.pt", "me", is_writer=True)
+    assert not isinstance(caught.value, RuntimeError)
+    assert os.listdir(tmp_path) == []
+
+
 class Malicious:
     def __reduce__(self):
         return os.system, ("touch executed",)
