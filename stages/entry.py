@@ -44,9 +44,11 @@ def stage_main(run: Callable[..., Any], *arguments: str) -> None:
         run: called with (params, *arguments).
         arguments: names of the positional arguments; "seed" is a whole number.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m {run.__module__}", description=sys.modules["__main__"].__doc__)
+    main = sys.modules["__main__"]
+    parser = argparse.ArgumentParser(prog=f"python -m {main.__spec__.name if main.__spec__ else run.__module__}",
+                                     description=main.__doc__)
     for name in arguments:
-        parser.add_argument(name, type=int if name == "seed" else str)
+        parser.add_argument(name, type=_seed if name == "seed" else str)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
     given = vars(parser.parse_args())
@@ -55,6 +57,12 @@ def stage_main(run: Callable[..., Any], *arguments: str) -> None:
 
         params = load_params(given.pop("params"), given.pop("overrides"))
         run(params, *given.values())
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0")
+    return int(text)
 
 
 def _fail(message: str) -> None:

@@ -1,9 +1,10 @@
 import errno
+import sys
 
 import pytest
 
 from pipeline.errors import UserError
-from stages.entry import one_line_errors
+from stages.entry import one_line_errors, stage_main
 from storage import StoreError
 
 
@@ -28,3 +29,15 @@ def test_our_own_mistakes_keep_their_traceback(monkeypatch):
     monkeypatch.setenv("PIPELINE_DEBUG", "1")
     with pytest.raises(UserError), one_line_errors():
         raise UserError("x")
+
+
+@pytest.mark.parametrize(("given", "words"), [
+    ([], "required: student, seed"), (["a", "-1"], "'-1' is no whole number"), (["a", "x"], "'x' is no whole number"),
+    (["a", "1", "b"], "unrecognized arguments: b"),
+])
+def test_wrong_arguments_of_a_stage_are_a_usage_error(monkeypatch, capsys, given, words):
+    monkeypatch.setattr(sys, "argv", ["stage", *given])
+    with pytest.raises(SystemExit) as caught:
+        stage_main(lambda *_: pytest.fail("it ran"), "student", "seed")
+    assert caught.value.code == 2
+    assert words in capsys.readouterr().err
