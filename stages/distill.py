@@ -37,7 +37,7 @@ def run(params: "Params", student: str, recipe: str, seed: int, *, devices: str 
     chosen = inputs.entry(params.recipes, recipe, "recipe")
     train = train_params(params.distill.train, detector.train, f"students.{student}.train")
     data = inputs.prepared_data(params)
-    recorded = recorded_views(data)
+    recorded = recorded_views(data, params.views)
     targets = open_targets(_store_paths(params, recipe), chosen, data, recorded)
 
     def source() -> "Source":

@@ -30,7 +30,7 @@ def run(params: "Params", name: str, *, devices: str = "auto") -> dict[str, Any]
 
     inputs.entry(params.teachers, name, "teacher")
     data = inputs.prepared_data(params)
-    recorded = recorded_views(data)
+    recorded = recorded_views(data, params.views)
     weights = inputs.needs(paths.weights(paths.teacher_model(name)), f"pipeline train-teacher {name}")
     sha256 = work.file_sha256(weights)
 
@@ -57,7 +57,7 @@ def plan(params: "Params", name: str, *, devices: str = "auto") -> dict[str, Any
     from pipeline.inference.planning import plan_dump
 
     data = inputs.prepared_data(params)
-    recorded = recorded_views(data)
+    recorded = recorded_views(data, params.views)
     weights = inputs.needs(paths.weights(paths.teacher_model(name)), f"pipeline train-teacher {name}")
     free = shutil.disk_usage(".").free
     planned = plan_dump(load_trained(weights, data), data, recorded, params=params.dump,

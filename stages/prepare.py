@@ -39,8 +39,8 @@ def run(params: "Params", *, strict: bool = False) -> dict[str, Any]:
     manifest = load_data(out).manifest
     if manifest["problems"]:
         first = manifest["problems"][0]
-        work.say(f"prepare: {len(manifest['problems'])} problems, {manifest['set_aside']} images set aside; "
-            f"all in {out / 'manifest.json'}, the first: {first['file']}: {first['message']}")
+        work.say(f"prepare: images set aside: {manifest['set_aside']}; problems: {len(manifest['problems'])}, all in "
+            f"{out / 'manifest.json'}, the first: {first['file']}: {first['message']}")
     return manifest
 
 

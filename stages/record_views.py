@@ -23,7 +23,7 @@ def run(params: "Params") -> dict[str, Any]:
 
     given = {"data": data.fingerprint, "views": inputs.values(params.views, without=("on_mismatch",))}
     work.run("record_views", module="stages.record_views", inputs=given, out=paths.views_store(), build=build)
-    store = recorded_views(data)
+    store = recorded_views(data, params.views)
     return {"views": len(store), "fingerprint": store.fingerprint}
 
 

@@ -2,21 +2,26 @@
 
 from typing import TYPE_CHECKING
 
+from pipeline.errors import UserError
 from stages import inputs, paths
 
 if TYPE_CHECKING:
     from pipeline.data.dataset import DataSet
     from pipeline.data.recorded import RecordedViews
+    from pipeline.params import Views
 
 
-def recorded_views(data: "DataSet") -> "RecordedViews":
-    """targets/views.zarr, of this data set.
+def recorded_views(data: "DataSet", params: "Views") -> "RecordedViews":
+    """targets/views.zarr, of this data set and drawn as params say.
 
     Raises:
-        UserError: there are no records yet.
-        FingerprintMismatch: they are of other data.
+        UserError: there are no records yet, or they are of other data or other params.
     """
     from pipeline.data.recorded import RecordedViews
+    from storage import FingerprintMismatch
 
     inputs.needs(paths.views_store(), "pipeline record-views")
-    return RecordedViews(paths.views_store(), data, inputs.TRAIN)
+    try:
+        return RecordedViews(paths.views_store(), data, inputs.TRAIN, params)
+    except FingerprintMismatch as error:
+        raise UserError(f"{error}. Run 'pipeline record-views' again.") from None

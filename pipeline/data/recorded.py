@@ -90,11 +90,16 @@ def _spec(data: "DataSet", split: str, params: "Views", views: Sequence[View]) -
         shard_views=params.shard_views,
         identity={
             "kind": "views", "views_version": VERSION, "data": data.fingerprint, "split": split,
-            "size": list(params.size), "resolved": resolved.hexdigest(),
-            "views": params.model_dump(mode="json", exclude={"size", "shard_views", "on_mismatch"}),
+            "resolved": resolved.hexdigest(), **_drawn_by(params),
         },
         attributes={"columns": _COLUMNS},
     )
+
+
+def _drawn_by(params: "Views") -> dict[str, Any]:
+    """What of the params decides the views, as a store names it."""
+    return {"size": list(params.size),
+            "views": params.model_dump(mode="json", exclude={"size", "shard_views", "on_mismatch"})}
 
 
 def _codes(record: "ImageRecord", view: View, pixels: Image, params: "Views") -> dict[str, npt.NDArray[Any]]:
@@ -115,6 +120,7 @@ class RecordedViews:
         path: the store.
         data: refuse views of another data set.
         split: refuse views of another split.
+        params: refuse views that were drawn otherwise.
 
     Attributes:
         fingerprint: of the store; what teachers' stores name as their views.
@@ -132,8 +138,10 @@ class RecordedViews:
         StoreError: it is incomplete or damaged.
     """
 
-    def __init__(self, path: Path, data: "DataSet | None" = None, split: str | None = None) -> None:
-        expected = {"kind": "views", "data": data and data.fingerprint, "split": split}
+    def __init__(self, path: Path, data: "DataSet | None" = None, split: str | None = None,
+                 params: "Views | None" = None) -> None:
+        expected = {"kind": "views", "data": data and data.fingerprint, "split": split,
+                    **(_drawn_by(params) if params else {})}
         store = open_store(path, {key: value for key, value in expected.items() if value is not None})
         identity, self.fingerprint = store.spec.identity, store.fingerprint
         self.data: str = identity["data"]

@@ -20,10 +20,11 @@ from pipeline.data import View, invert, plain_view, render_view
 from pipeline.data.dataset import ImageRecord
 from pipeline.data.views import IDENTITY_COLOR
 from pipeline.ensemble import merge_view
+from pipeline.errors import UserError
 from pipeline.inference import detect
 from pipeline.inference.prediction import inference, predict
 from pipeline.inform import Progress
-from pipeline.models import find_peaks, load_detector
+from pipeline.models import Detector, find_peaks, load_detector
 from pipeline.report.document import Picture, listed
 from pipeline.report.drawing import Theme, save
 from pipeline.report.study import PLAIN, Study, label
@@ -110,7 +111,7 @@ def _teachers(study: Study, root: Path, records: Sequence[ImageRecord]) -> tuple
 
 def teacher_outputs(path: Path, records: Sequence[ImageRecord], study: Study) -> list[Outputs]:
     """What the dump would store of each image's plain view: heatmap, wh_offset and peaks."""
-    model, size, found = load_detector(path), study.params.views.size, []
+    model, size, found = _load(path, study), study.params.views.size, []
     with inference(model, "cpu"):
         for record in records:
             view = View(0, 0, plain_view(record.width, record.height, size), False, IDENTITY_COLOR)
@@ -141,7 +142,7 @@ def student_boxes(path: Path, records: Sequence[ImageRecord], study: Study) -> l
     """The detections of each image that score enough to be drawn."""
     evaluate = study.params.evaluate
     rows = detect(
-        load_detector(path),
+        _load(path, study),
         records,
         size_hw=study.params.views.size,
         batch=1,
@@ -152,6 +153,16 @@ def student_boxes(path: Path, records: Sequence[ImageRecord], study: Study) -> l
     return [
         [Box(row[3:], int(row[1]), float(row[2])) for row in rows[rows[:, 0] == place]] for place in range(len(records))
     ]
+
+
+def _load(path: Path, study: Study) -> Detector:
+    model = load_detector(path)
+    if model.config.classes not in (None, study.data.classes):
+        raise UserError(
+            f"{path} was trained on the classes {', '.join(model.config.classes or ())}, but data/{study.data.name} "
+            f"has {', '.join(study.data.classes)}: train it again or prepare the data it belongs to."
+        )
+    return model
 
 
 def _truth(record: ImageRecord) -> list[Box]:

@@ -1,0 +1,89 @@
+"""What a person does to a finished folder, and the one line that each command answers with."""
+
+import shutil
+
+import pytest
+from click.testing import CliRunner
+
+from pipeline.cli import main
+from pipeline.params import load_params
+from stages import prepare
+
+BOTH = "resnet18+hourglass_small"
+DISTILL = ["distill", "--student", "mobilenet_v2", "--recipe", BOTH, "--seed", "7"]
+
+
+@pytest.fixture
+def refused(line, monkeypatch):
+    """Runs a command that must fail with one line of error and leave no out behind; returns the line."""
+    monkeypatch.chdir(line)
+
+    def run(*arguments):
+        before = {path for top in ("data", "models", "targets") for path in (line / top).rglob("*")}
+        result = CliRunner().invoke(main, arguments)
+        assert isinstance(result.exception, SystemExit), result.exception
+        assert (result.exit_code, result.stdout) == (1, ""), result.output
+        *progress, error = result.stderr.splitlines()
+        assert error.startswith("Error: ")
+        assert not [said for said in progress if said.startswith("Error")]
+        assert {path for top in ("data", "models", "targets") for path in (line / top).rglob("*")} == before
+        return error
+
+    return run
+
+
+@pytest.mark.parametrize("change", ["views.size=[96, 96]", "views.per_image=3", "views.flip=0.25"])
+def test_views_that_params_no_longer_describe_are_refused(refused, change):
+    for command in (DISTILL, ["dump-teachers"]):
+        error = refused(*command, "--set", change)
+        assert change.split("=")[0].removeprefix("views.") in error
+        assert error.endswith("Run 'pipeline record-views' again.")
+
+
+def test_damaged_stores_stop_a_student(refused, line):
+    shard = min((line / "targets/resnet18.zarr/features").glob("c.*"))
+    whole = shard.read_bytes()
+    for content, word in ((whole[:-5], "bytes, expected"), (b"", "0 bytes"), (None, "missing")):
+        shard.unlink() if content is None else shard.write_bytes(content)
+        assert word in refused(*DISTILL)
+    (line / "targets/resnet18.zarr/manifest.json").unlink()
+    assert "no finished store" in refused(*DISTILL)
+    assert "no finished store" in refused("build-ensemble")
+
+
+def test_weights_that_do_not_fit_are_refused(refused, line):
+    other = "models/teachers/hourglass_small/weights.safetensors"
+    assert "is a hourglass_small, expected a resnet18" in refused(
+        "train-teacher", "resnet18", "--set", f"teachers.resnet18.weights={other}")
+    assert "nowhere.pth does not exist" in refused(
+        "distill", "--student", "mobilenet_v2", "--recipe", "plain",
+        "--set", "students.mobilenet_v2.weights=nowhere.pth")
+    weights = line / "models/teachers/resnet18/weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert "weights.safetensors" in refused("dump-teachers", "resnet18")
+    assert "weights.safetensors" in refused("evaluate")
+
+
+@pytest.mark.parametrize("devices", ["0", "-1", "two", "1.5"])
+def test_devices_that_are_no_number_are_refused(refused, devices):
+    assert f"--devices {devices}" in refused("train-teacher", "resnet18", "--set", "train.seed=9", "--devices", devices)
+
+
+def own_classes(line):
+    """The demo's images as a person's own folder, without one of its classes, and with a broken image."""
+    source = line / "own"
+    shutil.copytree(line / "data/demo", source)
+    for path in (source / "Annotations").glob("*.xml"):
+        path.write_text(path.read_text().replace("<name>train<", "<name>car<"))
+    min((source / "JPEGImages").glob("train_*")).write_bytes(b"")
+    return source
+
+
+def test_data_of_other_classes_refuse_what_was_trained_before(refused, line, capsys):
+    override = f"data.source={own_classes(line)}"
+    manifest = prepare.run(load_params("params.yaml", [override]))
+    assert manifest["set_aside"] == 1
+    assert "images set aside: 1;" in capsys.readouterr().err
+    for command in (["evaluate"], ["report"]):
+        assert "was trained on the classes bird, boat, car, cat, person, train" in refused(*command, "--set", override)
+    assert "record-views" in refused(*DISTILL, "--set", override)
