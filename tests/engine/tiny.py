@@ -62,7 +62,7 @@ class TinyBatches:
 class StudentObjective(nn.Module):
     """Distillation with a trained adapter, and ground truth unless the first stack is to go untrained."""
 
-    def __init__(self, mean, ground_truth):
+    def __init__(self, mean, ground_truth=True):
         super().__init__()
         self.ground_truth = GroundTruthLoss(mean) if ground_truth else lambda *_: {}
         self.distillation = DistillationLoss(
