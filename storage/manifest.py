@@ -64,7 +64,7 @@ def build(spec: StoreSpec, shards: list[dict[str, Any]], files: dict[str, bytes]
             "error": {"bound": encoding.bound, "unit": encoding.unit,
                       # A largest error that leaves views out would be no largest error.
                       "measured": (0.0 if array.encoding == "raw" else
-                                   max(errors) if len(errors) == len(shards) else None)}}
+                                   max(errors, default=None) if len(errors) == len(shards) else None)}}
     return {
         "format": FORMAT,
         "version": VERSION,

@@ -189,10 +189,10 @@ def store() -> None:
 @click.argument("path", type=click.Path(path_type=Path))
 @as_json
 def store_info(path: Path, as_json: bool) -> None:
-    """Say what a store holds and where it came from."""
-    from pipeline.cli.store import info
+    """Say what a store holds, in how many bytes and how exactly, and where it came from."""
+    from pipeline.cli.store import info, info_lines
 
-    _answer(info(path), as_json)
+    _answer(info(path), as_json, info_lines)
 
 
 @store.command("verify")
@@ -200,16 +200,16 @@ def store_info(path: Path, as_json: bool) -> None:
 @as_json
 def store_verify(path: Path, as_json: bool) -> None:
     """Check every byte of a store against its manifest; exit 1 where one is wrong."""
-    from pipeline.cli.store import check
+    from pipeline.cli.store import check, check_lines
 
     answer = check(path)
-    _answer(answer, as_json)
+    _answer(answer, as_json, check_lines)
     if answer["problems"]:
         raise SystemExit(1)
 
 
-def _answer(answer: Any, as_json: bool) -> None:
-    """Prints a result to stdout, once for all processes: JSON for machines, `key: value` lines for people."""
+def _answer(answer: Any, as_json: bool, lines: Callable[[Any], list[str]] | None = None) -> None:
+    """Prints a result to stdout, once for all processes: JSON for machines, `lines` of it for people."""
     from stages.work import is_main_process
 
     if not is_main_process():
@@ -219,7 +219,7 @@ def _answer(answer: Any, as_json: bool) -> None:
 
         click.echo(json.dumps(answer, indent=1))
     else:
-        for line in _lines(answer):
+        for line in (lines or _lines)(answer):
             click.echo(line)
 
 
@@ -227,10 +227,12 @@ def _lines(answer: Any, indent: str = "") -> list[str]:
     if isinstance(answer, dict):
         lines = []
         for key, value in answer.items():
+            if isinstance(value, list) and all(isinstance(item, str | int) for item in value):
+                value = ", ".join(map(str, value))
             if isinstance(value, dict | list) and value:
                 lines += [f"{indent}{key}:", *_lines(value, indent + "  ")]
             else:
-                shown = f"{value:.4g}" if isinstance(value, float) else "-" if value in (None, [], {}) else value
+                shown = f"{value:.4g}" if isinstance(value, float) else "-" if value in (None, "", {}) else value
                 lines.append(f"{indent}{key}: {shown}")
         return lines
     if isinstance(answer, list):

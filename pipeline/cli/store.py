@@ -1,38 +1,131 @@
-"""Answers of `pipeline store`."""
+"""Answers of `pipeline store`, and how people read them."""
 
+from collections.abc import Iterable, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from storage import StoreError, open_store, verify
+from storage import IncompleteStore, StoreError, open_store, verify
+from storage import manifest as manifests
+from storage.journal import finished
 
-SHOWN = 20  # views that are listed by number
+SHOWN = 20  # problems that people are shown
 
 
 def info(path: Path) -> dict[str, Any]:
-    """What a store holds, in what form, and where it came from."""
-    store = open_store(path)
-    manifest, views = store.manifest, max(len(store), 1)
-    arrays = {}
-    for array in store.spec.arrays:
+    """What a store holds, in what form, and where it came from; an unfinished one says how far it is.
+
+    Raises:
+        StoreError: there is no store, or its metadata is damaged.
+    """
+    try:
+        store = open_store(path)
+        manifest, spec, views = store.manifest, store.spec, len(store)
+    except IncompleteStore:
+        if not (path / manifests.WORK / manifests.BEGUN).is_file():
+            raise
+        spec = manifests.load_begun(path)
+        done = finished(path / manifests.WORK, path, spec)
+        manifest = manifests.build(spec, list(done.values()), {}, {})
+        views = sum(len(spec.shard_range(shard)) for shard in done)
+    written, arrays = manifest["counts"]["bytes"], {}
+    for array in spec.arrays:
         about = manifest["arrays"][array.name]
         arrays[array.name] = {
             "shape": list(array.shape), "dtype": str(array.code_dtype), "encoding": array.encoding,
-            "bytes": about["bytes"], "bytes_per_view": round(about["bytes"] / views), "error": about["error"],
+            "bytes": about["bytes"], "bytes_per_view": round(about["bytes"] / max(views, 1)), "error": about["error"],
         }
     return {
-        "path": str(path), "views": len(store), "shards": manifest["counts"]["shards"],
-        "bytes": manifest["counts"]["bytes"], "bytes_per_view": round(manifest["counts"]["bytes"] / views),
-        "fingerprint": store.fingerprint, "arrays": arrays, "identity": dict(store.spec.identity),
-        "attributes": dict(store.spec.attributes), "created": manifest["created"],
+        "path": str(path), "complete": bool(manifest["files"]), "views": spec.views, "shards": spec.shards,
+        "shards_written": len(manifest["shards"]), "shard_views": spec.shard_views,
+        "bytes": written, "bytes_per_view": round(written / max(views, 1)),
+        "fingerprint": spec.fingerprint, "arrays": arrays, "identity": dict(spec.identity),
+        "licence": spec.attributes.get("licence"), "attributes": dict(spec.attributes), "created": manifest["created"],
     }
 
 
+def info_lines(answer: Mapping[str, Any]) -> list[str]:
+    """`info` for people."""
+    shards = f"{answer['shards_written']:,} of {answer['shards']:,} shards"
+    lines = [
+        f"path: {answer['path']}",
+        f"complete: {'yes' if answer['complete'] else 'no'}, {shards} of {answer['shard_views']:,} views",
+        f"views: {answer['views']:,}",
+        f"bytes: {_size(answer['bytes'])}, {_size(answer['bytes_per_view'])} per view",
+        "arrays:",
+    ]
+    rows = [("", "of a view", "encoding", "per view", "in all", "largest error", "bound")]
+    for name, array in answer["arrays"].items():
+        error = array["error"]
+        rows.append((name, f"{'x'.join(map(str, array['shape'])) or 'one'} {array['dtype']}", array["encoding"],
+                     _size(array["bytes_per_view"]), _size(array["bytes"]), _number(error["measured"]),
+                     f"{_number(error['bound'])} {error['unit']}" if error["bound"] else "exact"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines += ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    lines += [f"fingerprint: {answer['fingerprint']}", "made from:"]
+    lines += [f"  {key}: {_value(value)}" for key, value in answer["identity"].items()]
+    if answer["licence"]:
+        lines.append(f"licence of the data: {answer['licence']}")
+    if answer["created"]:
+        lines.append(f"created: {_value(answer['created'])}")
+    return lines
+
+
 def check(path: Path) -> dict[str, Any]:
-    """Every problem of a store; raises nothing for a damaged one."""
-    if not path.exists():
-        raise StoreError(f"{path} does not exist.")
+    """Every problem of a store; raises nothing for a damaged one.
+
+    Raises:
+        StoreError: there is no store, or it is not finished.
+    """
+    try:
+        manifests.load(path)
+    except IncompleteStore as error:
+        raise StoreError(str(error)) from None
+    except StoreError:
+        pass  # a damaged store: `verify` says so
     report = verify(path)
-    bad = report.bad_views
-    shown = [*bad[:SHOWN], f"and {len(bad) - SHOWN} more"] if len(bad) > SHOWN else bad
     return {"path": str(path), "ok": report.ok, "views": report.views, "bytes": report.bytes,
-            "fingerprint": report.fingerprint, "bad_views": shown, "problems": report.problems}
+            "fingerprint": report.fingerprint, "bad_views": report.bad_views, "problems": report.problems}
+
+
+def check_lines(answer: Mapping[str, Any]) -> list[str]:
+    """`check` for people."""
+    lines = [f"path: {answer['path']}", f"ok: {'yes' if answer['ok'] else 'no'}"]
+    if answer["fingerprint"]:  # the manifest could be read
+        bad = answer["bad_views"]
+        named = f"{', '.join(ranges(bad))} ({len(bad):,} of {answer['views']:,})" if bad else "-"
+        lines += [f"views: {answer['views']:,}", f"bytes: {_size(answer['bytes'])}",
+                  f"fingerprint: {answer['fingerprint']}", f"bad views: {named}"]
+    problems = answer["problems"]
+    if problems:
+        lines += ["problems:", *(f"  - {problem}" for problem in problems[:SHOWN])]
+    if len(problems) > SHOWN:
+        lines.append(f"  - and {len(problems) - SHOWN:,} more: --json lists all")
+    return lines
+
+
+def ranges(numbers: Iterable[int]) -> list[str]:
+    """Ascending numbers with neighbours joined: 4, 5, 6, 7, 12 are "4-7", "12"."""
+    runs = [[number for _, number in run] for _, run in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])]
+    return [f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs]
+
+
+def _size(count: int) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} B"
+
+
+def _number(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.3g}"
+
+
+def _value(value: Any) -> str:
+    """JSON on one line, as a person would write it; long lists keep their ends."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_value(inner)}" for key, inner in value.items()) or "-"
+    if isinstance(value, list):
+        shown = [*value[:30], "…", *value[-2:]] if len(value) > 40 else value
+        return f"[{', '.join(map(_value, shown))}]"
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

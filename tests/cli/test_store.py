@@ -1,0 +1,107 @@
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from pipeline.cli import main
+from pipeline.cli.store import ranges
+from storage import ArraySpec, StoreSpec, create_store
+
+SPEC = StoreSpec(
+    arrays=(ArraySpec("heatmap", (2, 3, 4), encoding="exact-fp16"), ArraySpec("record", (), "int64")),
+    views=11, shard_views=4,
+    identity={"kind": "teacher", "teacher": "resnet50", "weights": "ab", "classes": ["a", "b"]},
+    attributes={"licence": "CC0"})
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes some shards of a store, or all of them and the manifest."""
+
+    def write(shards=None):
+        writer = create_store(tmp_path / "t.zarr", SPEC)
+        for shard in range(SPEC.shards) if shards is None else shards:
+            with writer.claim(shard) as claim:
+                for view in claim.views:
+                    claim.append({"heatmap": np.full((2, 3, 4), view, np.float16), "record": np.array(view)},
+                                 {"heatmap": 1e-4})
+        if shards is None:
+            writer.finish(seconds=1.5)
+        return tmp_path / "t.zarr"
+
+    return write
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, ["store", *map(str, arguments)])
+
+
+def test_info_says_what_how_many_how_large_and_from_what(write):
+    path = write()
+    answer = json.loads(run("info", path, "--json").stdout)
+    assert (answer["complete"], answer["views"], answer["shards"], answer["shards_written"]) == (True, 11, 3, 3)
+    assert answer["bytes"] == sum(file.stat().st_size for file in path.rglob("c.*"))
+    heatmap = answer["arrays"]["heatmap"]
+    assert heatmap["bytes_per_view"] == round(heatmap["bytes"] / 11)
+    assert heatmap["error"]["measured"] == 1e-4
+    assert (answer["identity"]["weights"], answer["licence"]) == ("ab", "CC0")
+    lines = run("info", path).stdout.splitlines()
+    assert "complete: yes, 3 of 3 shards of 4 views" in lines
+    assert "  classes: [a, b]" in lines
+    assert "licence of the data: CC0" in lines
+    assert any(line.split()[:5] == ["heatmap", "2x3x4", "float16", "exact-fp16", f"{heatmap['bytes_per_view']}"]
+               and "0.0001" in line for line in lines)
+
+
+@pytest.mark.parametrize(("shards", "views"), [([], 0), ([1], 4), ([0, 2], 7)])
+def test_info_of_an_unfinished_store_says_how_far_it_is(write, shards, views):
+    path = write(shards)
+    result = run("info", path)
+    assert result.exit_code == 0
+    assert f"complete: no, {len(shards)} of 3 shards of 4 views" in result.stdout
+    answer = json.loads(run("info", path, "--json").stdout)
+    assert answer["complete"] is False
+    assert answer["bytes"] == sum(file.stat().st_size for file in path.rglob("c.*"))
+    assert answer["bytes_per_view"] == round(answer["bytes"] / max(views, 1))
+    result = run("verify", path)
+    assert result.exit_code == 1
+    assert result.output.startswith(f"Error: {path}: this store is not finished, {len(shards)} of 3")
+
+
+def test_verify_names_every_bad_view(write):
+    path = write()
+    (path / "record/c.1").unlink()
+    heatmap = path / "heatmap/c.2.0.0.0"
+    damaged = bytearray(heatmap.read_bytes())
+    damaged[40] ^= 1
+    heatmap.write_bytes(damaged)
+    result = run("verify", path)
+    assert result.exit_code == 1
+    assert "ok: no" in result.stdout
+    assert "bad views: 4-8 (5 of 11)" in result.stdout
+    assert json.loads(run("verify", path, "--json").stdout)["bad_views"] == [4, 5, 6, 7, 8]
+
+
+def test_verify_of_a_damaged_manifest_prints_no_zeros(write):
+    path = write()
+    (path / "manifest.json").write_bytes((path / "manifest.json").read_bytes() + b" ")
+    result = run("verify", path)
+    assert result.exit_code == 1
+    assert "0" not in result.stdout.replace(str(path), "")
+    assert "manifest.json: was damaged or edited" in result.stdout
+    assert json.loads(run("verify", path, "--json").stdout)["ok"] is False
+
+
+@pytest.mark.parametrize("command", ["info", "verify"])
+def test_what_is_no_store_is_one_line(tmp_path, command):
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path, tmp_path / "file", tmp_path / "nowhere"):
+        result = run(command, path)
+        assert (result.exit_code, result.output.count("\n"), result.stdout) == (1, 1, "")
+        assert str(path) in result.stderr
+
+
+def test_neighbours_are_joined():
+    assert ranges([4, 5, 6, 7, 12]) == ["4-7", "12"]
+    assert ranges([]) == []
