@@ -35,6 +35,7 @@ class ImageRecord:
         boxes: (n, 4) float32 x1 y1 x2 y2, 0-based continuous pixel edges, inside the image.
         labels: (n,) int64 index in the class list.
         difficult, truncated: (n,) bool flags of the objects.
+        sha256: of the image file; empty where nobody looked.
     """
 
     id: str
@@ -45,6 +46,7 @@ class ImageRecord:
     labels: NDArray[np.int64]
     difficult: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
+    sha256: str = ""
 
     def read(self) -> NDArray[np.uint8]:
         """The picture: (height, width, 3) uint8 RGB."""
@@ -134,4 +136,4 @@ def _record(key: str, folder: Path, image: dict[str, Any]) -> ImageRecord:
         boxes=np.array(image["boxes"], np.float32).reshape(-1, 4),
         labels=np.array(image["labels"], np.int64),
         difficult=np.array(image["difficult"], np.bool_),
-        truncated=np.array(image["truncated"], np.bool_))
+        truncated=np.array(image["truncated"], np.bool_), sha256=image["sha256"])

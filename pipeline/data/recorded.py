@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pipeline.data.dataset import read_image
 from pipeline.data.views import IDENTITY_COLOR, Image, View, render_view, resolve_view, view_boxes
 from pipeline.errors import UserError
-from storage import ArraySpec, StoreSpec, create_store, open_store
+from storage import ArraySpec, CorruptStore, StoreSpec, create_store, open_store
 
 if TYPE_CHECKING:
     from pipeline.data.dataset import DataSet, ImageRecord
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from pipeline.params import Views
 
 #: Of resolving and rendering: views that another version recorded are other views.
-VERSION = 1
+VERSION = 2
 _COLUMNS = {
-    "record": ["image", "number", "width", "height", "flip", "crc32", "boxes", "reserved"],
+    "record": ["image", "number", "width", "height", "flip", "crc32", "boxes", "identity"],
     "matrix": "source pixels to input pixels, continuous edges",
     "color": ["pixel", "grey", "mean grey", "added to red", "added to green", "added to blue"],
     "boxes": ["x1", "y1", "x2", "y2", "label", "difficult"],
@@ -35,7 +35,7 @@ def record_views(
 ) -> dict[str, Any]:
     """Resolves `params.per_image` views of each image of a split into a store.
 
-    Takes up what an earlier run left at `out`. Row of view n of image i: i * per_image + n.
+    Takes up what an earlier run left at `out`.
 
     Args:
         data: prepared images.
@@ -54,7 +54,7 @@ def record_views(
     records = data.records(split)
     if not records:
         raise UserError(f"{data.root}: split {split!r} has no images, so there are no views to record.")
-    views = [resolve_view(record, image, number, params, np.random.default_rng([params.seed, image, number]))
+    views = [_draw(record, image, number, params)
              for image, record in enumerate(records) for number in range(params.per_image)]
     writer = create_store(out, _spec(data, split, params, views))
     for shard in writer.pending():
@@ -72,6 +72,21 @@ def record_views(
                 if progress:
                     progress(row + 1, len(views), record.id)
     return writer.finish()
+
+
+def _draw(record: "ImageRecord", image: int, number: int, params: "Views") -> View:
+    # Not by its row: that moves when the data set gets other images.
+    return resolve_view(record, image, number, params, np.random.default_rng([params.seed, _hash(record.id), number]))
+
+
+def _identity(record: "ImageRecord") -> int:
+    """Tells an image from all others, in whatever data set it is: its id and its file."""
+    return _hash(f"{record.id}\0{record.sha256}")
+
+
+def _hash(text: str) -> int:
+    """63 bits of a sha256, which int64 holds and a seed may be."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 1
 
 
 def _spec(data: "DataSet", split: str, params: "Views", views: Sequence[View]) -> StoreSpec:
@@ -109,7 +124,8 @@ def _codes(record: "ImageRecord", view: View, pixels: Image, params: "Views") ->
     found = np.column_stack([seen, flags])[kept][: params.max_objects]
     boxes = np.full((params.max_objects, 6), -1, np.float32)
     boxes[: len(found)] = found
-    numbers = [view.image, view.number, record.width, record.height, view.flip, crc, len(found), 0]
+    numbers = [view.image, view.number, record.width, record.height, view.flip, crc, len(found),
+               _identity(record)]
     return {"record": np.array(numbers, np.int64), "matrix": view.matrix, "color": view.color, "boxes": boxes}
 
 
@@ -126,10 +142,11 @@ class RecordedViews:
         fingerprint: of the store; what teachers' stores name as their views.
         data, split: whose images they show, the data set by its fingerprint.
         size: (height, width) of a view in pixels.
-        per_image: views V of each image; row of view n of image i is i * V + n.
+        per_image: views V of each image.
+        rows: (images, V) int64: where in the store view n of image i is.
         max_objects: boxes that a view has at most.
         records: (N, 8) int64 image row, view number, source width, source height, flip, crc32 of
-            the rendered RGB bytes, number of boxes, 0.
+            the rendered RGB bytes, number of boxes, identity of the image.
         matrix: (N, 2, 3) float64.
         color: (N, 6) float32.
 
@@ -140,7 +157,7 @@ class RecordedViews:
 
     def __init__(self, path: Path, data: "DataSet | None" = None, split: str | None = None,
                  params: "Views | None" = None) -> None:
-        expected = {"kind": "views", "data": data and data.fingerprint, "split": split,
+        expected = {"kind": "views", "views_version": VERSION, "data": data and data.fingerprint, "split": split,
                     **(_drawn_by(params) if params else {})}
         store = open_store(path, {key: value for key, value in expected.items() if value is not None})
         identity, self.fingerprint = store.spec.identity, store.fingerprint
@@ -151,6 +168,7 @@ class RecordedViews:
         self.max_objects: int = identity["views"]["max_objects"]
         rows = np.arange(len(store))
         self.records = store.read("record", rows)
+        self.rows = _table(path, self.records, self.per_image)
         self.matrix, self.color = store.read("matrix", rows), store.read("color", rows)
         # Most rows of `boxes` are unused: keep the others only.
         chunks = [store.read("boxes", chunk) for chunk in np.array_split(rows, 1 + len(rows) // 4096)]
@@ -195,3 +213,17 @@ class RecordedViews:
             warnings.warn(f"{problem} Going on, as views.on_mismatch says.", stacklevel=2)
             self._warned = True
         return image
+
+
+def _table(path: Path, records: npt.NDArray[np.int64], per_image: int) -> npt.NDArray[np.int64]:
+    """(images, per_image) int64: the row of each view of each image.
+
+    Raises:
+        CorruptStore: a view is missing or comes twice.
+    """
+    images, numbers = records[:, 0], records[:, 1]
+    places = images * per_image + numbers
+    if (numbers >= per_image).any() or (np.sort(places) != np.arange(len(records))).any() or len(records) % per_image:
+        raise CorruptStore(f"{path}: does not hold views 0 to {per_image - 1} of each image once. "
+                           "Remove it and run 'pipeline record-views' again")
+    return np.argsort(places).reshape(-1, per_image)

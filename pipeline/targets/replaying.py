@@ -47,7 +47,7 @@ class ReplayedViews:
         """The view that an image shows in an epoch, as a row of the recorded views."""
         cycle, place = divmod(epoch, self.recorded.per_image)
         order = np.random.default_rng([self.seed, index, cycle]).permutation(self.recorded.per_image)
-        return index * self.recorded.per_image + int(order[place])
+        return int(self.recorded.rows[index, order[place]])
 
     def fetch(self, items: Sequence[tuple[int, int]]) -> Arrays:
         """The arrays of `collate_views`, view (B,) int64 rows, and "store/array" codes (B, …)."""
