@@ -21,7 +21,7 @@ from pipeline.data.sources import DECIMALS, Found, Problems, no_progress
 from pipeline.data.voc import read_voc, write_annotation
 from pipeline.errors import UserError
 from pipeline.inform import Progress
-from pipeline.params.schema import Data
+from pipeline.params import Data
 
 
 def prepare(params: Data, out: Path, *, strict: bool | None = None,

@@ -1,9 +1,8 @@
 """params.yaml: its schema, its loading and the profiles that write it."""
 
+from pipeline.params.data import Data, DemoScenes, Views
 from pipeline.params.loading import load_params, read_yaml, train_params
 from pipeline.params.schema import (
-    Data,
-    DemoScenes,
     Detector,
     Distill,
     Dump,
@@ -12,12 +11,12 @@ from pipeline.params.schema import (
     Params,
     Recipe,
     Report,
+    Student,
     Train,
     Tune,
-    Views,
 )
 
 __all__ = [
     "Data", "DemoScenes", "Detector", "Distill", "Dump", "Ensemble", "Evaluate", "Params",
-    "Recipe", "Report", "Train", "Tune", "Views", "load_params", "read_yaml", "train_params",
+    "Recipe", "Report", "Student", "Train", "Tune", "Views", "load_params", "read_yaml", "train_params",
 ]

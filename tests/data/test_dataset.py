@@ -10,7 +10,7 @@ import pytest
 from pipeline.data.dataset import load_data
 from pipeline.data.prepare import prepare
 from pipeline.errors import UserError
-from pipeline.params.schema import Data
+from pipeline.params import Data
 
 
 @pytest.fixture

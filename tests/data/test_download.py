@@ -11,7 +11,7 @@ import torchvision.datasets.voc as torchvision_voc
 from pipeline.data.download import download_voc
 from pipeline.data.prepare import prepare
 from pipeline.errors import UserError
-from pipeline.params.schema import Data
+from pipeline.params import Data
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from pipeline.data.images import BadFile
 from pipeline.data.prepare import hold_out, prepare
 from pipeline.data.voc import read_annotation
 from pipeline.errors import UserError
-from pipeline.params.schema import Data, DemoScenes
+from pipeline.params import Data, DemoScenes
 
 Make = Callable[..., Any]
 DOG = [("dog", (1, 1, 9, 9))]

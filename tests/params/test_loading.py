@@ -43,7 +43,10 @@ def test_overrides_are_yaml_and_apply_in_order(params_file):
     ("recipes.plain.teachers=[a, b]", ["recipes.plain", "ensemble"]),
     ("teachers.a={modle: resnet50}", ["teachers.a.modle", "'model'", "teachers.a.model is missing"]),
     ("teachers.a/b={model: resnet50}", ["teachers.a/b"]),
+    ("teachers.a={model: resnet50, size: [64, 64]}", ["teachers.a.size is an unknown key"]),
+    ("students.resnet18.size=[64, 0]", ["students.resnet18.size.1"]),
     ("distill.seeds=[-1]", ["distill.seeds.0"]),
+    ("distill.flip=2", ["distill.flip"]),
     ("teachers=3", ["teachers"]),
 ])
 def test_a_bad_value_is_named_by_its_dotted_key(params_file, override, words):

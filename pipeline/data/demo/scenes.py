@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from pipeline.data.demo.artwork import CLASSES, Drawing
-from pipeline.params.schema import DemoScenes
+from pipeline.params import DemoScenes
 
 #: An object is `difficult` when less than this share of it is visible, or when its visible box is
 #: shorter than this share of the scene's shorter side.

@@ -9,7 +9,7 @@ from PIL import Image
 
 from pipeline.data.demo.artwork import STRIPS, backgrounds, drawings, require_packages, scenery
 from pipeline.data.demo.scenes import Material, SceneObject, compose
-from pipeline.params.schema import DemoScenes
+from pipeline.params import DemoScenes
 
 JPEG_QUALITY = 92
 

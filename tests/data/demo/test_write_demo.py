@@ -14,7 +14,7 @@ from pipeline.data.demo import CLASSES, LICENCE, write_demo
 from pipeline.data.demo.artwork import DRAWINGS, STRIPS, backgrounds, drawings, scenery
 from pipeline.data.demo.scenes import Material, compose
 from pipeline.errors import UserError
-from pipeline.params.schema import DemoScenes
+from pipeline.params import DemoScenes
 
 VOC = {"aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
        "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",

@@ -1,0 +1,101 @@
+"""The blocks of params.yaml that say what images there are and how they are seen."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipeline.params.blocks import Block, Fraction, Name, Names, Positive, Seed
+
+
+class DemoScenes(Block):
+    """The embedded data set: how many scenes, how large, of what.
+
+    Attributes:
+        train, val, test, unseen: scenes per split; `unseen` uses drawings that no other split has.
+        size: [height, width] of a scene in pixels.
+        objects: [fewest, most] objects in a scene; each further one is half as likely.
+        object_size: [smallest, largest] longer side of an object that is alone, as a share of the
+            scene's shorter side; several are drawn smaller.
+        difficult: about the share of the objects that are drawn tiny or heavily covered, and
+            therefore marked difficult.
+    """
+
+    train: Positive = 2400
+    val: Positive = 300
+    test: Positive = 500
+    unseen: Positive = 300
+    size: tuple[Positive, Positive] = (144, 144)
+    objects: tuple[Positive, Positive] = (1, 4)
+    object_size: tuple[Fraction, Fraction] = (0.55, 0.95)
+    difficult: Fraction = 0.06
+    seed: Seed = 0
+
+
+class Data(Block):
+    """`prepare`: where the images come from.
+
+    Attributes:
+        name: the folder under data/ that prepare writes.
+        source: "demo"; or the path of a VOCdevkit (or the folder it is in), of a folder in VOC
+            layout (Annotations, JPEGImages, ImageSets/Main), of a COCO json, or of the folder of
+            several of them, which `sets` then names.
+        format: "auto" sees COCO where source or sets end in .json, and VOC elsewhere.
+        sets: what each split is made of, one name or several. VOCdevkit:
+            {train: [2007_trainval, 2012_trainval], test: 2007_test}. VOC layout: names of lists in
+            ImageSets/Main, {train: trainval, test: test}. COCO: json files, as paths below the
+            source, {train: annotations/train.json, test: annotations/val.json}.
+            null takes what there is. VOCdevkit: trainval of all its years is train, the first
+            year's test is test. VOC layout: every list is the split of its name (trainval is
+            train unless there are train and val; lists of one class, aeroplane_train, are not splits).
+            A single COCO json names no splits: val and test are both held out by `val_fraction`.
+        images: COCO only: the folder of the images, as it stands or below the source; null looks
+            beside the json and one folder higher, there also in images/ and in the json's own
+            (train2017/ for instances_train2017.json).
+        classes: class list in order; null takes VOC's twenty for a VOCdevkit, the categories of a
+            COCO json by their ids, and otherwise the names found, sorted. Images with an object
+            of another class are set aside.
+        val_fraction: share of train that becomes val where the source has no val; 0 for none.
+        seed: decides which images are held out.
+        download: let torchvision fetch VOC (07+12, or `sets`) where it is missing.
+        strict: fail on the first bad file instead of setting it aside.
+        cache_mb: memory for decoded images, per loader process.
+    """
+
+    name: Name = "demo"
+    source: str = "demo"
+    format: Literal["auto", "voc", "coco"] = "auto"
+    sets: dict[Name, Names] | None = None
+    images: str | None = None
+    classes: list[str] | None = None
+    val_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    seed: Seed = 0
+    download: bool = False
+    strict: bool = False
+    cache_mb: Annotated[int, Field(ge=0)] = 1024
+    demo: DemoScenes = DemoScenes()
+
+
+class Views(Block):
+    """How a view is drawn from an image: CenterNet's random scale, crop, flip and colour.
+
+    Attributes:
+        per_image: recorded views of each training image; number 0 is the plain image.
+        size: [height, width] of a view in pixels, the network's input.
+        scale: [least, most, step] of the random scale.
+        flip: probability of a horizontal flip.
+        color: strength of brightness, contrast and saturation, 0 for none.
+        lighting: standard deviation of the PCA lighting noise, 0 for none.
+        max_objects: boxes kept per view.
+        on_mismatch: what happens when a replayed view has other pixels than the recorded one.
+    """
+
+    per_image: Positive = 4
+    size: tuple[Positive, Positive] = (64, 64)
+    scale: tuple[float, float, float] = (0.6, 1.4, 0.1)
+    flip: Fraction = 0.5
+    color: Fraction = 0.4
+    lighting: Fraction = 0.1
+    max_objects: Positive = 128
+    seed: Seed = 0
+    shard_views: Positive = 512
+    on_mismatch: Literal["error", "warn"] = "error"
