@@ -1,13 +1,10 @@
 """Codes to values on the training device, as `storage.decode` does it in numpy."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pipeline.distillation import TeacherTargets
 from pipeline.errors import unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import Tensor
 
     from storage import ArraySpec
@@ -29,28 +26,3 @@ def dequantise(codes: "Tensor", array: "ArraySpec") -> "Tensor":
     if array.encoding not in AS_THEY_ARE:
         raise unknown("encoding", array.encoding, AS_THEY_ARE)
     return codes.float()
-
-
-class TargetTransform:
-    """Turns the codes in a batch into the key "teacher", a TeacherTargets.
-
-    Args:
-        arrays: description of every "store/array" in the batch; without any, batches pass as they are.
-        heads: the store whose heatmap, wh_offset and peaks are the target.
-    """
-
-    def __init__(self, arrays: "Mapping[str, ArraySpec]", heads: str | None) -> None:
-        self.arrays, self.heads = dict(arrays), heads
-
-    def __call__(self, batch: "Mapping[str, Tensor]") -> dict[str, Any]:
-        """The batch, on any device, with "teacher" in place of the codes."""
-        if not self.arrays:
-            return dict(batch)
-        values = {name: dequantise(batch[name], array) for name, array in self.arrays.items()}
-        teacher = TeacherTargets(
-            heatmap=values[f"{self.heads}/heatmap"],
-            wh_offset=values[f"{self.heads}/wh_offset"],
-            peaks=values[f"{self.heads}/peaks"],
-            features={name.removesuffix("/features"): value for name, value in values.items()
-                      if name.endswith("/features")})
-        return {**{name: value for name, value in batch.items() if name not in values}, "teacher": teacher}

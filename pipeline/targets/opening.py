@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from pipeline.distillation import DistillationLoss
 from pipeline.errors import UserError
 from pipeline.losses import GroundTruthLoss
-from pipeline.targets.dequantising import TargetTransform
 from pipeline.targets.replaying import ReplayedViews
+from pipeline.targets.transforming import TargetTransform
 from storage import FingerprintMismatch, Store, open_store
 
 if TYPE_CHECKING:

@@ -1,0 +1,38 @@
+"""From a batch as it was read to what a student's losses take, on the training device."""
+
+from typing import TYPE_CHECKING, Any
+
+from pipeline.distillation import TeacherTargets
+from pipeline.targets.dequantising import dequantise
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from storage import ArraySpec
+
+
+class TargetTransform:
+    """Turns the codes in a batch into the key "teacher", a TeacherTargets.
+
+    Args:
+        arrays: description of every "store/array" in the batch; without any, batches pass as they are.
+        heads: the store whose heatmap, wh_offset and peaks are the target.
+    """
+
+    def __init__(self, arrays: "Mapping[str, ArraySpec]", heads: str | None) -> None:
+        self.arrays, self.heads = dict(arrays), heads
+
+    def __call__(self, batch: "Mapping[str, Tensor]") -> dict[str, Any]:
+        """The batch, on any device, with "teacher" in place of the codes."""
+        if not self.arrays:
+            return dict(batch)
+        values = {name: dequantise(batch[name], array) for name, array in self.arrays.items()}
+        teacher = TeacherTargets(
+            heatmap=values[f"{self.heads}/heatmap"],
+            wh_offset=values[f"{self.heads}/wh_offset"],
+            peaks=values[f"{self.heads}/peaks"],
+            features={name.removesuffix("/features"): value for name, value in values.items()
+                      if name.endswith("/features")})
+        return {**{name: value for name, value in batch.items() if name not in values}, "teacher": teacher}
