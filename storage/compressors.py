@@ -58,3 +58,6 @@ class _Blosc:
 
 
 LZ4_BITSHUFFLE: Compressor = _Blosc("lz4", 5, "bitshuffle")
+#: For codes that are mostly zeros: zstd finds the long runs that lz4 has to spell out.
+ZSTD: Compressor = _Blosc("zstd", 3, "noshuffle")
+ZSTD_SHUFFLE: Compressor = _Blosc("zstd", 3, "shuffle")

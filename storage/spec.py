@@ -66,7 +66,8 @@ class ArraySpec:
     parameters: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        from storage.encodings import encoding_of  # it needs ArraySpec itself
+        from storage.encodings import encoding_of  # they need ArraySpec themselves
+        from storage.features import check_parameters
 
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
             raise StoreError(f"array name {self.name!r}: expected letters, digits, '_' and '-' only")
@@ -80,6 +81,7 @@ class ArraySpec:
         object.__setattr__(self, "shape", tuple(map(int, shape)))
         object.__setattr__(self, "dtype", dtype.name)
         object.__setattr__(self, "parameters", json.loads(canonical(dict(self.parameters))))
+        check_parameters(self)
 
     def _checked_dtype(self, fixed: str | None) -> np.dtype[Any]:
         try:

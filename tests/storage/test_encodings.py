@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from storage import ENCODINGS, ArraySpec, StoreError, decode, encode, measure
+from storage import ENCODINGS, ArraySpec, StoreError, StoreSpec, decode, encode, encode_views, measure
 from storage.compressors import LZ4_BITSHUFFLE
 from storage.errors import CorruptStore
 
@@ -32,6 +32,45 @@ def test_the_error_is_within_the_bound(encoding: str, data: st.DataObject):
     assert error <= ENCODINGS[encoding].bound * (1 + 1e-6)
     if encoding == "exact-fp32":
         assert np.array_equal(decoded, values)
+
+
+@pytest.mark.parametrize("encoding", ["u8-sqrt", "u8-sqrt-sparse"])
+@settings(max_examples=60, deadline=None)
+@given(values=hnp.arrays(np.float32, (3, *SHAPE), elements=st.floats(0, 1, width=32)))
+def test_a_probability_is_off_by_one_in_255_at_most(encoding: str, values: np.ndarray):
+    spec = ArraySpec("heatmap", SHAPE, encoding=encoding)
+    codes = encode(spec, values)
+    decoded = decode(spec, codes)
+    assert np.abs(decoded - values).max() <= 1 / 255 + 1e-6
+    assert measure(spec, values, codes) <= ENCODINGS[encoding].bound * (1 + 1e-6)
+    # Equal or greater probabilities stay so, and 0 and 1 are exact.
+    assert (np.diff(decoded.ravel()[np.argsort(values.ravel(), kind="stable")]) >= 0).all()
+    assert decode(spec, encode(spec, np.float32([0, 1]))).tolist() == [0, 1]
+    if encoding == "u8-sqrt-sparse":
+        assert not codes[values < 1 / 255].any()
+
+
+@pytest.mark.parametrize("value", [-0.01, 1.01, np.nan, np.inf])
+def test_what_is_no_probability_is_refused(value: float):
+    with pytest.raises(StoreError, match=r"'heatmap'.*not in 0\.\.1"):
+        encode(ArraySpec("heatmap", (1,), encoding="u8-sqrt"), np.float32([value]))
+
+
+def test_boxes_are_kept_around_cells_that_matter_and_exactly_there():
+    grid = (7, 9)
+    spec = StoreSpec((ArraySpec("heatmap", (2, *grid), encoding="u8-sqrt-sparse"),
+                      ArraySpec("wh_offset", (4, *grid), encoding="exact-fp16-sparse")), 3, 2, {})
+    rng = np.random.default_rng(0)
+    boxes = rng.normal(0, 9, (3, 4, *grid)).astype(np.float16).astype(np.float32)
+    heatmap = np.full((3, 2, *grid), 0.049, np.float32)
+    heatmap[0, 1, 3, 4] = heatmap[1, 0, 0, 8] = 0.051
+    codes, errors = encode_views(spec, {"heatmap": heatmap, "wh_offset": boxes})
+    kept = decode(spec["wh_offset"], codes["wh_offset"])
+    near = np.zeros((3, 1, *grid), bool)
+    near[0, :, 2:5, 3:6] = near[1, :, :2, 7:] = True
+    assert np.array_equal(kept, np.where(near, boxes, 0))
+    assert errors["wh_offset"] == 0
+    assert errors["heatmap"] <= 1 / 255
 
 
 @pytest.mark.parametrize("encoding", ["exact-fp16", "exact-fp32"])
