@@ -3,17 +3,11 @@
 Test images are in no store, so the teachers run here, on the few images that are shown.
 """
 
-import colorsys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from pipeline.data import View, invert, plain_view, render_view
@@ -26,33 +20,13 @@ from pipeline.inference.prediction import inference, predict
 from pipeline.inform import Progress
 from pipeline.models import Detector, find_peaks, load_detector
 from pipeline.report.document import Picture, listed
-from pipeline.report.drawing import Theme, save
+from pipeline.report.drawing import save
+from pipeline.report.overlays import Box, Content, Heat, draw_panels, say
 from pipeline.report.study import PLAIN, Study, label
 
-PANEL = 2.2  # inches
-GAP, HEADING = 0.06, 0.27
 WEIGHTS = "weights.safetensors"
 
 Outputs = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
-
-
-class Box(NamedTuple):
-    """A box to draw, in source pixels; score is None for ground truth."""
-
-    corners: NDArray[np.floating]
-    label: int
-    score: float | None = None
-    difficult: bool = False
-
-
-@dataclass(frozen=True)
-class Heat:
-    """Where somebody sees which class: (C, h, w) probabilities of the plain view."""
-
-    heatmap: NDArray[np.floating]
-
-
-Content = Heat | list[Box]
 Column = tuple[str, Sequence[Content]]
 
 
@@ -94,7 +68,8 @@ def _teachers(study: Study, root: Path, records: Sequence[ImageRecord]) -> tuple
         else:
             notes.append(f"{label(name)} is not shown: there is no `{path}`.")
     columns: list[Column] = [
-        (label(name), [Heat(heatmap) for heatmap, _, _ in images]) for name, images in outputs.items()
+        (label(name), _heats([heatmap for heatmap, _, _ in images], records, params.views.size))
+        for name, images in outputs.items()
     ]
     key = params.recipes[study.headline].ensemble if study.headline else None
     ensemble = params.ensembles.get(key or "")
@@ -105,7 +80,7 @@ def _teachers(study: Study, root: Path, records: Sequence[ImageRecord]) -> tuple
             merged.append(
                 merge_view(heatmaps, wh_offsets, peaks, iou=ensemble.iou, threshold=ensemble.threshold).heatmap
             )
-        columns.append(("Ensemble", [Heat(heatmap) for heatmap in merged]))
+        columns.append(("Ensemble", _heats(merged, records, params.views.size)))
     return columns, notes
 
 
@@ -171,34 +146,11 @@ def _truth(record: ImageRecord) -> list[Box]:
 
 
 def _row(study: Study, record: ImageRecord, panels: list[tuple[str, Content]], out: Path, place: int) -> Picture:
-    image = record.read()
-    classes = study.data.classes
-    colors = class_colors(len(classes))
-
-    def draw(theme: Theme) -> Figure:
-        tall = PANEL * record.height / record.width
-        width, height = len(panels) * (PANEL + GAP) - GAP, tall + HEADING
-        figure = Figure(figsize=(width, height))
-        for column, (heading, content) in enumerate(panels):
-            left = column * (PANEL + GAP)
-            axis = figure.add_axes((left / width, 0, PANEL / width, tall / height))
-            axis.set_axis_off()
-            axis.set_title(heading, fontsize=11, color=theme.ink, loc="left", pad=3)
-            extent = (0, record.width, record.height, 0)
-            axis.set(xlim=extent[:2], ylim=extent[2:], autoscale_on=False)
-            if isinstance(content, Heat):
-                axis.imshow(_dimmed(image), extent=extent, interpolation="lanczos")
-                _draw_heat(axis, content.heatmap, record, study.params.views.size, colors)
-            else:
-                axis.imshow(image, extent=extent, interpolation="lanczos")
-                for box in content:
-                    _draw_box(axis, box, classes, colors)
-        return figure
-
+    image, classes = record.read(), study.data.classes
     boxes = [(heading, content) for heading, content in panels if isinstance(content, list)]
-    sayings = [f"{heading}: {_say(content, classes)}" for heading, content in boxes]
+    sayings = [f"{heading}: {say(content, classes)}" for heading, content in boxes]
     return save(
-        draw,
+        lambda theme: draw_panels(theme, image, panels, classes),
         out,
         f"image-{place}",
         alt=f"Test image {record.id}, {listed([heading for heading, _ in panels])}. {'. '.join(sayings)}.",
@@ -206,55 +158,15 @@ def _row(study: Study, record: ImageRecord, panels: list[tuple[str, Content]], o
     )
 
 
-def _say(boxes: list[Box], classes: Sequence[str]) -> str:
-    named = [f"{classes[box.label]}{'' if box.score is None else f' {box.score:.2f}'}" for box in boxes]
-    return ", ".join(named) or "nothing"
-
-
-def class_colors(count: int) -> NDArray[np.float64]:
-    """(count, 3) bright RGB in 0..1, neighbours far apart."""
-    return np.array([colorsys.hsv_to_rgb((0.02 + 0.618034 * place) % 1, 0.72, 1.0) for place in range(count)])
-
-
-def _dimmed(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    grey = image.mean(axis=2, keepdims=True) * 0.4
-    return np.broadcast_to(grey, image.shape).astype(np.uint8)
-
-
-def _draw_heat(
-    axis: Axes,
-    heatmap: NDArray[np.floating],
-    record: ImageRecord,
-    size_hw: tuple[int, int],
-    colors: NDArray[np.float64],
-) -> None:
-    """Each class in its colour, as opaque as it is probable, laid over the source image."""
-    heat = heatmap.clip(0, 1).transpose(1, 2, 0)
-    strongest = heat.max(axis=2)
-    mixed = heat @ colors / heat.sum(axis=2, keepdims=True).clip(1e-9)
-    back = invert(plain_view(record.width, record.height, size_hw))
-    (left, top), (right, bottom) = (
-        back[:, :2] @ corner + back[:, 2] for corner in (np.zeros(2), np.array(size_hw[::-1]))
-    )
-    overlay = np.dstack([mixed, np.sqrt(strongest)])
-    axis.imshow(overlay, extent=(left, right, bottom, top), interpolation="bilinear")
-
-
-def _draw_box(axis: Axes, box: Box, classes: Sequence[str], colors: NDArray[np.float64]) -> None:
-    x1, y1, x2, y2 = box.corners
-    color, line = tuple(colors[box.label]), ":" if box.difficult else "-"
-    axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=color, linewidth=1.8, linestyle=line))
-    # The label keeps inside the picture: it grows to the left on the right half, down at the top.
-    right, top = x1 > 0.5 * axis.get_xlim()[1], y1 < 0.1 * axis.get_ylim()[0]
-    axis.annotate(
-        classes[box.label] + ("" if box.score is None else f" {box.score:.2f}"),
-        (x2 if right else x1, y1),
-        xytext=(-1 if right else 1, -2 if top else 2),
-        textcoords="offset points",
-        ha="right" if right else "left",
-        va="top" if top else "bottom",
-        fontsize=8.5,
-        color="#000000",
-        clip_on=True,
-        bbox={"boxstyle": "square,pad=0.12", "facecolor": color, "edgecolor": "none", "alpha": 0.9},
-    )
+def _heats(
+    heatmaps: Iterable[NDArray[np.floating]], records: Sequence[ImageRecord], size_hw: tuple[int, int]
+) -> list[Heat]:
+    """Plain views' heatmaps where they belong on the source images."""
+    heats = []
+    for heatmap, record in zip(heatmaps, records, strict=True):
+        back = invert(plain_view(record.width, record.height, size_hw))
+        (left, top), (right, bottom) = (
+            back[:, :2] @ corner + back[:, 2] for corner in (np.zeros(2), np.array(size_hw[::-1]))
+        )
+        heats.append(Heat(heatmap, (left, right, bottom, top)))
+    return heats
