@@ -7,7 +7,7 @@ from hypothesis.extra import numpy as hnp
 
 from pipeline.errors import UserError
 from pipeline.targets import TargetTransform, dequantise
-from storage import ENCODINGS, ArraySpec, decode, encode
+from storage import ENCODINGS, ArraySpec, decode, encode, fit_parameters, reduce, reduced_shape, sample_cells
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -15,6 +15,17 @@ from storage import ENCODINGS, ArraySpec, decode, encode
 def test_torch_says_what_storage_says(encoding, values):
     array = ArraySpec("heatmap", (3, 4, 4), ENCODINGS[encoding].dtype or "float32", encoding)
     codes = encode(array, values)
+    found = dequantise(torch.from_numpy(codes), array)
+    assert found.dtype == torch.float32
+    np.testing.assert_array_equal(found.numpy(), decode(array, codes))
+
+
+@pytest.mark.parametrize("encoding", ["u8-channel", "pooled+exact-fp16", "pca-3+u8-channel", "pca-2+pooled+u8-channel"])
+def test_features_come_back_in_the_form_in_which_they_are_stored(encoding):
+    values = np.random.default_rng(0).normal(2, 5, (4, 6, 6, 8)).astype(np.float32)
+    array = ArraySpec("features", reduced_shape(encoding, values.shape[1:]), encoding=encoding,
+                      parameters=fit_parameters(encoding, sample_cells(encoding, values)))
+    codes = encode(array, reduce(array, values))
     found = dequantise(torch.from_numpy(codes), array)
     assert found.dtype == torch.float32
     np.testing.assert_array_equal(found.numpy(), decode(array, codes))
