@@ -6,6 +6,7 @@ of the rest, and it lists length and checksum of every other file.
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,19 @@ def load_begun(path: Path) -> StoreSpec:
         raise FormatError(f"{file}: {error}; remove {path} and write the store anew") from None
     except (StoreError, KeyError, TypeError) as error:
         raise CorruptStore(f"{file}: {error}; remove {path} and write the store anew") from None
+
+
+def begun(path: str | os.PathLike[str]) -> StoreSpec | None:
+    """The spec of the store at `path`, finished or not; None where nobody has begun one.
+
+    Raises:
+        FormatError: another version of this program began it.
+        CorruptStore: its metadata is damaged.
+    """
+    path = Path(path)
+    if (path / NAME).exists():
+        return load(path)[1]
+    return load_begun(path) if (path / WORK / BEGUN).exists() else None
 
 
 def _parse_checked(raw: bytes) -> dict[str, Any]:

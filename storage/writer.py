@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from storage import manifest as manifests
-from storage.encodings import encoding_of
+from storage.encodings import encode_views, encoding_of
 from storage.errors import FingerprintMismatch, IncompleteStore, StoreError
 from storage.files import Lock, sync_folder, write_whole
 from storage.journal import Journal, finished
@@ -203,6 +203,19 @@ class ShardClaim:
                                  f"{error:.3g}, {spec[name].encoding} promises {bound:.3g}")
             self._errors[name] = max(self._errors.get(name, 0.0), float(error))
         self._count += 1
+
+    def extend(self, values: Mapping[str, np.ndarray[Any, Any]]) -> None:
+        """Encode and add the next views.
+
+        Args:
+            values: as `encode_views` takes them.
+
+        Raises:
+            StoreError: values do not fit their encoding.
+        """
+        codes, errors = encode_views(self._writer.spec, values)
+        for row in zip(*codes.values(), strict=True):
+            self.append(dict(zip(codes, row, strict=True)), errors)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
