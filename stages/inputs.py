@@ -66,5 +66,5 @@ def weights_sha256(path: str | None) -> str | None:
 
 def augmentation(views: Views) -> dict[str, Any]:
     """The keys of `views` that decide how a fresh view is drawn."""
-    return values(views, without=("per_image", "seed", "shard_views", "on_mismatch"))
+    return values(views, without=("per_image", "seed", "shard_views", "image", "on_mismatch"))
 

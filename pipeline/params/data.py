@@ -86,6 +86,8 @@ class Views(Block):
         color: strength of brightness, contrast and saturation, 0 for none.
         lighting: standard deviation of the PCA lighting noise, 0 for none.
         max_objects: boxes kept per view.
+        image: keep the rendered pixels of recorded views too, so that nobody decodes, warps or
+            recolours images again: "raw", or "jpeg" (the view is then what that JPEG shows).
         on_mismatch: what happens when a replayed view has other pixels than the recorded one.
     """
 
@@ -98,4 +100,5 @@ class Views(Block):
     max_objects: Positive = 128
     seed: Seed = 0
     shard_views: Positive = 512
+    image: Literal["raw", "jpeg"] | None = None
     on_mismatch: Literal["error", "warn"] = "error"
