@@ -31,13 +31,11 @@ class TeacherTargets(NamedTuple):
 
     Attributes:
         heatmap: (B, C, H, W) float32 probabilities.
-        wh_offset: (B, 4, H, W) float32: width, height, offset x and y, in cells.
         peaks: (B, K, 7) float32: cell y * W + x, class, score, w, h, dx, dy; padded with score 0.
         features: (B, F, H, W) float32 of each teacher that has them, by name.
     """
 
     heatmap: Tensor
-    wh_offset: Tensor
     peaks: Tensor
     features: dict[str, Tensor]
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pipeline.params import Recipe
 
 ENSEMBLE = "ensemble"
-HEADS = ("heatmap", "wh_offset", "peaks")
+HEADS = ("heatmap", "peaks")
 FEATURES = "features"
 
 
@@ -85,7 +85,7 @@ class Targets:
         recipe: what is learnt from the stores.
         stores: by teacher's name, and "ensemble".
         arrays: what is read of each store.
-        heads: the store whose heatmap, wh_offset and peaks are the target; None without a teacher.
+        heads: the store whose heatmap and peaks are the target; None without a teacher.
         stride: input pixels per cell.
     """
 

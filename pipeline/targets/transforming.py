@@ -18,7 +18,7 @@ class TargetTransform:
 
     Args:
         arrays: description of every "store/array" in the batch; without any, batches pass as they are.
-        heads: the store whose heatmap, wh_offset and peaks are the target.
+        heads: the store whose heatmap and peaks are the target.
     """
 
     def __init__(self, arrays: "Mapping[str, ArraySpec]", heads: str | None) -> None:
@@ -31,7 +31,6 @@ class TargetTransform:
         values = {name: dequantise(batch[name], array) for name, array in self.arrays.items()}
         teacher = TeacherTargets(
             heatmap=values[f"{self.heads}/heatmap"],
-            wh_offset=values[f"{self.heads}/wh_offset"],
             peaks=values[f"{self.heads}/peaks"],
             features={name.removesuffix("/features"): value for name, value in values.items()
                       if name.endswith("/features")})

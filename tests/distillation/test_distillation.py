@@ -22,7 +22,7 @@ def identity(tensor):
 
 def teacher_of(heatmap, wh_offset, **features):
     peaks = find_peaks(heatmap, wh_offset[:, :2], wh_offset[:, 2:], 20)
-    return TeacherTargets(heatmap, wh_offset, peaks, features)
+    return TeacherTargets(heatmap, peaks, features)
 
 
 def random_teacher(seed=0, classes=3, images=2, size=6):
@@ -33,7 +33,12 @@ def random_teacher(seed=0, classes=3, images=2, size=6):
 
 
 def student_like(teacher, **changes):
-    outputs = DenseOutputs(teacher.heatmap.logit(), teacher.wh_offset[:, :2], teacher.wh_offset[:, 2:],
+    images, _, *grid = teacher.heatmap.shape
+    beyond = grid[0] * grid[1]  # where rows go that are no peak
+    cell = torch.where(teacher.peaks[..., 2] > 0, teacher.peaks[..., 0].long(), beyond)
+    maps = torch.zeros(images, beyond + 1, 4).scatter(1, cell[..., None].expand(-1, -1, 4), teacher.peaks[..., 3:])
+    wh, offset = maps[:, :beyond].transpose(1, 2).reshape(images, 4, *grid).split(2, 1)
+    outputs = DenseOutputs(teacher.heatmap.logit(), wh, offset,
                            torch.randn(*teacher.heatmap.shape[:1], 4, *teacher.heatmap.shape[2:]))
     return [outputs._replace(**changes)]
 
@@ -93,14 +98,14 @@ def test_the_wh_term_does_not_depend_on_the_size_of_the_grid(scale, seed):
     wh = torch.rand(2, 2, 6, 6) * 5
     loss = loss_of((0, 1, 0, 0), {})
     plain = loss(student_like(teacher, wh=wh), teacher)["kd_wh"]
-    larger = teacher_of(teacher.heatmap, teacher.wh_offset * scale)
+    larger = teacher._replace(peaks=teacher.peaks * torch.tensor([1, 1, 1] + 4 * [scale]))
     scaled = loss(student_like(larger, wh=wh * scale), larger)["kd_wh"]
     assert scaled.item() == pytest.approx(plain.item(), rel=1e-4)
 
 
 def test_a_box_without_size_does_not_break_the_wh_term():
     teacher = random_teacher()
-    teacher = teacher_of(teacher.heatmap, -teacher.wh_offset)
+    teacher = teacher._replace(peaks=teacher.peaks * torch.tensor([1, 1, 1, -1, -1, -1, -1]))
     term = loss_of((0, 1, 0, 0), {})(student_like(teacher), teacher)["kd_wh"]
     assert term.item() == pytest.approx(0, abs=1e-6)
 

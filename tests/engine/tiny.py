@@ -84,7 +84,7 @@ def prepare(batch):
     score, cell = heatmap.amax(1).flatten(1).topk(10)
     geometry = maps.flatten(2).gather(2, cell.unsqueeze(1).expand(-1, 4, -1)).transpose(1, 2)
     peaks = torch.cat([torch.stack([cell.float(), torch.zeros_like(score), score], 2), geometry], 2)
-    return {**batch, "teacher": TeacherTargets(heatmap, maps, peaks, {"teacher": features})}
+    return {**batch, "teacher": TeacherTargets(heatmap, peaks, {"teacher": features})}
 
 
 def params_of(**changes):

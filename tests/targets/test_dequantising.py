@@ -39,7 +39,7 @@ def test_an_encoding_that_is_not_known_is_named():
 
 
 def test_codes_become_the_teachers_values():
-    shapes = {"both/heatmap": (2, 4, 4), "both/wh_offset": (4, 4, 4), "both/peaks": (5, 7),
+    shapes = {"both/heatmap": (2, 4, 4), "both/peaks": (5, 7),
               "resnet50/features": (8, 4, 4), "net_2+x/features": (6, 4, 4)}
     arrays = {name: ArraySpec(name.split("/")[1], shape, encoding="exact-fp16")
               for name, shape in shapes.items()}
@@ -48,7 +48,6 @@ def test_codes_become_the_teachers_values():
     assert set(ready) == {"image", "teacher"}
     teacher = ready["teacher"]
     assert torch.equal(teacher.heatmap, batch["both/heatmap"].float())
-    assert torch.equal(teacher.wh_offset, batch["both/wh_offset"].float())
     assert torch.equal(teacher.peaks, batch["both/peaks"].float())
     assert {name: tuple(value.shape) for name, value in teacher.features.items()} == {
         "resnet50": (3, 8, 4, 4), "net_2+x": (3, 6, 4, 4)}

@@ -42,14 +42,14 @@ def test_two_teachers_give_merged_heads_and_their_own_features(data, recorded, t
 
 def test_one_teacher_gives_heads_and_features(data, recorded, two_teachers):
     targets = open_targets(two_teachers, Recipe(teachers=["large"]), data, recorded)
-    assert targets.arrays == {"large": ("heatmap", "wh_offset", "peaks", "features")}
+    assert targets.arrays == {"large": ("heatmap", "peaks", "features")}
     assert targets.heads == "large"
 
 
 def test_features_that_have_no_weight_are_not_read(data, recorded, write_store):
     paths = {"bare": write_store("bare")}
     targets = open_targets(paths, Recipe(teachers=["bare"], weights=[1000.0, 1.0, 0.1, 0.0]), data, recorded)
-    assert targets.arrays == {"bare": ("heatmap", "wh_offset", "peaks")}
+    assert targets.arrays == {"bare": ("heatmap", "peaks")}
     with pytest.raises(UserError, match="has no features, but the recipe needs it"):
         open_targets(paths, Recipe(teachers=["bare"]), data, recorded)
 
