@@ -1,14 +1,16 @@
 """Rendered views as a store keeps them: as they are, or as JPEG."""
 
+import io
 from typing import Literal
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+import PIL.Image
 
 from pipeline.data.views import Image
 from pipeline.errors import UserError
-from storage import ArraySpec
+from storage import ArraySpec, CorruptStore
 
 Form = Literal["raw", "jpeg"]
 Codes = npt.NDArray[np.uint8]
@@ -38,13 +40,25 @@ def pack(image: Image, form: Form) -> tuple[Codes, Image]:
         if file.size <= image.size:
             codes = np.zeros(image.size, np.uint8)
             codes[: file.size] = file.ravel()
-            return codes, unpack(codes, form)
+            return codes, unpack(codes, form, image.shape[:2])
     height, width = image.shape[:2]
     raise UserError(f"views.image: jpeg is longer than the pixels of {width}x{height} views. Set it to raw or null.")
 
 
-def unpack(codes: Codes, form: Form) -> Image:
-    """The (h, w, 3) RGB pixels, contiguous."""
+def unpack(codes: Codes, form: Form, size_hw: tuple[int, ...]) -> Image:
+    """The (h, w, 3) RGB pixels, contiguous.
+
+    Raises:
+        CorruptStore: the codes are no JPEG of that size.
+    """
     if form == "raw":
         return codes
-    return np.ascontiguousarray(cv2.imdecode(codes, cv2.IMREAD_COLOR)[:, :, ::-1])
+    try:  # the size is looked at before memory is taken for it
+        with PIL.Image.open(io.BytesIO(codes.data), formats=["JPEG"]) as file:
+            size = file.size[::-1]
+    except OSError:
+        size = None
+    pixels = cv2.imdecode(codes, cv2.IMREAD_COLOR) if size == tuple(size_hw) else None
+    if pixels is None:
+        raise CorruptStore(f"holds no JPEG of {size_hw[1]}x{size_hw[0]} pixels")
+    return np.ascontiguousarray(pixels[:, :, ::-1])

@@ -282,7 +282,11 @@ class RecordedViews:
             UserError: they are others.
         """
         if self.pixels:
-            image = unpack(self._store.read("image", [row])[0], self.pixels)
+            codes = self._store.read("image", [row])[0]
+            try:
+                image = unpack(codes, self.pixels, self.size)
+            except CorruptStore as error:
+                raise CorruptStore(f"{self._store.path}: view {row} {error}") from None
         else:
             image = render_view(pixels() if callable(pixels) else pixels, self.view(row), self.size)
         if zlib.crc32(image.data) != int(self.records[row, 5]) and not self._warned:

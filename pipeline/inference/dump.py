@@ -2,10 +2,11 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,11 +14,14 @@ from numpy.typing import NDArray
 
 from pipeline.errors import UserError
 from pipeline.inference.prediction import inference, predict
-from pipeline.inference.prefetching import prefetched
+from pipeline.inference.rendering import OnMismatch, rendered
+from pipeline.inference.sampling import Sample, reduce_features, sample_views, study_sample
 from pipeline.models import check_size, find_peaks
-from storage import ArraySpec, ShardClaim, StoreSpec, create_store, encode, measure
+from storage import ArraySpec, StoreSpec, StoreWriter, begun, create_store, reduced_shape
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lightning_fabric import Fabric
 
     from pipeline.data import DataSet
@@ -27,11 +31,11 @@ if TYPE_CHECKING:
     from pipeline.params import Dump
     from storage.manifest import Manifest
 
-OnMismatch = Literal["error", "warn"]
 Values = dict[str, NDArray[np.float32]]
 
 #: Of the dumping: a store that another version wrote is not continued.
-VERSION = 1
+VERSION = 2
+FEATURES = "features"
 
 
 def dump_teacher(
@@ -74,12 +78,15 @@ def dump_teacher(
             it was recorded.
         StoreError: `out` holds another store, or a shard is being written by some other process.
     """
-    spec = dump_spec(model, data, views, params=params, teacher=teacher, teacher_sha256=teacher_sha256)
-    writer = create_store(out, spec)
     start = time.perf_counter()
-    pending = writer.pending()
-    first = len(pending) * fabric.global_rank // fabric.world_size  # so that processes do not queue up
     with inference(model, fabric.device):
+        describe = partial(dump_spec, model, data, views, params=params, teacher=teacher,
+                           teacher_sha256=teacher_sha256)
+        study = partial(study_sample, model, data, views, sample_views(len(views)), params=params,
+                        device=fabric.device, on_mismatch=on_mismatch)
+        writer = _begin(out, describe, study, fabric)
+        spec, pending = writer.spec, writer.pending()
+        first = len(pending) * fabric.global_rank // fabric.world_size  # so that processes do not queue up
         for shard in pending[first:] + pending[:first]:
             claim = writer.claim(shard)
             if claim is None:
@@ -89,31 +96,50 @@ def dump_teacher(
             with claim, ThreadPoolExecutor(1) as pool:
                 written: Future[None] | None = None
                 for rows, images in rendered(views, data, claim.views, params.batch, on_mismatch):
-                    values = outputs(model, images, fabric.device, params)
+                    values = outputs(model, images, fabric.device, params, spec)
                     if written:
                         written.result()
-                    written = pool.submit(_append, claim, spec, values)
+                    written = pool.submit(claim.extend, values)
                     if progress and fabric.is_global_zero:
-                        progress(done + rows.stop - claim.views.start, spec.views, "views")
+                        progress(done + rows[-1] + 1 - claim.views.start, spec.views, "views")
                 if written:
                     written.result()
     fabric.barrier()
     if fabric.is_global_zero:
         writer.finish(seconds=round(time.perf_counter() - start, 3), processes=fabric.world_size,
-                      device=_device_name(fabric.device), cpus=os.cpu_count(), torch=str(torch.__version__))
+                      device=_device_name(fabric.device), cpus=os.cpu_count(), torch=str(torch.__version__),
+                      flip=spec.attributes["flip"])
     fabric.barrier()
     return writer.finish()
 
 
+def _begin(out: Path, describe: "Callable[..., StoreSpec]", study: "Callable[[], Sample]",
+           fabric: "Fabric") -> StoreWriter:
+    """The store at `out`, begun by one process with what a sample says, or by an earlier run."""
+    wanted = describe()  # what does not fit is refused before the teacher runs
+    if fabric.is_global_zero and begun(out) is None:
+        fitted, flip = study()
+        # Another command may have begun it meanwhile: then its sample counts.
+        create_store(out, describe(fitted=fitted, flip=flip))
+    fabric.barrier()
+    found = begun(out)
+    assert found is not None, f"{out} was begun"
+    return create_store(out, replace(found, identity=wanted.identity))
+
+
 def dump_spec(
     model: "Detector", data: "DataSet", views: "RecordedViews", *, params: "Dump", teacher: str,
-    teacher_sha256: str,
+    teacher_sha256: str, fitted: dict[str, Any] | None = None, flip: dict[str, Any] | None = None,
 ) -> StoreSpec:
     """What the store of a teacher holds.
 
+    Args:
+        fitted: the parameters of the features' encoding; without them the store has no features yet.
+        flip: what `study_sample` found of mirrored views.
+
     Raises:
         UserError: the teacher does not fit the data or the size of the views.
-        StoreError: an encoding is unknown.
+        StoreError: an encoding is unknown, or does not suit the features.
     """
     config = model.config
     check_size(config, views.size)
@@ -123,13 +149,14 @@ def dump_spec(
             f"Teacher {teacher!r} knows {config.num_classes} classes ({known}), expected the "
             f"{len(data.classes)} of data {data.name!r} ({wanted}). Train the teacher on this data.")
     grid = views.size[0] // config.stride, views.size[1] // config.stride
-    planes = {"heatmap": config.num_classes, "wh_offset": 4}
+    encodings = params.encodings.model_dump(mode="json", exclude=set() if params.features else {FEATURES})
+    arrays = [ArraySpec("heatmap", (config.num_classes, *grid), encoding=encodings["heatmap"]),
+              ArraySpec("wh_offset", (4, *grid), encoding=encodings["wh_offset"]),
+              ArraySpec("peaks", (params.peaks, 7), encoding="exact-fp32")]
     if params.features:
-        planes["features"] = config.feature_channels
-    encodings = dict.fromkeys(planes, "exact-fp16")
-    encodings |= {name: encoding for name, encoding in params.encodings.items() if name in planes}
-    arrays = [ArraySpec(name, (count, *grid), encoding=encodings[name]) for name, count in planes.items()]
-    arrays.append(ArraySpec("peaks", (params.peaks, 7), encoding="exact-fp32"))
+        shape = reduced_shape(encodings[FEATURES], (config.feature_channels, *grid))
+        if fitted is not None:
+            arrays.append(ArraySpec(FEATURES, shape, encoding=encodings[FEATURES], parameters=fitted))
     return StoreSpec(
         arrays=tuple(arrays),
         views=len(views),
@@ -142,34 +169,15 @@ def dump_spec(
         },
         attributes={
             "model": config.model, "classes": list(data.classes), "size": list(views.size),
-            "stride": config.stride, "licence": data.manifest.get("licence"),
+            "stride": config.stride, "licence": data.manifest.get("licence"), "flip": flip,
         },
     )
 
 
-def rendered(
-    views: "RecordedViews", data: "DataSet", rows: range, batch: int, on_mismatch: OnMismatch = "error"
-) -> Iterator[tuple[range, NDArray[np.uint8]]]:
-    """Batches of rows and their (B, H, W, 3) uint8 RGB pixels, rendered ahead in threads."""
-    records = data.records(views.split)
-
-    def render(some: range) -> tuple[range, NDArray[np.uint8]]:
-        images = np.empty((len(some), *views.size, 3), np.uint8)
-        shown, pixels = -1, images[0]
-        for place, row in enumerate(some):
-            image = views.view(row).image
-            if image != shown:  # the views of an image follow each other
-                shown, pixels = image, records[image].read()
-            images[place] = views.render(row, pixels, records[image].path, on_mismatch)
-        return some, images
-
-    return prefetched(render, (rows[at : at + batch] for at in range(0, len(rows), batch)))
-
-
 def outputs(
-    model: "Detector", images: NDArray[np.uint8], device: torch.device, params: "Dump"
+    model: "Detector", images: NDArray[np.uint8], device: torch.device, params: "Dump", spec: StoreSpec
 ) -> Values:
-    """The arrays of a dump for a batch of (B, H, W, 3) images; `model` is inside `inference`."""
+    """The arrays of a store for a batch of (B, H, W, 3) images, features reduced; `model` is inside `inference`."""
     pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
     heatmap, wh, offset, features = predict(model, pixels, params.precision)
     found = {
@@ -177,15 +185,8 @@ def outputs(
         "peaks": find_peaks(heatmap, wh, offset, params.peaks),
     }
     if params.features:
-        found["features"] = features
+        found[FEATURES] = reduce_features(features, spec[FEATURES])
     return {name: values.cpu().numpy() for name, values in found.items()}
-
-
-def _append(claim: ShardClaim, spec: StoreSpec, batch: Mapping[str, NDArray[np.float32]]) -> None:
-    codes = {name: encode(spec[name], values) for name, values in batch.items()}
-    errors = {name: measure(spec[name], values, codes[name]) for name, values in batch.items()}
-    for row in zip(*codes.values(), strict=True):
-        claim.append(dict(zip(codes, row, strict=True)), errors)
 
 
 def _device_name(device: torch.device) -> str:

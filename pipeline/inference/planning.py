@@ -1,13 +1,16 @@
 """What a dump will take, before it is begun."""
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.inference.dump import dump_spec, outputs, rendered
+from pipeline.inference.dump import dump_spec, outputs
 from pipeline.inference.prediction import inference
-from storage import StoreSpec, encode
+from pipeline.inference.rendering import rendered
+from pipeline.inference.sampling import study_sample
+from storage import StoreSpec, encode_views
 from storage.encodings import encoding_of
 
 if TYPE_CHECKING:
@@ -33,15 +36,19 @@ def plan_dump(
     Raises:
         UserError: the teacher does not fit the data or the size of the views.
     """
-    spec = dump_spec(model, data, views, params=params, teacher="", teacher_sha256="")
+    describe = partial(dump_spec, model, data, views, params=params, teacher="", teacher_sha256="")
+    describe()  # what does not fit is refused before the teacher runs
     sizes = []
     middle = min(len(views) // 2, max(0, len(views) - params.batch))
     with inference(model, fabric.device):
-        for start in (0, middle):  # the first one warms up
+        first = range(min(params.batch, len(views)))  # the teacher warms up
+        fitted = study_sample(model, data, views, first, params=params, device=fabric.device).fitted
+        spec = describe(fitted=fitted)
+        for start in (0, middle):
             rows = range(start, min(start + params.batch, len(views)))
             began = time.perf_counter()
             for _, images in rendered(views, data, rows, params.batch):
-                sizes += _compressed_bytes(spec, outputs(model, images, fabric.device, params))
+                sizes += _compressed_bytes(spec, outputs(model, images, fabric.device, params, spec))
             seconds = (time.perf_counter() - began) / len(rows)
     return {
         "views": len(views),
@@ -53,7 +60,7 @@ def plan_dump(
 
 def _compressed_bytes(spec: StoreSpec, batch: "Values") -> list[int]:
     """Of each view of a batch."""
-    codes = {name: encode(spec[name], values) for name, values in batch.items()}
+    codes, _ = encode_views(spec, batch)
     compress = {name: encoding_of(spec[name].encoding).compressor.compress for name in codes}
     return [sum(len(compress[name](np.ascontiguousarray(row))) for name, row in zip(codes, rows, strict=True))
             for rows in zip(*codes.values(), strict=True)]

@@ -6,6 +6,7 @@ from pipeline.params.schema import (
     Detector,
     Distill,
     Dump,
+    Encodings,
     Ensemble,
     Evaluate,
     Params,
@@ -17,6 +18,6 @@ from pipeline.params.schema import (
 )
 
 __all__ = [
-    "Data", "DemoScenes", "Detector", "Distill", "Dump", "Ensemble", "Evaluate", "Params",
+    "Data", "DemoScenes", "Detector", "Distill", "Dump", "Encodings", "Ensemble", "Evaluate", "Params",
     "Recipe", "Report", "Student", "Train", "Tune", "Views", "load_params", "read_yaml", "train_params",
 ]

@@ -83,6 +83,20 @@ class Student(Detector):
     size: tuple[Positive, Positive] | None = None
 
 
+class Encodings(Block):
+    """How the arrays of a teacher's store are written: names in docs/store-format.md.
+
+    Attributes:
+        heatmap: u8-sqrt-sparse, u8-sqrt, exact-fp16 or exact-fp32.
+        wh_offset: exact-fp16-sparse, exact-fp16 or exact-fp32.
+        features: [pca-K+][pooled+](u8-channel or exact-fp16).
+    """
+
+    heatmap: str = "u8-sqrt-sparse"
+    wh_offset: str = "exact-fp16-sparse"
+    features: str = "pca-32+pooled+u8-channel"
+
+
 class Dump(Block):
     """`dump_teachers`: what of a teacher's outputs is kept.
 
@@ -99,8 +113,7 @@ class Dump(Block):
     features: bool = True
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     shard_views: Positive = 512
-    encodings: dict[Literal["heatmap", "wh_offset", "features"], str] = {
-        "heatmap": "exact-fp16", "wh_offset": "exact-fp16", "features": "exact-fp16"}
+    encodings: Encodings = Encodings()
 
 
 class Ensemble(Block):

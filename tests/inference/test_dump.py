@@ -16,11 +16,23 @@ from pipeline.errors import UserError
 from pipeline.inference.dump import dump_teacher
 from pipeline.inference.planning import plan_dump
 from pipeline.inference.prediction import inference, predict
+from pipeline.inference.sampling import reduce_features
 from pipeline.models import decode_detections, peaks_to_boxes
-from pipeline.params import Dump
-from storage import FingerprintMismatch, StoreError, open_store, verify
+from pipeline.params import Dump, Encodings
+from storage import (
+    ArraySpec,
+    FingerprintMismatch,
+    StoreError,
+    fit_parameters,
+    open_store,
+    reduce,
+    reduced_shape,
+    sample_cells,
+    verify,
+)
 
-PARAMS = Dump(batch=2, peaks=6, shard_views=4)
+EXACT = Encodings(heatmap="exact-fp16", wh_offset="exact-fp16", features="exact-fp16")
+PARAMS = Dump(batch=2, peaks=6, shard_views=4, encodings=EXACT)
 NAMED = {"teacher": "small", "teacher_sha256": "weights-sha"}
 
 
@@ -69,24 +81,78 @@ def test_the_manifest_says_what_decided_the_content_and_what_it_cost(detector, d
         "kind": "teacher", "teacher": "small", "weights": "weights-sha", "data": "data-sha",
         "views": views.fingerprint, "size": [32, 32], "classes": ["cat", "dog", "cow"], "stride": 4,
         "encodings": {"heatmap": "exact-fp16", "wh_offset": "exact-fp16", "features": "exact-fp16"},
-        "peaks": 6, "precision": "32-true", "dump_version": 1}
+        "peaks": 6, "precision": "32-true", "dump_version": 2}
     assert manifest["spec"]["attributes"]["licence"] == "CC"
     assert manifest["created"]["seconds"] > 0
     assert manifest["created"]["device"] == "cpu"
 
 
 def test_without_features_and_in_other_encodings(detector, data, views, fabric, tmp_path):
-    params = PARAMS.model_copy(update={"features": False, "encodings": {"heatmap": "exact-fp32"}})
+    more = EXACT.model_copy(update={"heatmap": "exact-fp32"})
+    params = PARAMS.model_copy(update={"features": False, "encodings": more})
     dump_teacher(detector, data, views, tmp_path / "t.zarr", params=params, fabric=fabric, **NAMED)
     dtypes = {name: codes.dtype.name for name, codes in contents(tmp_path / "t.zarr").items()}
     assert dtypes == {"heatmap": "float32", "wh_offset": "float16", "peaks": "float32"}
-    unknown = PARAMS.model_copy(update={"encodings": {"heatmap": "exact-fp61"}})
+    unknown = PARAMS.model_copy(update={"encodings": EXACT.model_copy(update={"heatmap": "exact-fp61"})})
     with pytest.raises(StoreError, match=r"'exact-fp61' is unknown.*exact-fp16"):
         dump_teacher(detector, data, views, tmp_path / "u.zarr", params=unknown, fabric=fabric, **NAMED)
 
 
+def test_small_encodings_stand_for_what_the_teacher_said(detector, data, views, fabric, tmp_path):
+    small = Encodings(features="pca-5+pooled+u8-channel")
+    manifest = dump_teacher(detector, data, views, tmp_path / "s.zarr", fabric=fabric, **NAMED,
+                            params=PARAMS.model_copy(update={"encodings": small}))
+    dump_teacher(detector, data, views, tmp_path / "e.zarr", params=PARAMS, fabric=fabric, **NAMED)
+    store, exact = open_store(tmp_path / "s.zarr"), open_store(tmp_path / "e.zarr")
+    rows = range(len(store))
+
+    def values(which, name):
+        return which.decode(name, which.read(name, rows))
+
+    assert store.spec["features"].shape == (5, 4, 4)
+    assert np.array_equal(store.read("peaks", rows), exact.read("peaks", rows))
+    assert np.abs(values(store, "heatmap") - values(exact, "heatmap")).max() <= 1 / 255 + 1e-3
+    kept, all_of_them = values(store, "wh_offset"), values(exact, "wh_offset")
+    assert ((kept == all_of_them) | (kept == 0)).all()
+    assert (kept != 0).any()
+    # Reduced on the teacher's device as storage does it in numpy.
+    step = np.array(store.spec["features"].parameters["step"])[:, None, None]
+    expected = reduce(store.spec["features"], values(exact, "features"))
+    assert (np.abs(values(store, "features") - expected) <= step).mean() > 0.999
+    for name, array in manifest["arrays"].items():
+        assert array["error"]["measured"] <= array["error"]["bound"], name
+    assert 0 < store.spec["features"].parameters["explained_variance"] <= 1
+
+
+@pytest.mark.parametrize("side", [32, 36])
+def test_features_are_reduced_alike_on_the_device_and_in_numpy(side):
+    values = np.random.default_rng(1).normal(size=(3, 7, side // 4, side // 4)).astype(np.float32)
+    for encoding in ("pooled+exact-fp16", "pca-3+exact-fp16", "pca-2+pooled+u8-channel"):
+        array = ArraySpec("features", reduced_shape(encoding, values.shape[1:]), encoding=encoding,
+                          parameters=fit_parameters(encoding, sample_cells(encoding, values)))
+        found = reduce_features(torch.from_numpy(values), array)
+        np.testing.assert_allclose(found.numpy(), reduce(array, values), atol=1e-5)
+
+
+def test_what_a_mirror_changes_is_measured(detector, data, views, fabric, tmp_path):
+    manifest = dump_teacher(detector, data, views, tmp_path / "t.zarr", params=PARAMS, fabric=fabric, **NAMED)
+    flip = manifest["created"]["flip"]
+    assert flip["views"] == 10
+    assert 0 < flip["error"] < 1  # random weights are not symmetric
+
+    class Symmetric(type(detector)):
+        def forward(self, images):
+            one, other = super().forward(images)[-1], super().forward(images.flip(3))[-1]
+            return [one._replace(heatmap=(one.heatmap + other.heatmap.flip(3)) / 2)]
+
+    detector.__class__ = Symmetric
+    manifest = dump_teacher(detector, data, views, tmp_path / "s.zarr", params=PARAMS, fabric=fabric, **NAMED)
+    assert manifest["created"]["flip"]["error"] < 1e-5
+
+
 def test_mixed_precision_keeps_the_heads_exact(detector, data, views, fabric, tmp_path):
-    params = PARAMS.model_copy(update={"precision": "bf16-mixed", "encodings": {"wh_offset": "exact-fp32"}})
+    more = EXACT.model_copy(update={"wh_offset": "exact-fp32"})
+    params = PARAMS.model_copy(update={"precision": "bf16-mixed", "encodings": more})
     dump_teacher(detector, data, views, tmp_path / "t.zarr", params=params, fabric=fabric, **NAMED)
     wh_offset = contents(tmp_path / "t.zarr")["wh_offset"]
     assert len(np.unique(wh_offset)) > 0.9 * wh_offset.size
@@ -166,7 +232,8 @@ def test_processes_share_the_shards_of_one_store(detector, data, views, fabric, 
     for thread in threads:
         thread.join()
     assert not errors
-    assert sum(map(len, seen)) == 5  # batches: each view went through one network, once
+    # Batches: each view went through one network, once; the sample (all views here) plain and mirrored.
+    assert sum(map(len, seen)) == 5 + 2 * 5
     dump_teacher(detector, data, views, tmp_path / "one.zarr", params=PARAMS, fabric=fabric, **NAMED)
     assert files(tmp_path / "both.zarr") == files(tmp_path / "one.zarr")
 

@@ -1,0 +1,34 @@
+"""Recorded views as batches of pixels."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.inference.prefetching import prefetched
+
+if TYPE_CHECKING:
+    from pipeline.data import DataSet
+    from pipeline.data.recorded import RecordedViews
+
+OnMismatch = Literal["error", "warn"]
+
+
+def rendered(
+    views: "RecordedViews", data: "DataSet", rows: Sequence[int], batch: int, on_mismatch: OnMismatch = "error"
+) -> Iterator[tuple[Sequence[int], NDArray[np.uint8]]]:
+    """Batches of rows and their (B, H, W, 3) uint8 RGB pixels, rendered ahead in threads."""
+    records = data.records(views.split)
+
+    def render(some: Sequence[int]) -> tuple[Sequence[int], NDArray[np.uint8]]:
+        images = np.empty((len(some), *views.size, 3), np.uint8)
+        shown, pixels = -1, images[0]
+        for place, row in enumerate(some):
+            image = views.view(row).image
+            if image != shown:  # the views of an image follow each other
+                shown, pixels = image, records[image].read()
+            images[place] = views.render(row, pixels, records[image].path, on_mismatch)
+        return some, images
+
+    return prefetched(render, (rows[at : at + batch] for at in range(0, len(rows), batch)))

@@ -1,0 +1,85 @@
+"""What is learnt from a few views before a dump begins: how to reduce features, what a mirror changes."""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from pipeline.inference.prediction import predict
+from pipeline.inference.rendering import OnMismatch, rendered
+from storage import fit_parameters, sample_cells
+from storage.features import components, is_pooled
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from pipeline.data import DataSet
+    from pipeline.data.recorded import RecordedViews
+    from pipeline.models import Detector
+    from pipeline.params import Dump
+    from storage import ArraySpec
+
+#: Views of a sample: one in a hundred, but not fewer or more than these.
+FEWEST, MOST = 16, 64
+
+
+class Sample(NamedTuple):
+    """What a sample says.
+
+    Attributes:
+        fitted: the parameters of the features' encoding; {} without features or where it needs none.
+        flip: {"views": n, "error": e}: how far the heatmap of a mirrored view is from the mirrored
+            heatmap, the sum of their absolute differences over the sum of the greater of both, 0 to 1.
+    """
+
+    fitted: dict[str, Any]
+    flip: dict[str, Any]
+
+
+def sample_views(count: int) -> list[int]:
+    """Evenly spaced rows of `count` views."""
+    size = min(count, max(FEWEST, min(MOST, count // 100)))
+    return [int(row) for row in np.linspace(0, count - 1, size).round()]
+
+
+def study_sample(
+    model: "Detector", data: "DataSet", views: "RecordedViews", rows: "Sequence[int]", *, params: "Dump",
+    device: torch.device, on_mismatch: OnMismatch = "error",
+) -> Sample:
+    """Runs the teacher over some views and their mirror images; `model` is inside `inference`."""
+    cells, different, greater = [], 0.0, 0.0
+    for _, images in rendered(views, data, rows, params.batch, on_mismatch):
+        pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
+        plain = predict(model, pixels, params.precision)
+        mirrored = predict(model, pixels.flip(3), params.precision).heatmap.flip(3)
+        different += float((plain.heatmap - mirrored).abs().sum())
+        greater += float(torch.maximum(plain.heatmap, mirrored).sum())
+        if params.features:
+            cells.append(sample_cells(params.encodings.features, plain.features.cpu().numpy()))
+    fitted = fit_parameters(params.encodings.features, np.concatenate(cells)) if cells else {}
+    return Sample(fitted, {"views": len(rows), "error": round(different / max(greater, 1e-12), 6)})
+
+
+def reduce_features(features: "Tensor", array: "ArraySpec") -> "Tensor":
+    """`storage.reduce` on the teacher's device, before anything is copied from it.
+
+    Args:
+        features: (B, F, h, w) float32.
+        array: the store's description of them.
+
+    Returns:
+        (B, *array.shape) float32.
+    """
+    if is_pooled(array.encoding):
+        odd_h, odd_w = (side % 2 for side in features.shape[2:])
+        if odd_h or odd_w:
+            features = functional.pad(features, (0, odd_w, 0, odd_h), mode="replicate")
+        features = functional.avg_pool2d(features, 2)
+    if components(array.encoding) is not None:
+        projection, mean = (torch.tensor(array.parameters[key], device=features.device)
+                            for key in ("projection", "mean"))
+        features = functional.conv2d(features, projection[:, :, None, None], -(projection @ mean))
+    return features
