@@ -15,8 +15,8 @@ blosc.use_threads = False
 class Compressor(Protocol):
     """Turns the bytes of one chunk into fewer."""
 
-    def to_json(self, itemsize: int) -> dict[str, Any]:
-        """The codec in zarr.json."""
+    def to_json(self, itemsize: int, nbytes: int) -> dict[str, Any]:
+        """The codec in zarr.json, for chunks of `nbytes` bytes of numbers of `itemsize` bytes."""
         ...
 
     def compress(self, codes: np.ndarray[Any, Any]) -> bytes: ...
@@ -35,12 +35,20 @@ class _Blosc:
         self._name, self._level, self._shuffle = name, level, shuffle
         self._mode = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}[shuffle]
 
-    def to_json(self, itemsize: int) -> dict[str, Any]:
+    def to_json(self, itemsize: int, nbytes: int) -> dict[str, Any]:
         return {"name": "blosc", "configuration": {
             "cname": self._name, "clevel": self._level, "shuffle": self._shuffle,
-            "typesize": itemsize, "blocksize": 0}}
+            "typesize": self._typesize(itemsize, nbytes), "blocksize": 0}}
+
+    def _typesize(self, itemsize: int, nbytes: int) -> int:
+        # blosc gathers the bits of single bytes without vector instructions. In pairs it takes two thirds of the
+        # time to undo, for 2 % more bytes.
+        paired = self._shuffle == "bitshuffle" and itemsize == 1 and nbytes % 2 == 0
+        return 2 if paired else itemsize
 
     def compress(self, codes: np.ndarray[Any, Any]) -> bytes:
+        if self._typesize(codes.itemsize, codes.nbytes) == 2:
+            codes = codes.reshape(-1).view(np.uint16)
         return bytes(blosc.compress(codes, self._name.encode(), self._level, self._mode))
 
     def decompress(self, data: memoryview, out: np.ndarray[Any, Any]) -> None:

@@ -16,7 +16,7 @@ def shard_key(array: ArraySpec, shard: int) -> str:
 
 
 def _array(spec: StoreSpec, array: ArraySpec) -> dict[str, Any]:
-    compressor = encoding_of(array.encoding).compressor.to_json(array.code_dtype.itemsize)
+    compressor = encoding_of(array.encoding).compressor.to_json(array.code_dtype.itemsize, array.nbytes)
     fill = {"b": False, "f": 0.0}.get(array.code_dtype.kind, 0)
     return {
         "zarr_format": 3,
