@@ -2,10 +2,10 @@
 
     [pca-K+][pooled+](exact-fp16 | u8-channel)
 
-`pooled` averages 2x2 cells. `pca-K` projects the channels onto the K directions in which the map varies
-most, each scaled to mean 0 and variance 1. `u8-channel` cuts the range of each channel into 255 steps.
-What these need to know is fitted once per store, on a sample, and kept in the array's parameters. A
-reduced map is what students are compared with; it is never blown up again.
+`pooled` averages 2x2 cells. `pca-K` projects the channels onto the K directions (or as many as there are
+channels) in which the map varies most, each scaled to mean 0 and variance 1. `u8-channel` cuts the range of
+each channel into 255 steps. What these need to know is fitted once per store, on a sample, and kept in the
+array's parameters. A reduced map is what students are compared with; it is never blown up again.
 """
 
 import math
@@ -43,16 +43,9 @@ def is_pooled(encoding: str) -> bool:
 
 
 def reduced_shape(encoding: str, shape: Sequence[int]) -> tuple[int, int, int]:
-    """The shape (K, h', w') in which a map (F, h, w) is stored.
-
-    Raises:
-        StoreError: the map has no more channels than K.
-    """
+    """The shape (K, h', w') in which a map (F, h, w) is stored."""
     channels, height, width = shape
-    kept = components(encoding) or channels
-    if components(encoding) and kept >= channels:
-        raise StoreError(f"encoding {encoding!r} keeps {kept} components of a map with {channels} channels: "
-                         "choose fewer, or leave pca out")
+    kept = min(components(encoding) or channels, channels)
     return (kept, -(-height // 2), -(-width // 2)) if is_pooled(encoding) else (kept, height, width)
 
 
@@ -98,14 +91,13 @@ def fit_parameters(encoding: str, cells: Array) -> dict[str, Any]:
         u8-channel low and step (K,), the sample's range in 255 steps. Values beyond the range saturate.
 
     Raises:
-        StoreError: the sample is not finite, or has no more than K channels.
+        StoreError: the sample is not finite.
     """
     if not np.isfinite(cells).all():
         raise StoreError("features that are not finite cannot be encoded: the teacher diverged")
     fitted: dict[str, Any] = {}
     kept = cells.astype(np.float64)
     if (count := components(encoding)) is not None:
-        reduced_shape(encoding, (cells.shape[1], 1, 1))
         mean = kept.mean(0)
         variance, directions = np.linalg.eigh(np.cov(kept - mean, rowvar=False, ddof=0).reshape(len(mean), -1))
         variance, directions = variance[::-1].clip(0), directions[:, ::-1].T
@@ -171,6 +163,7 @@ def check_parameters(spec: "ArraySpec") -> None:
     count, wanted = components(spec.encoding), {}
     if count is not None:
         channels = len(spec.parameters["mean"]) if isinstance(spec.parameters.get("mean"), list) else 0
+        count = min(count, channels or count)
         wanted = {"mean": (channels,), "projection": (count, channels)}
     if feature_encoding(spec.encoding) and spec.encoding.endswith("u8-channel"):
         wanted |= {"low": (spec.shape[0],), "step": (spec.shape[0],)}

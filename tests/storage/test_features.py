@@ -116,9 +116,12 @@ def test_other_names_are_no_encodings(name: str):
         ArraySpec("features", (3, 4, 4), encoding=name)
 
 
-def test_more_components_than_channels_are_refused():
-    with pytest.raises(StoreError, match="keeps 12 components of a map with 12 channels"):
-        reduced_shape("pca-12+u8-channel", (12, 4, 4))
+def test_all_channels_are_kept_where_there_are_no_more_than_components():
+    values = features()
+    assert reduced_shape("pca-32+u8-channel", values.shape[1:]) == values.shape[1:]
+    array = fitted("pca-32+u8-channel", values)
+    assert array.parameters["explained_variance"] == 1
+    assert reduce(array, values).shape == values.shape
 
 
 @pytest.mark.parametrize("damage", [
