@@ -60,15 +60,15 @@ def evaluate_detections(
     eleven = voc_ap(found, objects, len(classes), metric="07")
     coco = coco_ap(detections, records, len(classes))
     return {
-        "map_area": _mean_percent(area),
-        "map07": _mean_percent(eleven),
-        "ap": _mean_percent(coco["ap"]),
-        "ap75": _mean_percent(coco["ap75"]),
-        "per_class": {name: _mean_percent(value) for name, value in zip(classes, area, strict=True)},
+        "map_area": mean_percent(area),
+        "map07": mean_percent(eleven),
+        "ap": mean_percent(coco["ap"]),
+        "ap75": mean_percent(coco["ap75"]),
+        "per_class": {name: mean_percent(value) for name, value in zip(classes, area, strict=True)},
     }
 
 
-def _mean_percent(values: NDArray[np.float64] | float) -> float | None:
+def mean_percent(values: NDArray[np.float64] | float) -> float | None:
     """NaN is no JSON, so None stands for it."""
     defined = np.atleast_1d(values)
     defined = defined[~np.isnan(defined)]

@@ -1,0 +1,87 @@
+"""What a store's encodings cost: the loss, its gradient and the AP they give, against the teacher's exact outputs."""
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from pipeline.evaluation.metrics import TO_VOC, mean_percent
+from pipeline.evaluation.voc import voc_ap
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from pipeline.distillation import TeacherTargets
+    from pipeline.outputs import DenseOutputs
+
+
+class Fidelity:
+    """Compares exact and stored targets of views, batch by batch.
+
+    Args:
+        loss: (list of DenseOutputs, TeacherTargets) -> named scalars, as `DistillationLoss`.
+        classes: how many.
+    """
+
+    def __init__(self, loss: "nn.Module", classes: int) -> None:
+        self.loss, self.classes = loss, classes
+        self._losses = np.zeros(2)  # exact, stored
+        self._products = np.zeros(3)  # exact·exact, exact·stored, stored·stored
+        self._objects: list[NDArray[np.float64]] = []
+        self._found: tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]] = ([], [])
+
+    def add_targets(self, student: "DenseOutputs", exact: "TeacherTargets", stored: "TeacherTargets") -> None:
+        """Adds a batch to the loss and to its gradient, which is taken at the student's outputs."""
+        one, other = self._gradient(student, exact), self._gradient(student, stored)
+        self._losses += one[0], other[0]
+        self._products += float(one[1] @ one[1]), float(one[1] @ other[1]), float(other[1] @ other[1])
+
+    def _gradient(self, student: "DenseOutputs", targets: "TeacherTargets") -> "tuple[float, Tensor]":
+        with torch.enable_grad():
+            leaves = type(student)(*(part.detach().float().clone().requires_grad_() for part in student))
+            total = torch.stack(list(self.loss([leaves], targets).values())).sum()
+            gradients = torch.autograd.grad(total, leaves, allow_unused=True)
+        # In double precision: a cosine near 1 is a difference of large numbers.
+        flat = [gradient.flatten().double() for gradient in gradients if gradient is not None]
+        return float(total.detach()), torch.cat(flat)
+
+    def add_boxes(self, exact: "NDArray[np.float32]", stored: "NDArray[np.float32]",
+                  objects: "Sequence[NDArray[np.float32]]") -> None:
+        """Adds a batch to the AP.
+
+        Args:
+            exact, stored: (B, k, 6) x1, y1, x2, y2, score, class; rows of score 0 are none.
+            objects: per view (n, 6) x1, y1, x2, y2, class, difficult, in the boxes' units.
+        """
+        first = len(self._objects)
+        for number, rows in enumerate(objects, first):
+            image = np.full(len(rows), number)
+            self._objects.append(np.column_stack([image, rows[:, 4:6], rows[:, :4] + TO_VOC]))
+        for boxes, kept in zip((exact, stored), self._found, strict=True):
+            for number, rows in enumerate(boxes, first):
+                rows = rows[rows[:, 4] > 0]
+                image = np.full(len(rows), number)
+                kept.append(np.column_stack([image, rows[:, 5], rows[:, 4], rows[:, :4] + TO_VOC]))
+
+    def result(self) -> dict[str, float | None]:
+        """What was found.
+
+        Returns:
+            {"loss_difference": share of the exact loss, "gradient_cosine": between both gradients, "ap_exact",
+            "ap_stored": VOC area AP in percent over the views, "ap_difference": in points}; the last three
+            are None where no object counts.
+        """
+        exact, stored = self._losses
+        aa, ab, bb = self._products
+        truth = np.concatenate(self._objects)
+        ap = [mean_percent(voc_ap(np.concatenate(rows), truth, self.classes)) for rows in self._found]
+        return {
+            "loss_difference": abs(stored - exact) / exact if exact else float(stored != exact),
+            "gradient_cosine": ab / math.sqrt(aa * bb) if aa and bb else float(aa == bb),
+            "ap_exact": ap[0], "ap_stored": ap[1],
+            "ap_difference": None if ap[0] is None or ap[1] is None else abs(ap[1] - ap[0]),
+        }

@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+import torch
+
+from pipeline.distillation import DistillationLoss, TeacherTargets
+from pipeline.evaluation.fidelity import Fidelity
+from pipeline.models import find_peaks
+from pipeline.outputs import DenseOutputs
+
+CLASSES, SIDE = 3, 8
+
+
+def outputs(seed):
+    """(student, heatmap, wh, offset) of two views."""
+    torch.manual_seed(seed)
+    student = DenseOutputs(torch.randn(2, CLASSES, SIDE, SIDE), torch.rand(2, 2, SIDE, SIDE),
+                           torch.rand(2, 2, SIDE, SIDE), torch.randn(2, 4, SIDE, SIDE))
+    return student, torch.rand(2, CLASSES, SIDE, SIDE), 1 + torch.rand(2, 2, SIDE, SIDE), torch.rand(2, 2, SIDE, SIDE)
+
+
+def fidelity():
+    return Fidelity(DistillationLoss((1000, 1, 0.1, 0), {}, 4, peak_threshold=0.1, attention=False), CLASSES)
+
+
+def targets(heatmap, wh, offset, scale=1.0):
+    return TeacherTargets(heatmap * scale, find_peaks(heatmap, wh, offset, 10), {})
+
+
+BOX = np.array([[1, 1, 3, 3, 0, 0], [4, 4, 6, 6, 1, 0]], np.float32)  # class, difficult
+FOUND = np.array([[[1, 1, 3, 3, 0.9, 0], [4, 4, 6, 6, 0.8, 1], [0, 0, 0, 0, 0, 0]]], np.float32)
+
+
+def test_equal_targets_differ_in_nothing():
+    compared, (student, *maps) = fidelity(), outputs(0)
+    compared.add_targets(student, targets(*maps), targets(*maps))
+    compared.add_boxes(FOUND, FOUND, [BOX])
+    result = compared.result()
+    assert result["loss_difference"] == result["ap_difference"] == 0
+    assert result["gradient_cosine"] == pytest.approx(1)
+    assert result["ap_exact"] == pytest.approx(100)
+
+
+def test_the_loss_and_gradient_are_those_of_the_loss():
+    compared, (student, *maps) = fidelity(), outputs(1)
+    exact, stored = targets(*maps), targets(*maps, scale=0.9)
+    losses, gradients = [], []
+    for one in (exact, stored):
+        leaves = DenseOutputs(*(part.clone().requires_grad_() for part in student))
+        total = sum(compared.loss([leaves], one).values())
+        total.backward()
+        losses.append(total.item())
+        gradients.append(torch.cat([leaf.grad.flatten() for leaf in leaves[:3]]))
+    compared.add_targets(student, exact, stored)
+    compared.add_boxes(FOUND, FOUND, [BOX])
+    result = compared.result()
+    assert result["loss_difference"] == pytest.approx(abs(losses[1] - losses[0]) / losses[0], rel=1e-4)
+    assert result["gradient_cosine"] == pytest.approx(torch.cosine_similarity(*gradients, dim=0).item(), abs=1e-5)
+    assert result["gradient_cosine"] < 0.9999
+
+
+def test_a_box_that_the_store_lost_costs_ap():
+    compared, (student, *maps) = fidelity(), outputs(2)
+    compared.add_targets(student, targets(*maps), targets(*maps))
+    lost = FOUND.copy()
+    lost[0, 1] = 0
+    compared.add_boxes(FOUND, FOUND, [BOX])
+    compared.add_boxes(FOUND, lost, [BOX])
+    result = compared.result()
+    assert (result["ap_exact"], result["ap_stored"]) == (pytest.approx(100), pytest.approx(75))
+    assert result["ap_difference"] == pytest.approx(25)
+
+
+def test_without_objects_there_is_no_ap():
+    compared, (student, *maps) = fidelity(), outputs(3)
+    compared.add_targets(student, targets(*maps), targets(*maps))
+    compared.add_boxes(FOUND, FOUND, [np.empty((0, 6), np.float32)])
+    assert compared.result()["ap_difference"] is None

@@ -1,0 +1,44 @@
+import json
+import os
+
+from click.testing import CliRunner
+
+from pipeline.cli import main
+
+
+def verify(folder, *arguments):
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        return CliRunner().invoke(main, ["store", "verify", *arguments])
+    finally:
+        os.chdir(before)
+
+
+def test_a_store_is_compared_with_its_teacher(finished):
+    answer = verify(finished, "targets/resnet18.zarr", "--live", "12", "--json")
+    found = json.loads(answer.stdout)["live"]
+    assert found["views"] == 12
+    assert found["loss_difference"] < 0.01
+    assert found["gradient_cosine"] > 0.999
+    assert found["student"].startswith("models/students/mobilenet_v2/")
+    assert found["ok"] == (answer.exit_code == 0)
+    again = json.loads(verify(finished, "targets/resnet18.zarr", "--live", "12", "--seed", "1", "--json").stdout)["live"]
+    assert again["loss_difference"] != found["loss_difference"]
+    for line in ("loss difference", "gradient cosine", "AP difference"):
+        assert line in verify(finished, "targets/resnet18.zarr", "--live", "12").stdout
+
+
+def test_only_a_teacher_can_be_asked_live(finished):
+    answer = verify(finished, "targets/ensemble-both.zarr", "--live", "4")
+    assert answer.exit_code == 1
+    assert "only a teacher's store" in answer.stderr
+
+
+def test_a_teacher_that_was_trained_again_is_refused(line):
+    weights = line / "models/teachers/resnet18/weights.safetensors"
+    weights.unlink()
+    weights.write_bytes((line / "models/teachers/hourglass_small/weights.safetensors").read_bytes())
+    answer = verify(line, "targets/resnet18.zarr", "--live", "4")
+    assert answer.exit_code == 1
+    assert "was trained again" in answer.stderr
