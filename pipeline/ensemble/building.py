@@ -3,14 +3,14 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.ensemble.merging import merge_view
 from pipeline.errors import UserError
-from storage import ShardClaim, Store, StoreSpec, create_store, encode, measure
+from storage import Store, StoreSpec, create_store
 
 if TYPE_CHECKING:
     from pipeline.inform import Progress
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from storage.manifest import Manifest
 
 #: Of the merging: a store that another version merged is not continued.
-VERSION = 1
+VERSION = 2
 ARRAYS = ("heatmap", "wh_offset", "peaks")
 #: What of a teacher's identity all teachers must share, and how to say it.
 SHARED = {
@@ -66,11 +66,17 @@ def build_ensemble(
         with claim:
             for first in range(claim.views.start, claim.views.stop, BATCH):
                 views = range(first, min(first + BATCH, claim.views.stop))
-                _append(claim, spec, _merged(stores, views, params))
+                claim.extend(_merged(stores, views, params))
                 done += len(views)
                 if progress:
                     progress(done, spec.views, "views")
-    return writer.finish(seconds=round(time.perf_counter() - start, 3), members=list(stores))
+    return writer.finish(seconds=round(time.perf_counter() - start, 3), members=list(stores), flip=_flip(stores))
+
+
+def _flip(stores: Mapping[str, Store]) -> dict[str, Any] | None:
+    """The largest error under a mirror of any teacher; None where one does not say."""
+    errors = [store.manifest["created"].get("flip") for store in stores.values()]
+    return None if None in errors else max(errors, key=lambda flip: flip["error"])
 
 
 def check_members(stores: Mapping[str, Store]) -> None:
@@ -119,13 +125,6 @@ def _merged(stores: Mapping[str, Store], views: range, params: "Ensemble") -> di
     rows = [merge_view(*outputs, iou=params.iou, threshold=params.threshold)
             for outputs in zip(*teachers, strict=True)]
     return {array: np.stack(values) for array, values in zip(ARRAYS, zip(*rows, strict=True), strict=True)}
-
-
-def _append(claim: ShardClaim, spec: StoreSpec, batch: Mapping[str, NDArray[np.float32]]) -> None:
-    codes = {array: encode(spec[array], values) for array, values in batch.items()}
-    errors = {array: measure(spec[array], values, codes[array]) for array, values in batch.items()}
-    for row in zip(*codes.values(), strict=True):
-        claim.append(dict(zip(codes, row, strict=True)), errors)
 
 
 def _short(value: object) -> str:

@@ -47,7 +47,8 @@ def merge_view(
     centre and in the rectangle between those. Where several objects want a cell, one that has a peak
     or its centre there comes before one that has the cell between, then the one whose class is more
     probable there, then the one with the higher score. All other cells hold the mean of the maps,
-    weighted by each teacher's highest probability in the cell.
+    weighted by each teacher's highest probability in the cell; a teacher whose store kept nothing there
+    (four zeros, exact-fp16-sparse) does not count.
 
     A merged peak stands at the cell of its fused centre. Its score is the merged heatmap's highest
     value over the object's cells, the score with which decoding the merged heatmap finds the object:
@@ -63,9 +64,13 @@ def merge_view(
     Reference: weighted box fusion is Solovyev et al., "Weighted boxes fusion" (2021).
     """
     grid = heatmaps.shape[2:]
-    heatmap = heatmaps.mean(axis=0)
-    confidence = heatmaps.max(axis=1, keepdims=True) + np.float32(_TINY)
-    wh_offset = (confidence * wh_offsets).sum(axis=0) / confidence.sum(axis=0)
+    # In double precision, or the order of three teachers would decide which of two equal peaks is higher.
+    heatmap = heatmaps.mean(axis=0, dtype=np.float64).astype(np.float32)
+    kept = wh_offsets.any(axis=1, keepdims=True)
+    confidence = (heatmaps.max(axis=1, keepdims=True) + np.float32(_TINY)) * kept
+    total = confidence.sum(axis=0)
+    wh_offset = np.divide((confidence * wh_offsets).sum(axis=0), total, out=np.zeros_like(wh_offsets[0]),
+                          where=total > 0)
     merged = Merged(heatmap, wh_offset, np.zeros(peaks.shape[1:], np.float32))
 
     rows, teacher = _ranked(peaks, threshold)

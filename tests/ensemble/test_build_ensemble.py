@@ -118,3 +118,10 @@ def test_an_ensemble_is_no_teacher(stores, tmp_path):
     stores["e"] = open_store(tmp_path / "e.zarr")
     with pytest.raises(UserError, match=r"e\.zarr holds 'ensemble'"):
         build_ensemble(stores, tmp_path / "f.zarr", params=PARAMS)
+
+
+def test_the_error_under_a_mirror_is_the_worst_teachers(stores, tmp_path):
+    assert build_ensemble(stores, tmp_path / "e.zarr", params=PARAMS)["created"]["flip"] is None
+    for error, store in zip((0.2, 0.3), stores.values(), strict=True):
+        store.manifest["created"]["flip"] = {"views": 16, "error": error}
+    assert build_ensemble(stores, tmp_path / "f.zarr", params=PARAMS)["created"]["flip"]["error"] == 0.3

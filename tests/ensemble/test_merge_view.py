@@ -175,3 +175,13 @@ def test_boxes_without_area_match_nothing():
     flat = (0, 0.9, 5.5, 5.5, 0.0, 4.0)
     merged = merge(teacher(flat), teacher(flat))
     assert len(boxes(merged.peaks)[0]) == 2
+
+
+def test_a_teacher_that_kept_no_box_in_a_cell_does_not_count_there():
+    full, sparse = teacher(), teacher()
+    full[1][:], sparse[1][:] = 3, 5
+    sparse[1][:, 2:], full[1][:, 4:] = 0, 0
+    merged = merge(full, sparse)
+    assert merged.wh_offset[:, 0] == pytest.approx(4)
+    assert merged.wh_offset[:, 3] == pytest.approx(3)
+    assert not merged.wh_offset[:, 5:].any()
