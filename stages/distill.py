@@ -38,10 +38,12 @@ def run(params: "Params", student: str, recipe: str, seed: int, *, devices: str 
     train = train_params(params.distill.train, detector.train, f"students.{student}.train")
     data = inputs.prepared_data(params)
     recorded = recorded_views(data, params.views)
-    targets = open_targets(_store_paths(params, recipe), chosen, data, recorded)
+    targets = open_targets(_store_paths(params, recipe), chosen, data, recorded, size=detector.size,
+                           flip=params.distill.flip)
 
-    def source() -> "Source":
-        return targets.source(seed=seed, on_mismatch=params.views.on_mismatch, cache_mb=params.data.cache_mb)
+    def source(model: "Detector") -> "Source":
+        return targets.source(seed=seed, stride=model.config.stride, on_mismatch=params.views.on_mismatch,
+                              cache_mb=params.data.cache_mb)
 
     def objective(fabric: "Fabric", model: "Detector") -> "nn.Module":
         from pipeline.engine import mean_over_ranks
@@ -51,8 +53,9 @@ def run(params: "Params", student: str, recipe: str, seed: int, *, devices: str 
     return training.run(
         f"distill/{student}/{recipe}/seed{seed}", module="stages.distill",
         out=out or paths.student_model(student, recipe, seed), data=data, detector=detector, train=train, seed=seed,
-        size_hw=params.views.size, source=source, objective=objective, devices=devices, prepare=targets.on_device,
-        inputs={"views": recorded.fingerprint, "recipe": inputs.values(chosen), "stores": targets.fingerprints})
+        size_hw=targets.size, source=source, objective=objective, devices=devices, prepare=targets.on_device,
+        inputs={"views": recorded.fingerprint, "recipe": inputs.values(chosen), "stores": targets.fingerprints,
+                "flip": targets.flip})
 
 
 def _store_paths(params: "Params", recipe: str) -> dict[str, Path]:

@@ -10,13 +10,13 @@ if TYPE_CHECKING:
 
 def run(params: "Params", student: str, recipe: str, seed: int) -> dict[str, Any]:
     """Scores one student; returns its metrics."""
-    inputs.entry(params.students, student, "student")
+    size = inputs.entry(params.students, student, "student").size
     inputs.entry(params.recipes, recipe, "recipe")
     return scoring.score(
         params, f"evaluate_student/{student}/{recipe}/seed{seed}", module="stages.evaluate_student",
         model_folder=paths.student_model(student, recipe, seed),
         about={"kind": "student", "student": student, "recipe": recipe, "seed": seed},
-        out=paths.student_results(student, recipe, seed) / "metrics.json")
+        out=paths.student_results(student, recipe, seed) / "metrics.json", size_hw=size)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,21 @@ if TYPE_CHECKING:
 
 
 def score(params: "Params", stage: str, *, module: str, model_folder: Path, about: Mapping[str, Any],
-          out: Path, split: str = "test") -> dict[str, Any]:
+          out: Path, split: str = "test", size_hw: tuple[int, int] | None = None) -> dict[str, Any]:
     """Scores one detector on a split (and on `unseen` beside test) into the file `out`.
+
+    Args:
+        params: the data, the evaluation and, without `size_hw`, the input size.
+        stage, module, out: as in `work.run`.
+        model_folder: where the detector is.
+        about: the first keys of metrics.json.
+        split: what it is scored on.
+        size_hw: (height, width) of its input in pixels.
 
     Returns:
         The content of metrics.json.
     """
+    size = size_hw or params.views.size
     data = inputs.prepared_data(params)
     weights = inputs.needs(paths.weights(model_folder), "pipeline " + stage.split("/")[0].replace("_", "-"))
     summary = inputs.training_summary(model_folder)
@@ -34,20 +43,20 @@ def score(params: "Params", stage: str, *, module: str, model_folder: Path, abou
         found = {}
         for name in splits:
             with progress_bar(f"{stage} {name}") as progress:
-                rows = detect(model, data.records(name), size_hw=params.views.size, batch=params.evaluate.batch,
+                rows = detect(model, data.records(name), size_hw=size, batch=params.evaluate.batch,
                               top_k=params.evaluate.top_k, flip=params.evaluate.flip, device=pick_device(),
                               progress=progress)
             found[name] = evaluate_detections(rows, data.records(name), data.classes)
         metrics = {
             **about, "data": data.name, "split": split, **found.get(split, {}),
-            **cost(model, params.views.size, params.evaluate.latency_runs),
+            **cost(model, size, params.evaluate.latency_runs),
             "unseen": found.get("unseen"), "passes": summary["passes"], "seconds": summary["seconds"],
             "fingerprint": fingerprint,
         }
         work.write_text(result, json.dumps(metrics, indent=1) + "\n")
 
     given = {"weights": work.file_sha256(weights), "data": data.fingerprint, "split": split, "about": dict(about),
-             "size": params.views.size, "evaluate": inputs.values(params.evaluate)}
+             "size": size, "evaluate": inputs.values(params.evaluate)}
     work.run(stage, module=module, inputs=given, out=out, build=build)
     metrics: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
     return metrics

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pipeline.data.loading import Source
+    from pipeline.models import Detector
     from pipeline.params import Params
 
 
@@ -20,11 +21,11 @@ def run(params: "Params", name: str, *, devices: str = "auto") -> dict[str, Any]
     train = train_params(params.train, teacher.train, f"teachers.{name}.train")
     data = inputs.prepared_data(params)
 
-    def source() -> "Source":
+    def source(model: "Detector") -> "Source":
         from pipeline.data.loading import FreshViews
 
-        return FreshViews(data.records(inputs.TRAIN), len(data.classes), params.views, seed=train.seed,
-                          cache_mb=params.data.cache_mb)
+        return FreshViews(data.records(inputs.TRAIN), len(data.classes), params.views, stride=model.config.stride,
+                          seed=train.seed, cache_mb=params.data.cache_mb)
 
     def objective(fabric: "Fabric", _: "nn.Module") -> "nn.Module":
         from pipeline.engine import mean_over_ranks

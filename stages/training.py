@@ -25,7 +25,7 @@ NOT_DECISIVE = ("workers", "checkpoint_minutes", "log_every")
 
 
 def run(stage: str, *, module: str, out: Path, data: "DataSet", detector: "Detector", train: "Train", seed: int,
-        size_hw: tuple[int, int], inputs: Mapping[str, Any], source: "Callable[[], Source]",
+        size_hw: tuple[int, int], inputs: Mapping[str, Any], source: "Callable[[DetectorModule], Source]",
         objective: "Callable[[Fabric, DetectorModule], nn.Module]", devices: str,
         prepare: "Callable[[dict[str, Tensor]], dict[str, Any]] | None" = None) -> dict[str, Any]:
     """Trains one detector into `out`: weights.safetensors, config.json, summary.json and logs.
@@ -38,7 +38,7 @@ def run(stage: str, *, module: str, out: Path, data: "DataSet", detector: "Detec
         seed: of the initial weights, the order of images and everything else that is drawn.
         size_hw: input size in pixels.
         inputs: what else decides the result.
-        source: makes the training samples.
+        source: makes the training samples of a detector.
         objective: makes the module that turns (outputs, batch) into named losses.
         devices: "auto" or a number of processes.
         prepare: further work on a batch that is on the device.
@@ -65,7 +65,7 @@ def run(stage: str, *, module: str, out: Path, data: "DataSet", detector: "Detec
                                weights=detector.weights, reset_heads=detector.reset_heads, **detector.arch)
         check_size(model.config, size_hw)
         losses = objective(fabric, model)
-        batches = Batches(source(), batch=train.batch, epochs=train.epochs, seed=seed, workers=train.workers,
+        batches = Batches(source(model), batch=train.batch, epochs=train.epochs, seed=seed, workers=train.workers,
                           rank=fabric.global_rank, world=fabric.world_size)
 
         def on_device(batch: "dict[str, Tensor]") -> dict[str, Any]:

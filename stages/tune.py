@@ -76,7 +76,8 @@ def _cell(params: "Params", student: str, recipe: str, seed: int, what: str, cho
     metrics = scoring.score(
         params, f"tune/{what}/{student}/{name}/seed{seed}", module="stages.tune", model_folder=folder,
         about={"kind": "student", "student": student, "recipe": recipe, "seed": seed},
-        out=RESULTS / what / student / name / f"seed{seed}.json", split="val")
+        out=RESULTS / what / student / name / f"seed{seed}.json", split="val",
+        size_hw=params.students[student].size)
     return float(metrics["map_area"])
 
 

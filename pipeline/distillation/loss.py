@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pipeline.distillation.features import attention, standardise
 from pipeline.errors import UserError
@@ -32,7 +33,7 @@ class TeacherTargets(NamedTuple):
     Attributes:
         heatmap: (B, C, H, W) float32 probabilities.
         peaks: (B, K, 7) float32: cell y * W + x, class, score, w, h, dx, dy; padded with score 0.
-        features: (B, F, H, W) float32 of each teacher that has them, by name.
+        features: (B, F, h, w) float32 of each teacher that has them, by name; h <= H, w <= W.
     """
 
     heatmap: Tensor
@@ -65,7 +66,8 @@ class DistillationLoss(nn.Module):
       divided by their sum. The peaks are those kept exactly (3x3 maxima per class, found in
       float32), so that a coarse encoding of the maps does not move them.
     - kd_features: w4 x 0.005 x the attention-weighted mean square of standardised maps, the
-      student's through a trained 1x1 convolution per teacher; the mean over teachers.
+      student's through a trained 1x1 convolution per teacher; the mean over teachers. Where a
+      teacher's map is coarser, the student's is averaged to its grid first.
 
     A term of weight 0 is neither computed nor named. Everything is float32 whatever autocast says.
 
@@ -130,6 +132,9 @@ class DistillationLoss(nn.Module):
         return terms
 
     def _features(self, student: Tensor, name: str, teacher_BFHW: Tensor) -> Tensor:
+        height, width = teacher_BFHW.shape[2:]
+        if student.shape[2:] != (height, width):
+            student = F.adaptive_avg_pool2d(student, (height, width))
         adapted = standardise(self.adapters[name](student), self.mean_over_ranks)
         target = standardise(teacher_BFHW, self.mean_over_ranks)
         square = (adapted - target).square()

@@ -41,8 +41,10 @@ class Fidelity:
         self._products += float(one[1] @ one[1]), float(one[1] @ other[1]), float(other[1] @ other[1])
 
     def _gradient(self, student: "DenseOutputs", targets: "TeacherTargets") -> "tuple[float, Tensor]":
-        with torch.enable_grad():
-            leaves = type(student)(*(part.detach().float().clone().requires_grad_() for part in student))
+        with torch.inference_mode(False), torch.enable_grad():  # what was made in inference mode is copied out of it
+            leaves = type(student)(*(part.float().clone().requires_grad_() for part in student))
+            targets = type(targets)(targets.heatmap.clone(), targets.peaks.clone(),
+                                    {name: part.clone() for name, part in targets.features.items()})
             total = torch.stack(list(self.loss([leaves], targets).values())).sum()
             gradients = torch.autograd.grad(total, leaves, allow_unused=True)
         # In double precision: a cosine near 1 is a difference of large numbers.
@@ -75,8 +77,8 @@ class Fidelity:
             "ap_stored": VOC area AP in percent over the views, "ap_difference": in points}; the last three
             are None where no object counts.
         """
-        exact, stored = self._losses
-        aa, ab, bb = self._products
+        exact, stored = self._losses.tolist()
+        aa, ab, bb = self._products.tolist()
         truth = np.concatenate(self._objects)
         ap = [mean_percent(voc_ap(np.concatenate(rows), truth, self.classes)) for rows in self._found]
         return {

@@ -93,4 +93,4 @@ def check_size(config: DetectorConfig, size_hw: tuple[int, int]) -> None:
     if any(side < m or side % m for side in size_hw):
         nearest = [max(m, round(side / m) * m) for side in size_hw]
         raise UserError(f"Input size [{height}, {width}] does not fit {config.model}: expected sides "
-                        f"in multiples of {m}; the nearest is {nearest} (views.size).")
+                        f"in multiples of {m}; the nearest is {nearest} (views.size, or the student's own size).")

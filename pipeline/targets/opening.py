@@ -24,11 +24,14 @@ if TYPE_CHECKING:
 ENSEMBLE = "ensemble"
 HEADS = ("heatmap", "peaks")
 FEATURES = "features"
+STRIDES = (2, 4, 8)
+#: Least and greatest side of a student's input, as a share of the views'.
+SIZES = (0.5, 2.0)
 
 
 def open_targets(
     paths: Mapping[str, Path], recipe: "Recipe", data: "DataSet", recorded: "RecordedViews", *,
-    stride: int = 4,
+    size: tuple[int, int] | None = None, flip: float | None = None,
 ) -> "Targets":
     """Opens a recipe's stores.
 
@@ -37,17 +40,24 @@ def open_targets(
         recipe: whose teachers and weights decide what is read.
         data: the student's images.
         recorded: the views that it will see.
-        stride: of the student, input pixels per cell.
+        size: (height, width) of the student's input; None for that of the views.
+        flip: largest error of the stores' maps under a mirror with which views are mirrored at random;
+            None never mirrors.
 
     Raises:
-        FingerprintMismatch: a store is of other data, views, classes, size or stride, or an
-            ensemble is of other dumps of the teachers; names every differing field.
-        UserError: a store lacks an array that the recipe needs.
+        FingerprintMismatch: a store is of other data, views, classes or size, or an ensemble is of
+            other dumps of the teachers; names every differing field.
+        UserError: the size is too far from that of the views, a store lacks an array that the
+            recipe needs, or mirroring it errs more than is allowed.
         StoreError: a store is incomplete or damaged.
     """
+    size = size or recorded.size
+    if not all(SIZES[0] <= mine / theirs <= SIZES[1] for mine, theirs in zip(size, recorded.size, strict=True)):
+        raise UserError(f"The student's input is {list(size)}, but the views are {list(recorded.size)}: its sides "
+                        f"may be {SIZES[0]:g} to {SIZES[1]:g} times theirs; set the student's size, or views.size.")
     expected = {
         "data": data.fingerprint, "views": recorded.fingerprint, "classes": list(data.classes),
-        "size": list(recorded.size), "stride": stride,
+        "size": list(recorded.size),
     }
     stores: dict[str, Store] = {}
     for teacher in recipe.teachers:
@@ -66,7 +76,19 @@ def open_targets(
                             f"it: set dump.features: true and run 'pipeline dump-teachers {name}' again, "
                             "or set w4 of the recipe to 0.")
         arrays[name] = wanted
-    return Targets(data, recorded, recipe, stores, arrays, heads, stride)
+        if flip is not None:
+            _check_flip(store, flip, name)
+    return Targets(data, recorded, recipe, stores, arrays, heads, size, flip is not None)
+
+
+def _check_flip(store: Store, allowed: float, name: str) -> None:
+    measured = store.manifest["created"].get("flip")
+    if measured is None:
+        raise UserError(f"{store.path} does not say how large its error under a mirror is, which distill.flip limits "
+                        f"to {allowed:g}: make it again, or set distill.flip: null.")
+    if measured["error"] > allowed:
+        raise UserError(f"{store.path} errs by {measured['error']:.3g} under a mirror, more than the {allowed:g} that "
+                        "distill.flip allows: set distill.flip: null to mirror nothing, or allow more.")
 
 
 def _open(path: Path, expected: Mapping[str, Any], again: str) -> Store:
@@ -86,7 +108,8 @@ class Targets:
         stores: by teacher's name, and "ensemble".
         arrays: what is read of each store.
         heads: the store whose heatmap and peaks are the target; None without a teacher.
-        stride: input pixels per cell.
+        size: (height, width) of the student's input.
+        flip: whether views are mirrored at random.
     """
 
     data: "DataSet"
@@ -95,7 +118,8 @@ class Targets:
     stores: dict[str, Store]
     arrays: dict[str, tuple[str, ...]]
     heads: str | None
-    stride: int
+    size: tuple[int, int]
+    flip: bool
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -108,11 +132,11 @@ class Targets:
         return TargetTransform({f"{name}/{array}": self.stores[name].spec[array]
                                 for name, arrays in self.arrays.items() for array in arrays}, self.heads)
 
-    def source(self, *, seed: int, on_mismatch: Literal["error", "warn"] = "error",
+    def source(self, *, seed: int, stride: int = 4, on_mismatch: Literal["error", "warn"] = "error",
                cache_mb: float = 1024) -> ReplayedViews:
-        """The students' samples."""
-        return ReplayedViews(self.data, self.recorded, self.stores, arrays=self.arrays, stride=self.stride,
-                             seed=seed, on_mismatch=on_mismatch, cache_mb=cache_mb)
+        """The samples of a student with this many input pixels per cell."""
+        return ReplayedViews(self.data, self.recorded, self.stores, arrays=self.arrays, size=self.size, stride=stride,
+                             flip=self.flip, seed=seed, on_mismatch=on_mismatch, cache_mb=cache_mb)
 
     def objective(self, student: "Detector",
                   mean_over_ranks: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> "Objective":
@@ -123,11 +147,11 @@ class Targets:
             mean_over_ranks: mean of a tensor over all processes (`engine.mean_over_ranks`).
 
         Raises:
-            UserError: the student has another stride, or the recipe teaches nothing.
+            UserError: the student's stride is none of `STRIDES`, or the recipe teaches nothing.
         """
-        if student.config.stride != self.stride:
-            raise UserError(f"{student.config.model} has stride {student.config.stride}, but the targets "
-                            f"have {self.stride}: give it as many deconvolutions as the teachers have.")
+        if student.config.stride not in STRIDES:
+            raise UserError(f"{student.config.model} has stride {student.config.stride}, but students learn at stride "
+                            f"{', '.join(map(str, STRIDES))}: give it two to four deconvolutions (arch.deconv).")
         taught = bool(self.stores) and any(self.recipe.weights)
         if not taught and not self.recipe.ground_truth:
             raise UserError("The recipe has ground_truth 0, and no teachers or only zeros for weights: there is "

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from pipeline.data.loading import Arrays, ImageCache, collate_views
+from pipeline.data.views import Image, render_view
 
 if TYPE_CHECKING:
     from pipeline.data.dataset import DataSet
@@ -23,22 +24,26 @@ class ReplayedViews:
         recorded: their views.
         stores: of teachers or ensembles; none for ground truth alone.
         arrays: which arrays of each store a batch holds.
+        size: (height, width) of the student's input; other sides than the recorded ones stretch the view.
         stride: input pixels per cell of the ground truth.
-        seed: of the views' order.
+        flip: mirror every other view, drawn anew in each epoch.
+        seed: of the views' order and of what is mirrored.
         on_mismatch: what happens when a view has other pixels than the recorded one.
         cache_mb: memory for decoded images.
     """
 
     def __init__(
         self, data: "DataSet", recorded: "RecordedViews", stores: "Mapping[str, Store] | None" = None, *,
-        arrays: Mapping[str, Sequence[str]] | None = None, stride: int = 4, seed: int = 0,
-        on_mismatch: Literal["error", "warn"] = "error", cache_mb: float = 1024,
+        arrays: Mapping[str, Sequence[str]] | None = None, size: tuple[int, int] | None = None, stride: int = 4,
+        flip: bool = False, seed: int = 0, on_mismatch: Literal["error", "warn"] = "error", cache_mb: float = 1024,
     ) -> None:
         assert recorded.data == data.fingerprint, "RecordedViews(path, data) refuses other views"
         self.records, self.num_classes = data.records(recorded.split), len(data.classes)
         self.recorded, self.stores, self.arrays = recorded, dict(stores or {}), dict(arrays or {})
-        self.stride, self.seed, self.on_mismatch = stride, seed, on_mismatch
+        self.size, self.stride, self.flip = size or recorded.size, stride, flip
+        self.seed, self.on_mismatch = seed, on_mismatch
         self.images = ImageCache(cache_mb)
+        self._checked: set[int] = set()
 
     def __len__(self) -> int:
         return len(self.records)
@@ -49,19 +54,52 @@ class ReplayedViews:
         order = np.random.default_rng([self.seed, index, cycle]).permutation(self.recorded.per_image)
         return int(self.recorded.rows[index, order[place]])
 
+    def mirrored(self, index: int, epoch: int) -> bool:
+        """Whether the view of an item is mirrored."""
+        # The 1 keeps this draw apart from the order's.
+        return self.flip and bool(np.random.default_rng([self.seed, index, epoch, 1]).random() < 0.5)
+
     def fetch(self, items: Sequence[tuple[int, int]]) -> Arrays:
-        """The arrays of `collate_views`, view (B,) int64 rows, and "store/array" codes (B, …)."""
+        """The arrays of `collate_views`, view (B,) int64 rows, and "store/array" codes (B, …).
+
+        With `flip` also mirrored (B,) bool, which says of which views the codes (and nothing else)
+        are yet to be mirrored.
+        """
         rows = [self.row(index, epoch) for index, epoch in items]
+        mirrored = [self.mirrored(index, epoch) for index, epoch in items]
+        scale = np.tile(self._scale, 2).astype(np.float32)
         images, boxes, labels = [], [], []
-        for (index, _), row in zip(items, rows, strict=True):
-            record, seen = self.records[index], self.recorded.boxes(row)
-            images.append(self.recorded.render(row, self.images.read(record), record.path, self.on_mismatch))
-            boxes.append(seen[:, :4])
+        for (index, _), row, turned in zip(items, rows, mirrored, strict=True):
+            seen, image = self.recorded.boxes(row), self._render(index, row)
+            edges = seen[:, :4] * scale
+            if turned:
+                image, edges[:, [0, 2]] = image[:, ::-1], self.size[1] - edges[:, [2, 0]]
+            images.append(image)
+            boxes.append(edges)
             labels.append(seen[:, 4].astype(np.int64))
         batch = collate_views(images, boxes, labels, num_classes=self.num_classes, stride=self.stride,
                               max_objects=self.recorded.max_objects)
         batch["view"] = np.array(rows, np.int64)
+        if self.flip:
+            batch["mirrored"] = np.array(mirrored)
         for name, arrays in self.arrays.items():
             for array in arrays:
                 batch[f"{name}/{array}"] = self.stores[name].read(array, rows)
         return batch
+
+    @property
+    def _scale(self) -> tuple[float, float]:
+        """(x, y) pixels of the student's input per recorded pixel."""
+        return self.size[1] / self.recorded.size[1], self.size[0] / self.recorded.size[0]
+
+    def _render(self, index: int, row: int) -> Image:
+        """The pixels of a view at the student's size, drawn from its image."""
+        record = self.records[index]
+        if self.size == self.recorded.size:
+            return self.recorded.render(row, lambda: self.images.read(record), record.path, self.on_mismatch)
+        pixels = self.images.read(record)
+        if index not in self._checked:  # that the image is the recorded one; once, since it costs another rendering
+            self.recorded.render(row, pixels, record.path, self.on_mismatch)
+            self._checked.add(index)
+        view = self.recorded.view(row)
+        return render_view(pixels, view._replace(matrix=view.matrix * np.array(self._scale)[:, None]), self.size)

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.distillation import TeacherTargets
 from pipeline.targets.dequantising import dequantise
+from pipeline.targets.resampling import mirror, resample
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class TargetTransform:
-    """Turns the codes in a batch into the key "teacher", a TeacherTargets.
+    """Turns the codes in a batch into the key "teacher", a TeacherTargets on the grid of the ground truth.
 
     Args:
         arrays: description of every "store/array" in the batch; without any, batches pass as they are.
@@ -34,4 +35,9 @@ class TargetTransform:
             peaks=values[f"{self.heads}/peaks"],
             features={name.removesuffix("/features"): value for name, value in values.items()
                       if name.endswith("/features")})
+        if "mirrored" in batch:
+            teacher = mirror(teacher, batch["mirrored"])
+        grid = batch["heatmap"].shape[-2:]
+        if grid != teacher.heatmap.shape[-2:]:
+            teacher = resample(teacher, grid)
         return {**{name: value for name, value in batch.items() if name not in values}, "teacher": teacher}

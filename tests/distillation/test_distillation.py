@@ -203,3 +203,12 @@ def test_only_the_last_stack_is_taught():
     last, other = student_like(teacher)[0], student_like(teacher, wh=torch.zeros(2, 2, 6, 6))[0]
     loss = loss_of((1, 1, 1, 0), {})
     assert loss([other, last], teacher) == loss([last], teacher)
+
+
+def test_features_are_compared_on_the_teachers_coarser_grid():
+    teacher = random_teacher()
+    student = student_like(teacher)
+    pooled = teacher._replace(features={"big": torch.nn.functional.avg_pool2d(teacher.features["big"], 2)})
+    loss = DistillationLoss((0, 0, 0, 100.0), {"big": 5}, 4, peak_threshold=0.1, attention=True)
+    small = [student[0]._replace(features=torch.nn.functional.avg_pool2d(student[0].features, 2))]
+    assert loss(student, pooled)["kd_features"].item() == pytest.approx(loss(small, pooled)["kd_features"].item())

@@ -44,8 +44,8 @@ def test_codes_become_the_teachers_values():
     arrays = {name: ArraySpec(name.split("/")[1], shape, encoding="exact-fp16")
               for name, shape in shapes.items()}
     batch = {name: torch.rand(3, *shape).half() for name, shape in shapes.items()}
-    ready = TargetTransform(arrays, "both")({**batch, "image": torch.zeros(3, 3, 16, 16)})
-    assert set(ready) == {"image", "teacher"}
+    ready = TargetTransform(arrays, "both")({**batch, "heatmap": torch.zeros(3, 2, 4, 4)})
+    assert set(ready) == {"heatmap", "teacher"}
     teacher = ready["teacher"]
     assert torch.equal(teacher.heatmap, batch["both/heatmap"].float())
     assert torch.equal(teacher.peaks, batch["both/peaks"].float())
