@@ -197,15 +197,39 @@ def store_info(path: Path, as_json: bool) -> None:
 
 @store.command("verify")
 @click.argument("path", type=click.Path(path_type=Path))
+@click.option("--live", type=click.IntRange(min=1), metavar="N", help="Also compute N random views again, and compare.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which views --live takes.")
+@click.option("--params", "params_file", type=click.Path(path_type=Path), default="params.yaml", show_default=True,
+              help="The params file, for --live.")
 @as_json
-def store_verify(path: Path, as_json: bool) -> None:
+def store_verify(path: Path, live: int | None, seed: int, params_file: Path, as_json: bool) -> None:
     """Check every byte of a store against its manifest; exit 1 where one is wrong."""
-    from pipeline.cli.store import check, check_lines
+    from pipeline.cli.store import check, check_lines, compare
 
     answer = check(path)
+    if live and not answer["problems"]:
+        from pipeline.params import load_params
+
+        answer["live"] = compare(load_params(params_file), path, live, seed=seed)
     _answer(answer, as_json, check_lines)
-    if answer["problems"]:
+    if answer["problems"] or not answer.get("live", {"ok": True})["ok"]:
         raise SystemExit(1)
+
+
+@store.command("show")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("view")
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The picture to write, e.g. x.png.")
+@as_json
+@reads_params
+def store_show(params: "Params", path: Path, view: str, out: Path, as_json: bool) -> None:
+    """Draw VIEW (a row, or IMAGE_ID:NUMBER): ground truth, each teacher's heatmap and boxes, the ensemble's."""
+    from pipeline.cli.store import show
+
+    answer = show(params, path, view, out)
+    for note in answer.pop("notes"):
+        click.echo(note, err=True)
+    _answer(answer, as_json)
 
 
 def _answer(answer: Any, as_json: bool, lines: Callable[[Any], list[str]] | None = None) -> None:

@@ -3,13 +3,18 @@
 from collections.abc import Iterable, Mapping
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from storage import IncompleteStore, StoreError, open_store, verify
 from storage import manifest as manifests
 from storage.journal import finished
 
+if TYPE_CHECKING:
+    from pipeline.params import Params
+
 SHOWN = 20  # problems that people are shown
+#: What `compare` lets pass: share of the loss, cosine of the gradients, points of AP.
+MOST_LOSS, LEAST_COSINE, MOST_AP = 0.01, 0.999, 0.1
 
 
 def info(path: Path) -> dict[str, Any]:
@@ -101,7 +106,69 @@ def check_lines(answer: Mapping[str, Any]) -> list[str]:
         lines += ["problems:", *(f"  - {problem}" for problem in problems[:SHOWN])]
     if len(problems) > SHOWN:
         lines.append(f"  - and {len(problems) - SHOWN:,} more: --json lists all")
-    return lines
+    return lines + (live_lines(answer["live"]) if "live" in answer else [])
+
+
+def compare(params: "Params", path: Path, views: int, *, seed: int) -> dict[str, Any]:
+    """What `stages.verify_live` found, and whether it is within the bounds."""
+    from stages import verify_live
+
+    found = verify_live.run(params, path, views, seed=seed)
+    apart = found["ap_difference"]
+    return {**found, "ok": found["loss_difference"] < MOST_LOSS and found["gradient_cosine"] > LEAST_COSINE
+            and (apart is None or apart < MOST_AP)}
+
+
+def live_lines(found: Mapping[str, Any]) -> list[str]:
+    """`compare` for people."""
+    apart = found["ap_difference"]
+    boxes = "no object counts in these views" if apart is None else (
+        f"{apart:.3f} (below {MOST_AP:g}): {found['ap_stored']:.2f} from the store, {found['ap_exact']:.2f} live")
+    return [
+        f"live: {found['views']} views of seed {found['seed']}, {'within' if found['ok'] else 'NOT within'} the bounds",
+        f"  loss difference: {100 * found['loss_difference']:.3f} % (below {100 * MOST_LOSS:g} %)",
+        f"  gradient cosine: {found['gradient_cosine']:.6f} (above {LEAST_COSINE:g})",
+        f"  AP difference: {boxes}",
+        f"  at the outputs of: {found['student']}, W = {found['weights']}",
+    ]
+
+
+def show(params: "Params", path: Path, view: str, out: Path) -> dict[str, Any]:
+    """Draws one view as a store has it; an ensemble's with its members beside it.
+
+    Returns:
+        Which view it is, what is seen in words, and notes on what is missing.
+
+    Raises:
+        UserError: there is no such view, or nothing can be written to `out`.
+        StoreError: the store is of other views, damaged, or there is none.
+    """
+    from pipeline.report.showing import find_view, open_of_views, show_view
+    from pipeline.report.study import label
+    from stages import inputs, paths
+    from stages.views import recorded_views
+
+    data = inputs.prepared_data(params)
+    recorded = recorded_views(data, params.views)
+    store = open_of_views(path, recorded)
+    identity, row = store.spec.identity, find_view(view, data, recorded)
+    stores, notes = {}, []
+    if identity["kind"] == "teacher":
+        stores[label(identity["teacher"])] = store
+    elif identity["kind"] == "ensemble":
+        for name, fingerprint in identity["members"].items():
+            try:
+                member = open_of_views(paths.teacher_store(name), recorded)
+                if member.fingerprint != fingerprint:
+                    raise StoreError(f"{member.path} is another dump than the one that was merged")
+                stores[label(name)] = member
+            except StoreError as error:
+                notes.append(f"{label(name)} is not shown: {error}")
+        stores["Ensemble"] = store
+    seen = show_view(row, data, recorded, stores, out, score=params.report.score)
+    image, number = recorded.view(row)[:2]
+    return {"picture": str(out), "view": row, "image": data.records(recorded.split)[image].id, "number": number,
+            "seen": seen, "notes": notes}
 
 
 def ranges(numbers: Iterable[int]) -> list[str]:
