@@ -9,20 +9,29 @@ from stages.views import recorded_views
 if TYPE_CHECKING:
     from pipeline.params import Params
 
+STAGE = "record_views"
 
-def run(params: "Params") -> dict[str, Any]:
-    """Writes targets/views.zarr; returns what it holds."""
-    from pipeline.data.recorded import record_views
+
+def run(params: "Params", *, restart: bool = False) -> dict[str, Any]:
+    """Writes targets/views.zarr; returns what it holds.
+
+    The views of an older store are kept where params or data only ask for more; not in a restart.
+    """
+    from pipeline.data.recording import older_views, record_views
     from pipeline.inform import progress_bar
 
-    data = inputs.prepared_data(params)
+    data, out = inputs.prepared_data(params), paths.views_store()
 
     def build(folder: Path, result: Path, _: str) -> None:
+        older = [] if restart else [out, *work.finished(STAGE, out.name)]  # DVC deletes the out first
+        old = older_views(older, data, inputs.TRAIN, params.views, result)
+        if old:
+            work.say(f"{STAGE}: {len(old)} views are taken over from {old.path}")
         with progress_bar("record-views") as progress:
-            record_views(data, inputs.TRAIN, params.views, result, progress=progress)
+            record_views(data, inputs.TRAIN, params.views, result, progress=progress, old=old)
 
     given = {"data": data.fingerprint, "views": inputs.values(params.views, without=("on_mismatch",))}
-    work.run("record_views", module="stages.record_views", inputs=given, out=paths.views_store(), build=build)
+    work.run(STAGE, module="stages.record_views", inputs=given, out=out, build=build, restart=restart)
     store = recorded_views(data, params.views)
     return {"views": len(store), "fingerprint": store.fingerprint}
 

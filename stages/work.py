@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,7 +25,7 @@ _FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file
 
 
 def run(stage: str, *, module: str, inputs: Mapping[str, Any], out: Path,
-        build: Callable[[Path, Path, str], None], shared: bool = False) -> str:
+        build: Callable[[Path, Path, str], None], shared: bool = False, restart: bool = False) -> str:
     """Makes `out`, or takes it over from finished work with the same fingerprint.
 
     Args:
@@ -35,30 +35,36 @@ def run(stage: str, *, module: str, inputs: Mapping[str, Any], out: Path,
         out: file or folder that appears at the end.
         build: called with (work folder, where to put the result, fingerprint); it resumes what it
             finds there and returns when the result is complete.
-        shared: several processes work in the folder by arrangement of their own.
+        shared: several commands work in the folder by arrangement of their own.
+        restart: begin anew: what earlier runs of the same inputs left is deleted.
 
     Returns:
         The fingerprint.
 
     Raises:
-        UserError: another process is at this stage with these inputs.
+        UserError: another command is at this stage with these inputs; where it is `shared`, that matters
+            to a restart alone.
     """
     fingerprint = stage_fingerprint(stage, module, inputs)
     work = WORK / stage / fingerprint[:16]
     result = work / out.name
     work.mkdir(parents=True, exist_ok=True)
-    with _alone(work, enabled=not shared and is_main_process()):
-        if (work / "done").exists() and result.exists():
+    with _held(work, alone=restart or not shared) if is_main_process() else nullcontext():
+        if restart and is_main_process():
+            say(f"{stage}: beginning anew in {work}")
+            _delete(work, keep={"lock"})
+        if not restart and (work / "done").exists() and result.exists():
             say(f"{stage}: taken over from {work}")
         else:
-            if any(path.name not in {"inputs.json", "lock"} for path in work.iterdir()):
+            if not restart and any(path.name not in {"inputs.json", "lock"} for path in work.iterdir()):
                 say(f"{stage}: continuing in {work}")
             if is_main_process():
                 write_text(work / "inputs.json", json.dumps(inputs, indent=1, sort_keys=True, default=str))
             build(work, result, fingerprint)
             if is_main_process():
                 write_text(work / "done", fingerprint)
-                _free_scratch(work, keep={"inputs.json", "lock", "done", out.name})
+                # What only unfinished work needs goes: checkpoints are larger than what they lead to.
+                _delete(work, keep={"inputs.json", "lock", "done", out.name})
         if is_main_process():
             place(result, out)
     return fingerprint
@@ -103,8 +109,14 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _free_scratch(work: Path, keep: set[str]) -> None:
-    """Deletes what only unfinished work needs: checkpoints are larger than what they lead to."""
+def finished(stage: str, name: str) -> list[Path]:
+    """What finished runs of a stage left in their work folders as `name`, newest first."""
+    runs = sorted((WORK / stage).glob("*/done"), key=lambda done: done.stat().st_mtime, reverse=True)
+    return [result for done in runs if (result := done.with_name(name)).exists()]
+
+
+def _delete(work: Path, keep: set[str]) -> None:
+    """Empties a work folder but for the names in `keep`."""
     for path in work.iterdir():
         if path.name in keep:
             continue
@@ -131,14 +143,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def _alone(work: Path, enabled: bool) -> Iterator[None]:
-    if not enabled:
-        yield
-        return
+def _held(work: Path, *, alone: bool) -> Iterator[None]:
+    """Holds a work folder, alone or with others that share it."""
     file: IO[str]
     with (work / "lock").open("a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             raise UserError(f"{work} is being worked on by process {file.read().strip() or '?'}; "

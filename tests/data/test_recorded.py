@@ -8,7 +8,8 @@ from PIL import Image
 
 from pipeline.data import DataSet, ImageRecord, render_view, resolve_view, view_boxes
 from pipeline.data.pixels import pack, unpack
-from pipeline.data.recorded import RecordedViews, growable, record_views
+from pipeline.data.recorded import RecordedViews
+from pipeline.data.recording import growable, older_views, record_views
 from pipeline.errors import UserError
 from pipeline.params import Views
 from storage import CorruptStore, FingerprintMismatch, IncompleteStore, create_store, open_store, verify
@@ -126,13 +127,13 @@ def test_what_does_not_is_not(data, path, tmp_path):
 
 
 def test_views_that_another_generator_drew_are_others(data, path, tmp_path, monkeypatch):
-    from pipeline.data import recorded
+    from pipeline.data import recording
 
     def other(record, image, number, params, rng):
         rng.random()
         return resolve_view(record, image, number, params, rng)
 
-    monkeypatch.setattr(recorded, "resolve_view", other)
+    monkeypatch.setattr(recording, "resolve_view", other)
     record_views(data, "train", VIEWS, tmp_path / "other.zarr")
     assert RecordedViews(tmp_path / "other.zarr").fingerprint != RecordedViews(path).fingerprint
 
@@ -237,11 +238,11 @@ def test_what_adds_nothing_is_the_same_store(data, path, tmp_path):
 
 
 def test_kept_views_are_not_rendered(data, path, tmp_path, monkeypatch):
-    from pipeline.data import recorded
+    from pipeline.data import recording
 
     kept = growable(path, data, "train", VIEWS.model_copy(update={"per_image": 4}))
     shown = []
-    monkeypatch.setattr(recorded, "render_view",
+    monkeypatch.setattr(recording, "render_view",
                         lambda *given: shown.append((given[1].image, given[1].number)) or render_view(*given))
     record_views(data, "train", VIEWS.model_copy(update={"per_image": 4}), tmp_path / "grown.zarr", old=kept)
     assert shown == [(image, 3) for image in range(5)]
@@ -271,6 +272,27 @@ def test_pixels_that_changed_unseen_stop_growth(data, path):
 
 def test_nothing_to_grow_from(data, tmp_path):
     assert growable(tmp_path / "none.zarr", data, "train", VIEWS) is None
+
+
+def test_the_largest_older_store_is_taken_unless_another_was_begun_with(data, path, tmp_path):
+    params = {count: VIEWS.model_copy(update={"per_image": count}) for count in (3, 4, 5)}
+    second, _ = grown(path, data, params[4], tmp_path / "second.zarr")
+    paths = [tmp_path / "none.zarr", path, second.path]
+    out = tmp_path / "third.zarr"
+    assert older_views(paths, data, "train", params[5], out).path == second.path
+
+    def killed(done, *_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        record_views(data, "train", params[5], out, killed, growable(path, data, "train", params[5]))
+    old = older_views(paths, data, "train", params[5], out)
+    assert old.path == path
+    record_views(data, "train", params[5], out, old=old)
+    assert RecordedViews(out).grown_from == {old.fingerprint: 15}
+    with pytest.raises(KeyboardInterrupt):
+        record_views(data, "train", params[5], tmp_path / "fresh.zarr", killed)
+    assert older_views(paths, data, "train", params[5], tmp_path / "fresh.zarr") is None
 
 
 @pytest.mark.parametrize("form", ["raw", "jpeg"])

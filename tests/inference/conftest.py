@@ -5,7 +5,8 @@ import torch
 from lightning_fabric import Fabric
 
 from pipeline.data import DataSet, ImageRecord
-from pipeline.data.recorded import RecordedViews, record_views
+from pipeline.data.recorded import RecordedViews
+from pipeline.data.recording import record_views
 from pipeline.models.hourglass import HourglassArch, HourglassDetector
 from pipeline.params import Views
 

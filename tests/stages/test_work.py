@@ -94,3 +94,43 @@ def test_clean_keeps_unfinished_work(tmp_path):
     work.clean(everything=True)
     assert not list(work.WORK.rglob("*"))
     assert (tmp_path / "a").exists()
+
+
+def test_finished_work_is_found_newest_first(tmp_path):
+    assert work.finished("stage/item", "made") == []
+    for number in range(3):
+        make(tmp_path / "made", lambda folder, result, _, text=str(number): result.write_text(text), x=number)
+    for number, done in enumerate(work.WORK.rglob("done")):
+        os.utime(done, (number, int(done.with_name("made").read_text())))
+    with pytest.raises(RuntimeError):
+        make(tmp_path / "made", lambda *_: (_ for _ in ()).throw(RuntimeError), x=3)
+    assert [path.read_text() for path in work.finished("stage/item", "made")] == ["2", "1", "0"]
+
+
+def test_a_restart_leaves_nothing_of_earlier_runs_with_these_inputs(tmp_path, capsys):
+    def build(folder, result, fingerprint):
+        assert sorted(os.listdir(folder)) == ["inputs.json", "lock"]
+        result.write_text("new")
+
+    make(tmp_path / "made", lambda folder, result, _: result.write_text("old"), x=1)
+    make(tmp_path / "made", lambda folder, result, _: result.write_text("other"), x=2)
+    work.run("stage/item", module=MODULE, inputs={"x": 1}, out=tmp_path / "made", build=build, restart=True)
+    assert (tmp_path / "made").read_text() == "new"
+    assert "beginning anew" in capsys.readouterr().err
+    assert sorted(path.read_text() for path in work.finished("stage/item", "made")) == ["new", "other"]
+
+
+def test_shared_work_is_not_restarted_under_others(tmp_path):
+    def again(folder, result, _, **how):
+        work.run("stage/item", module=MODULE, inputs={"x": 1}, out=tmp_path / "made", shared=True,
+                 build=lambda folder, result, _: result.write_text("inner"), **how)
+
+    def build(folder, result, fingerprint):
+        again(folder, result, fingerprint)
+        result.unlink()
+        with pytest.raises(UserError, match=f"process {os.getpid()}"):
+            again(folder, result, fingerprint, restart=True)
+        result.write_text("outer")
+
+    work.run("stage/item", module=MODULE, inputs={"x": 1}, out=tmp_path / "made", shared=True, build=build)
+    assert (tmp_path / "made").read_text() == "outer"

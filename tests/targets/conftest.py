@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from pipeline.data import DataSet, ImageRecord
-from pipeline.data.recorded import RecordedViews, record_views
+from pipeline.data.recorded import RecordedViews
+from pipeline.data.recording import record_views
 from pipeline.params import Views
 from storage import ArraySpec, StoreSpec, create_store, encode, open_store
 
