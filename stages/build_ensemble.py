@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from pipeline.params import Params
 
 
-def run_all(params: "Params", keys: Sequence[str]) -> dict[str, Any]:
+def run_all(params: "Params", keys: Sequence[str], *, restart: bool = False) -> dict[str, Any]:
     """`run` for each of `keys`, or for all ensembles; every key is checked before any work."""
     for key in keys:
         inputs.entry(params.ensembles, key, "ensemble")
-    return {key: run(params, key) for key in keys or params.ensembles}
+    return {key: run(params, key, restart=restart) for key in keys or params.ensembles}
 
 
-def run(params: "Params", key: str) -> dict[str, Any]:
+def run(params: "Params", key: str, *, restart: bool = False) -> dict[str, Any]:
     """Merges the stores of one ensemble's teachers; returns what the result holds."""
     from pipeline.ensemble import build_ensemble
     from pipeline.inform import progress_bar
@@ -35,7 +35,8 @@ def run(params: "Params", key: str) -> dict[str, Any]:
 
     given = {"stores": {name: store.fingerprint for name, store in stores.items()}, "ensemble": inputs.values(ensemble)}
     out = paths.ensemble_store(key)
-    work.run(f"build_ensemble/{key}", module="stages.build_ensemble", inputs=given, out=out, build=build)
+    work.run(f"build_ensemble/{key}", module="stages.build_ensemble", inputs=given, out=out, build=build,
+             restart=restart)
     store = open_store(out)
     return {"views": len(store), "fingerprint": store.fingerprint}
 

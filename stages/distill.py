@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 
 def run_all(params: "Params", students: Sequence[str], recipes: Sequence[str] = (), seeds: Sequence[int] = (), *,
-            devices: str = "auto") -> dict[str, Any]:
+            devices: str = "auto", restart: bool = False) -> dict[str, Any]:
     """`run` for every cell of students x recipes x seeds; every name is checked before any work."""
     cells = [(student, recipe, seed) for student in students or params.distill.students
              for recipe in recipes or params.distill.recipes for seed in seeds or params.distill.seeds]
     for student, recipe, _ in cells:
         inputs.entry(params.students, student, "student")
         _store_paths(params, recipe)
-    return {str(paths.student_model(*cell)): run(params, *cell, devices=devices) for cell in cells}
+    return {str(paths.student_model(*cell)): run(params, *cell, devices=devices, restart=restart) for cell in cells}
 
 
 def run(params: "Params", student: str, recipe: str, seed: int, *, devices: str = "auto",
-        out: Path | None = None) -> dict[str, Any]:
+        restart: bool = False, out: Path | None = None) -> dict[str, Any]:
     """Trains models/students/STUDENT/RECIPE/seedN (or `out`); returns the summary of the run."""
     from pipeline.params import train_params
     from pipeline.targets import open_targets
@@ -53,7 +53,8 @@ def run(params: "Params", student: str, recipe: str, seed: int, *, devices: str 
     return training.run(
         f"distill/{student}/{recipe}/seed{seed}", module="stages.distill",
         out=out or paths.student_model(student, recipe, seed), data=data, detector=detector, train=train, seed=seed,
-        size_hw=targets.size, source=source, objective=objective, devices=devices, prepare=targets.on_device,
+        size_hw=targets.size, source=source, objective=objective, devices=devices, restart=restart,
+        prepare=targets.on_device,
         inputs={"views": recorded.fingerprint, "recipe": inputs.values(chosen), "stores": targets.fingerprints,
                 "flip": targets.flip})
 

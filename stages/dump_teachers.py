@@ -7,23 +7,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages import entry, inputs, paths, work
+from stages.code import code_fingerprint
 from stages.trained import load_trained
 from stages.views import recorded_views
 
 if TYPE_CHECKING:
+    from pipeline.data.dataset import DataSet
+    from pipeline.data.recorded import RecordedViews
+    from pipeline.models import Detector
     from pipeline.params import Params
+    from storage import Store
+
+MODULE = "stages.dump_teachers"
 
 
-def run_all(params: "Params", names: Sequence[str], *, devices: str = "auto", dry_run: bool = False) -> dict[str, Any]:
+def run_all(params: "Params", names: Sequence[str], *, devices: str = "auto", dry_run: bool = False,
+            restart: bool = False) -> dict[str, Any]:
     """`run` (or `plan`) for each of `names`, or for all teachers; every name is checked before any work."""
     for name in names:
         inputs.entry(params.teachers, name, "teacher")
     act = plan if dry_run else run
-    return {name: act(params, name, devices=devices) for name in names or params.teachers}
+    return {name: act(params, name, devices=devices, restart=restart) for name in names or params.teachers}
 
 
-def run(params: "Params", name: str, *, devices: str = "auto") -> dict[str, Any]:
-    """Dumps one teacher into targets/NAME.zarr; returns what it cost, as in results/dumps/NAME.json."""
+def run(params: "Params", name: str, *, devices: str = "auto", restart: bool = False) -> dict[str, Any]:
+    """Dumps one teacher into targets/NAME.zarr; returns what it cost, as in results/dumps/NAME.json.
+
+    Where the views grew, those of an older dump are copied; not in a restart.
+    """
     from pipeline.devices import make_fabric
     from pipeline.inference.dump import dump_teacher
     from pipeline.inform import progress_bar
@@ -36,14 +47,19 @@ def run(params: "Params", name: str, *, devices: str = "auto") -> dict[str, Any]
 
     def build(folder: Path, result: Path, _: str) -> None:
         fabric = make_fabric(devices, params.dump.precision)
+        teacher = load_trained(weights, data)
+        old = None if restart else _older(params, name, teacher, data, recorded, sha256)
+        if old:
+            work.say(f"{stage}: {len(old)} views are taken over from {old.path}")
         with progress_bar(f"dump {name}") as progress:
-            dump_teacher(load_trained(weights, data), data, recorded, result, params=params.dump, teacher=name,
-                         teacher_sha256=sha256, fabric=fabric, on_mismatch=params.views.on_mismatch, progress=progress)
+            dump_teacher(teacher, data, recorded, result, params=params.dump, teacher=name, teacher_sha256=sha256,
+                         fabric=fabric, on_mismatch=params.views.on_mismatch, progress=progress, old=old,
+                         code=code_fingerprint(MODULE))
 
     given = {"weights": sha256, "data": data.fingerprint, "views": recorded.fingerprint,
              "dump": inputs.values(params.dump)}
-    store = paths.teacher_store(name)
-    work.run(f"dump_teachers/{name}", module="stages.dump_teachers", inputs=given, out=store, build=build, shared=True)
+    store, stage = paths.teacher_store(name), _stage(name)
+    work.run(stage, module=MODULE, inputs=given, out=store, build=build, shared=True, restart=restart)
     if not work.is_main_process():
         return {}
     bill = _bill(store)
@@ -51,7 +67,7 @@ def run(params: "Params", name: str, *, devices: str = "auto") -> dict[str, Any]
     return bill
 
 
-def plan(params: "Params", name: str, *, devices: str = "auto") -> dict[str, Any]:
+def plan(params: "Params", name: str, *, devices: str = "auto", restart: bool = False) -> dict[str, Any]:
     """How many views, bytes and seconds the dump of one teacher would take; writes nothing."""
     from pipeline.devices import make_fabric
     from pipeline.inference.planning import plan_dump
@@ -60,9 +76,26 @@ def plan(params: "Params", name: str, *, devices: str = "auto") -> dict[str, Any
     recorded = recorded_views(data, params.views)
     weights = inputs.needs(paths.weights(paths.teacher_model(name)), f"pipeline train-teacher {name}")
     free = shutil.disk_usage(".").free
-    planned = plan_dump(load_trained(weights, data), data, recorded, params=params.dump,
-                        fabric=make_fabric(devices, params.dump.precision))
+    teacher = load_trained(weights, data)
+    old = None if restart else _older(params, name, teacher, data, recorded, work.file_sha256(weights))
+    planned = plan_dump(teacher, data, recorded, params=params.dump, fabric=make_fabric(devices, params.dump.precision),
+                        old=old)
     return {**planned, "bytes_free": free}
+
+
+def _stage(name: str) -> str:
+    return f"dump_teachers/{name}"
+
+
+def _older(params: "Params", name: str, teacher: "Detector", data: "DataSet", recorded: "RecordedViews",
+           sha256: str) -> "Store | None":
+    """The dump that this one grows from: the out, or what DVC left of it."""
+    from pipeline.inference.dump import dump_spec
+    from pipeline.inference.growing import older_dump
+
+    out = paths.teacher_store(name)
+    wanted = dump_spec(teacher, data, recorded, params=params.dump, teacher=name, teacher_sha256=sha256)
+    return older_dump([out, *work.finished(_stage(name), out.name)], wanted, recorded, code_fingerprint(MODULE))
 
 
 def _bill(store: Path) -> dict[str, Any]:
@@ -71,7 +104,6 @@ def _bill(store: Path) -> dict[str, Any]:
     manifest = open_store(store).manifest
     return {**manifest["counts"], "seconds": manifest["created"]["shard_seconds"],
             "fingerprint": manifest["fingerprint"]}
-
 
 
 if __name__ == "__main__":

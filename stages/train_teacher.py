@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pipeline.params import Params
 
 
-def run(params: "Params", name: str, *, devices: str = "auto") -> dict[str, Any]:
+def run(params: "Params", name: str, *, devices: str = "auto", restart: bool = False) -> dict[str, Any]:
     """Trains models/teachers/NAME; returns the summary of the run."""
     from pipeline.params import train_params
 
@@ -36,7 +36,8 @@ def run(params: "Params", name: str, *, devices: str = "auto") -> dict[str, Any]
     return training.run(
         f"train_teacher/{name}", module="stages.train_teacher", out=paths.teacher_model(name),
         data=data, detector=teacher, train=train, seed=train.seed, size_hw=params.views.size,
-        inputs={"views": inputs.augmentation(params.views)}, source=source, objective=objective, devices=devices)
+        inputs={"views": inputs.augmentation(params.views)}, source=source, objective=objective, devices=devices,
+        restart=restart)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ NOT_DECISIVE = ("workers", "checkpoint_minutes", "log_every")
 
 def run(stage: str, *, module: str, out: Path, data: "DataSet", detector: "Detector", train: "Train", seed: int,
         size_hw: tuple[int, int], inputs: Mapping[str, Any], source: "Callable[[DetectorModule], Source]",
-        objective: "Callable[[Fabric, DetectorModule], nn.Module]", devices: str,
+        objective: "Callable[[Fabric, DetectorModule], nn.Module]", devices: str, restart: bool = False,
         prepare: "Callable[[dict[str, Tensor]], dict[str, Any]] | None" = None) -> dict[str, Any]:
     """Trains one detector into `out`: weights.safetensors, config.json, summary.json and logs.
 
@@ -41,6 +41,7 @@ def run(stage: str, *, module: str, out: Path, data: "DataSet", detector: "Detec
         source: makes the training samples of a detector.
         objective: makes the module that turns (outputs, batch) into named losses.
         devices: "auto" or a number of processes.
+        restart: begin anew, whatever earlier runs left.
         prepare: further work on a batch that is on the device.
 
     Returns:
@@ -87,5 +88,5 @@ def run(stage: str, *, module: str, out: Path, data: "DataSet", detector: "Detec
             os.replace(fresh, result)
         fabric.barrier()
 
-    work.run(stage, module=module, inputs=given, out=out, build=build)
+    work.run(stage, module=module, inputs=given, out=out, build=build, restart=restart)
     return stage_inputs.training_summary(out) if work.is_main_process() else {}

@@ -8,6 +8,7 @@ from storage.base import Store
 from storage.encodings import ENCODINGS, decode, encode, encode_views, measure
 from storage.errors import CorruptStore, FingerprintMismatch, FormatError, IncompleteStore, StoreError
 from storage.features import fit_parameters, reduce, reduced_shape, sample_cells
+from storage.growth import continues, copy_views
 from storage.manifest import begun
 from storage.reader import open_store
 from storage.spec import ArraySpec, StoreSpec, canonical, fingerprint
@@ -16,7 +17,7 @@ from storage.writer import ShardClaim, StoreWriter, create_store
 
 __all__ = [
     "ENCODINGS", "ArraySpec", "CorruptStore", "FingerprintMismatch", "FormatError", "IncompleteStore",
-    "Report", "ShardClaim", "Store", "StoreError", "StoreSpec", "StoreWriter", "begun", "canonical", "create_store",
-    "decode", "encode", "encode_views", "fingerprint", "fit_parameters", "measure", "open_store", "reduce",
-    "reduced_shape", "sample_cells", "verify",
+    "Report", "ShardClaim", "Store", "StoreError", "StoreSpec", "StoreWriter", "begun", "canonical",
+    "continues", "copy_views", "create_store", "decode", "encode", "encode_views", "fingerprint",
+    "fit_parameters", "measure", "open_store", "reduce", "reduced_shape", "sample_cells", "verify",
 ]

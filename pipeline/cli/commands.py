@@ -44,6 +44,9 @@ def devices(command: F) -> F:
                         help="Processes on this machine, one per accelerator; torchrun and SLURM are noticed.")(command)
 
 
+restart = click.option("--restart", is_flag=True,
+                       help="Begin anew: delete what earlier runs with these inputs left, take over nothing.")
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 
 
@@ -65,49 +68,54 @@ def prepare(params: "Params", strict: bool, as_json: bool) -> None:
 
 
 @main.command()
+@restart
 @as_json
 @reads_params
-def record_views(params: "Params", as_json: bool) -> None:
+def record_views(params: "Params", restart: bool, as_json: bool) -> None:
     """Draw the views of every training image once, into targets/views.zarr."""
     from stages import record_views as stage
 
-    _answer(stage.run(params), as_json)
+    _answer(stage.run(params, restart=restart), as_json)
 
 
 @main.command()
 @click.argument("name")
 @devices
+@restart
 @as_json
 @reads_params
-def train_teacher(params: "Params", name: str, devices: str, as_json: bool) -> None:
+def train_teacher(params: "Params", name: str, devices: str, restart: bool, as_json: bool) -> None:
     """Train the teacher NAME on ground truth, into models/teachers/NAME."""
     from stages import train_teacher as stage
 
-    _answer(stage.run(params, name, devices=devices), as_json)
+    _answer(stage.run(params, name, devices=devices, restart=restart), as_json)
 
 
 @main.command()
 @click.argument("names", nargs=-1)
 @devices
 @click.option("--dry-run", is_flag=True, help="Only say how many views, how many bytes and how long.")
+@restart
 @as_json
 @reads_params
-def dump_teachers(params: "Params", names: tuple[str, ...], devices: str, dry_run: bool, as_json: bool) -> None:
+def dump_teachers(params: "Params", names: tuple[str, ...], devices: str, dry_run: bool, restart: bool,
+                  as_json: bool) -> None:
     """Run the teachers NAMES (default: all) over the recorded views, into targets/NAME.zarr."""
     from stages import dump_teachers as stage
 
-    _answer(stage.run_all(params, names, devices=devices, dry_run=dry_run), as_json)
+    _answer(stage.run_all(params, names, devices=devices, dry_run=dry_run, restart=restart), as_json)
 
 
 @main.command()
 @click.argument("keys", nargs=-1)
+@restart
 @as_json
 @reads_params
-def build_ensemble(params: "Params", keys: tuple[str, ...], as_json: bool) -> None:
+def build_ensemble(params: "Params", keys: tuple[str, ...], restart: bool, as_json: bool) -> None:
     """Merge the teachers' stores into targets/ensemble-KEY.zarr (default: all ensembles)."""
     from stages import build_ensemble as stage
 
-    _answer(stage.run_all(params, keys), as_json)
+    _answer(stage.run_all(params, keys, restart=restart), as_json)
 
 
 @main.command()
@@ -115,14 +123,15 @@ def build_ensemble(params: "Params", keys: tuple[str, ...], as_json: bool) -> No
 @click.option("--recipe", "recipes", multiple=True, help="Entries of `recipes` (default: those of `distill`).")
 @click.option("--seed", "seeds", multiple=True, type=click.IntRange(min=0), help="Default: the seeds of `distill`.")
 @devices
+@restart
 @as_json
 @reads_params
 def distill(params: "Params", students: tuple[str, ...], recipes: tuple[str, ...], seeds: tuple[int, ...],
-            devices: str, as_json: bool) -> None:
+            devices: str, restart: bool, as_json: bool) -> None:
     """Teach students from the store, into models/students/STUDENT/RECIPE/seedN. No teacher is loaded."""
     from stages import distill as stage
 
-    _answer(stage.run_all(params, students, recipes, seeds, devices=devices), as_json)
+    _answer(stage.run_all(params, students, recipes, seeds, devices=devices, restart=restart), as_json)
 
 
 @main.command()

@@ -13,11 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError
+from pipeline.inference.growing import sample_of, taken_over
 from pipeline.inference.prediction import inference, predict
 from pipeline.inference.rendering import OnMismatch, rendered
 from pipeline.inference.sampling import Sample, reduce_features, sample_views, study_sample
 from pipeline.models import check_size, find_peaks
-from storage import ArraySpec, StoreSpec, StoreWriter, begun, create_store, reduced_shape
+from storage import ArraySpec, Store, StoreSpec, StoreWriter, begun, continues, create_store, reduced_shape
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,6 +51,8 @@ def dump_teacher(
     fabric: "Fabric",
     on_mismatch: OnMismatch = "error",
     progress: "Progress | None" = None,
+    old: Store | None = None,
+    code: str = "",
 ) -> "Manifest":
     """Writes a teacher's heatmap, wh and offset, peaks and features of every view.
 
@@ -69,6 +72,9 @@ def dump_teacher(
         fabric: the devices and processes.
         on_mismatch: what happens when a view has other pixels than were recorded.
         progress: called with views done, by all processes, and in all.
+        old: what `older_dump` found: its views are copied, and what its sample said holds on. Where `out` was begun
+            without it and its features are encoded otherwise, all views are computed.
+        code: fingerprint of the code that runs; goes into the manifest.
 
     Returns:
         The store's manifest.
@@ -82,20 +88,24 @@ def dump_teacher(
     with inference(model, fabric.device):
         describe = partial(dump_spec, model, data, views, params=params, teacher=teacher,
                            teacher_sha256=teacher_sha256)
-        study = partial(study_sample, model, data, views, sample_views(len(views)), params=params,
-                        device=fabric.device, on_mismatch=on_mismatch)
+        study = partial(sample_of, old) if old else partial(
+            study_sample, model, data, views, sample_views(len(views)), params=params, device=fabric.device,
+            on_mismatch=on_mismatch)
         writer = _begin(out, describe, study, fabric)
         spec, pending = writer.spec, writer.pending()
+        if old and not continues(old, spec):
+            old = None
         first = len(pending) * fabric.global_rank // fabric.world_size  # so that processes do not queue up
         for shard in pending[first:] + pending[:first]:
             claim = writer.claim(shard)
             if claim is None:
                 continue
-            done = spec.views - sum(len(spec.shard_range(left)) for left in writer.pending())
+            done = spec.views - sum(len(spec.shard_range(other)) for other in writer.pending())
             # The thread ends before the shard is closed, whatever happens.
             with claim, ThreadPoolExecutor(1) as pool:
                 written: Future[None] | None = None
-                for rows, images in rendered(views, data, claim.views, params.batch, on_mismatch):
+                left = claim.views[taken_over(claim, old) if old else 0 :]
+                for rows, images in rendered(views, data, left, params.batch, on_mismatch):
                     values = outputs(model, images, fabric.device, params, spec)
                     if written:
                         written.result()
@@ -108,7 +118,7 @@ def dump_teacher(
     if fabric.is_global_zero:
         writer.finish(seconds=round(time.perf_counter() - start, 3), processes=fabric.world_size,
                       device=_device_name(fabric.device), cpus=os.cpu_count(), torch=str(torch.__version__),
-                      flip=spec.attributes["flip"])
+                      flip=spec.attributes["flip"], code=code)
     fabric.barrier()
     return writer.finish()
 

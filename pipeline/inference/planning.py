@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.inference.dump import dump_spec, outputs
+from pipeline.inference.growing import sample_of
 from pipeline.inference.prediction import inference
 from pipeline.inference.rendering import rendered
 from pipeline.inference.sampling import study_sample
-from storage import StoreSpec, encode_views
+from storage import Store, StoreSpec, encode_views
 from storage.encodings import encoding_of
 
 if TYPE_CHECKING:
@@ -24,14 +25,19 @@ if TYPE_CHECKING:
 
 
 def plan_dump(
-    model: "Detector", data: "DataSet", views: "RecordedViews", *, params: "Dump", fabric: "Fabric"
+    model: "Detector", data: "DataSet", views: "RecordedViews", *, params: "Dump", fabric: "Fabric",
+    old: Store | None = None,
 ) -> dict[str, Any]:
     """Counts a teacher's dump and measures two batches of it; writes nothing.
 
+    Args:
+        old: what `older_dump` found.
+
     Returns:
-        {"views", "bytes_uncompressed": exact, "bytes": estimated from the measured batches,
-        "seconds": of all processes together, estimated from the second batch; rendering, computing
-        and compressing one after the other, while the dump overlaps them}.
+        {"views": that the teacher has to see, "taken_over": those of an older dump,
+        "bytes_uncompressed": of the whole store, exact, "bytes": of the whole store, estimated from the
+        measured batches, "seconds": of all processes together, estimated from the second batch;
+        rendering, computing and compressing one after the other, while the dump overlaps them}.
 
     Raises:
         UserError: the teacher does not fit the data or the size of the views.
@@ -42,19 +48,21 @@ def plan_dump(
     middle = min(len(views) // 2, max(0, len(views) - params.batch))
     with inference(model, fabric.device):
         first = range(min(params.batch, len(views)))  # the teacher warms up
-        fitted = study_sample(model, data, views, first, params=params, device=fabric.device).fitted
-        spec = describe(fitted=fitted)
+        sample = study_sample(model, data, views, first, params=params, device=fabric.device)
+        spec = describe(fitted=(sample_of(old) if old else sample).fitted)
         for start in (0, middle):
             rows = range(start, min(start + params.batch, len(views)))
             began = time.perf_counter()
             for _, images in rendered(views, data, rows, params.batch):
                 sizes += _compressed_bytes(spec, outputs(model, images, fabric.device, params, spec))
             seconds = (time.perf_counter() - began) / len(rows)
+    missing = len(views) - len(old or ())
     return {
-        "views": len(views),
+        "views": missing,
+        "taken_over": len(views) - missing,
         "bytes_uncompressed": len(views) * sum(array.nbytes for array in spec.arrays),
         "bytes": round(len(views) * float(np.mean(sizes))),
-        "seconds": round(len(views) * seconds / fabric.world_size, 1),
+        "seconds": round(missing * seconds / fabric.world_size, 1),
     }
 
 
