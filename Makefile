@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lint bench clean
+.PHONY: help setup repro test test-faults lint bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -29,6 +29,9 @@ test: setup ## run the linters and all tests
 	mypy
 	lint-imports
 	pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+test-faults: setup ## damage stores and kill writers as often as docs/faults.md says, and write what came out there
+	FAULTS=full pytest tests/faults
 
 lint: setup ## what pre-commit runs
 	ruff check .
