@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.errors import UserError
 from stages import entry, inputs, paths, work
 
 if TYPE_CHECKING:
     from pipeline.params import Params
+    from storage import Store
 
 
 def run_all(params: "Params", keys: Sequence[str], *, restart: bool = False) -> dict[str, Any]:
@@ -24,10 +26,7 @@ def run(params: "Params", key: str, *, restart: bool = False) -> dict[str, Any]:
     from storage import open_store
 
     ensemble = inputs.entry(params.ensembles, key, "ensemble")
-    for teacher in ensemble.teachers:
-        inputs.entry(params.teachers, teacher, "teacher")
-    stores = {teacher: open_store(inputs.needs(paths.teacher_store(teacher), f"pipeline dump-teachers {teacher}"))
-              for teacher in ensemble.teachers}
+    stores = {teacher: _open(params, teacher) for teacher in ensemble.teachers}
 
     def build(folder: Path, result: Path, _: str) -> None:
         with progress_bar(f"ensemble {key}") as progress:
@@ -39,6 +38,17 @@ def run(params: "Params", key: str, *, restart: bool = False) -> dict[str, Any]:
              restart=restart)
     store = open_store(out)
     return {"views": len(store), "fingerprint": store.fingerprint}
+
+
+def _open(params: "Params", teacher: str) -> "Store":
+    from storage import FingerprintMismatch, open_store
+
+    inputs.entry(params.teachers, teacher, "teacher")
+    command = f"pipeline dump-teachers {teacher}"
+    try:
+        return open_store(inputs.needs(paths.teacher_store(teacher), command), inputs.dumped(params, teacher))
+    except FingerprintMismatch as error:
+        raise UserError(f"{error}. Run '{command}' again.") from None
 
 
 if __name__ == "__main__":

@@ -39,7 +39,8 @@ def run(params: "Params", student: str, recipe: str, seed: int, *, devices: str 
     data = inputs.prepared_data(params)
     recorded = recorded_views(data, params.views)
     targets = open_targets(_store_paths(params, recipe), chosen, data, recorded, size=detector.size,
-                           flip=params.distill.flip)
+                           flip=params.distill.flip,
+                           dumped={teacher: inputs.dumped(params, teacher) for teacher in chosen.teachers})
 
     def source(model: "Detector") -> "Source":
         return targets.source(seed=seed, stride=model.config.stride, on_mismatch=params.views.on_mismatch,

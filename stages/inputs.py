@@ -64,7 +64,12 @@ def weights_sha256(path: str | None) -> str | None:
     return file_sha256(Path(path))
 
 
+def dumped(params: Params, teacher: str) -> dict[str, Any]:
+    """The identity that a teacher's store must have: dumped as params say, from the weights that are there, if any."""
+    weights = paths.weights(paths.teacher_model(teacher))
+    return {**params.dump.identity, **({"weights": file_sha256(weights)} if weights.exists() else {})}
+
+
 def augmentation(views: Views) -> dict[str, Any]:
     """The keys of `views` that decide how a fresh view is drawn."""
     return values(views, without=("per_image", "seed", "shard_views", "image", "on_mismatch"))
-

@@ -10,8 +10,8 @@ from typing import Any
 from crc32c import crc32c
 
 from storage.files import write_all
+from storage.layout import shard_key
 from storage.spec import StoreSpec, canonical
-from storage.zarr_format import shard_key
 
 
 class Journal:
@@ -56,7 +56,7 @@ def finished(folder: Path, path: Path, spec: StoreSpec) -> dict[int, dict[str, A
 
     def whole(shard: int) -> bool:
         try:
-            return all((path / shard_key(array, shard)).stat().st_size
+            return all((path / shard_key(spec, array, shard)).stat().st_size
                        == records[shard]["arrays"][array.name]["bytes"] for array in spec.arrays)
         except OSError:
             return False

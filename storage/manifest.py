@@ -13,6 +13,7 @@ from typing import Any
 from storage.encodings import encoding_of
 from storage.errors import CorruptStore, FormatError, IncompleteStore, StoreError
 from storage.journal import finished
+from storage.layout import documents
 from storage.spec import StoreSpec, fingerprint
 
 FORMAT = "centernet-distill store"
@@ -183,9 +184,9 @@ def _check(manifest: Manifest, spec: StoreSpec) -> None:
                 raise CorruptStore("a shard's length or checksum is no whole number")
     if manifest["counts"] != _counts(spec, manifest["shards"]):
         raise CorruptStore("its counts are not those of its shards")
-    if set(manifest["files"]) != {"zarr.json", *(f"{name}/zarr.json" for name in names)} or any(
+    if set(manifest["files"]) != set(documents(spec)) or any(
             set(entry) != {"bytes", "sha256"} for entry in manifest["files"].values()):
-        raise CorruptStore("does not list the zarr.json files")
+        raise CorruptStore("does not list the files beside the shards")
 
 
 def _counts(spec: StoreSpec, shards: list[dict[str, Any]]) -> dict[str, int]:

@@ -14,10 +14,10 @@ from storage import manifest as manifests
 from storage.base import Array, Indices, Store
 from storage.encodings import decode, encoding_of
 from storage.errors import CorruptStore, FingerprintMismatch
+from storage.layout import shard_key
 from storage.manifest import Manifest
 from storage.shards import Index, ShardFile, shard_tag
-from storage.spec import StoreSpec, differences
-from storage.zarr_format import shard_key
+from storage.spec import ArraySpec, StoreSpec, differences
 
 
 def open_store(path: str | os.PathLike[str], expect: Mapping[str, Any] | None = None) -> Store:
@@ -38,7 +38,16 @@ def open_store(path: str | os.PathLike[str], expect: Mapping[str, Any] | None = 
         raise CorruptStore(problems[0])
     if different := differences(spec.identity, expect or {}, both_ways=False):
         raise FingerprintMismatch(f"{path}: this store was made from something else: {'; '.join(different)}")
-    return ZarrStore(path, manifest, spec)
+    return store_of(path, manifest, spec)
+
+
+def store_of(path: Path, manifest: Manifest, spec: StoreSpec) -> "LocalStore":
+    """The store of a manifest that was checked."""
+    if spec.backend == "zarr":
+        return ZarrStore(path, manifest, spec)
+    from storage.hdf5 import Hdf5Store  # who has no HDF5 store need not wait for h5py
+
+    return Hdf5Store(path, manifest, spec)
 
 
 def _reopen(path: Path, fingerprint: str) -> Store:
@@ -49,15 +58,11 @@ def _reopen(path: Path, fingerprint: str) -> Store:
     return store
 
 
-class ZarrStore:
-    """A store in a local folder; see `storage.base.Store`."""
+class LocalStore:
+    """A store in a local folder; see `storage.base.Store`. A backend opens shards and fills rows from them."""
 
     def __init__(self, path: Path, manifest: Manifest, spec: StoreSpec) -> None:
         self.path, self.manifest, self.spec = path, manifest, spec
-        self._indexes: dict[tuple[str, int], Index] = {}
-        # Several stores are open at once, and the process needs descriptors for other things.
-        descriptors = max(4, min(128, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
-        self._shard = lru_cache(descriptors)(self._open)
 
     @property
     def fingerprint(self) -> str:
@@ -67,15 +72,48 @@ class ZarrStore:
         return self.spec.views
 
     def __repr__(self) -> str:
-        return f"ZarrStore({str(self.path)!r}, {len(self)} views of {[a.name for a in self.spec.arrays]})"
+        arrays = [array.name for array in self.spec.arrays]
+        return f"{type(self).__name__}({str(self.path)!r}, {len(self)} views of {arrays})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self.path, self.fingerprint)
 
+    def read(self, array: str, indices: Indices, out: Array | None = None) -> Array:
+        spec, rows = self.spec[array], _rows(indices, len(self), self.path)
+        shape = (len(rows), *spec.shape)
+        if out is None:
+            out = np.empty(shape, spec.code_dtype)
+        elif out.shape != shape or out.dtype != spec.code_dtype or not out.flags.c_contiguous:
+            raise ValueError(f"out is {out.dtype.name} {out.shape}, expected C-contiguous {spec.dtype} "
+                             f"{shape}")
+        self._fill(spec, rows, out)
+        return out
+
+    def _fill(self, array: ArraySpec, rows: list[int], out: Array) -> None:
+        """Writes the codes of each of `rows` to its place in `out`."""
+        raise NotImplementedError
+
+    def decode(self, array: str, codes: Array) -> Array:
+        return decode(self.spec[array], codes)
+
+
+def descriptors() -> int:
+    """Files that a store keeps open: several are open at once, and the process needs more for other things."""
+    return max(4, min(128, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
+
+
+class ZarrStore(LocalStore):
+    """Shards of Zarr v3."""
+
+    def __init__(self, path: Path, manifest: Manifest, spec: StoreSpec) -> None:
+        super().__init__(path, manifest, spec)
+        self._indexes: dict[tuple[str, int], Index] = {}
+        self._shard = lru_cache(descriptors())(self._open)
+
     def _open(self, name: str, shard: int) -> tuple[ShardFile, Index]:
         array, views = self.spec[name], self.spec.shard_range(shard)
         entry = self.manifest["shards"][shard]
-        file = f"{self.path}/{shard_key(array, shard)}"
+        file = f"{self.path}/{shard_key(self.spec, array, shard)}"
         try:
             opened = ShardFile(file, entry["arrays"][name]["bytes"])
             index = self._indexes.get((name, shard))
@@ -87,28 +125,17 @@ class ZarrStore:
             raise CorruptStore(f"{file}: the shard of views {views.start} to {views[-1]} {error}") from None
         return opened, index
 
-    def read(self, array: str, indices: Indices, out: Array | None = None) -> Array:
-        spec, rows = self.spec[array], _rows(indices, len(self), self.path)
-        shape = (len(rows), *spec.shape)
-        if out is None:
-            out = np.empty(shape, spec.code_dtype)
-        elif out.shape != shape or out.dtype != spec.code_dtype or not out.flags.c_contiguous:
-            raise ValueError(f"out is {out.dtype.name} {out.shape}, expected C-contiguous {spec.dtype} "
-                             f"{shape}")
-        flat = out.reshape(len(rows), math.prod(spec.shape))
-        decompress = encoding_of(spec.encoding).compressor.decompress
+    def _fill(self, array: ArraySpec, rows: list[int], out: Array) -> None:
+        flat = out.reshape(len(rows), math.prod(array.shape))
+        decompress = encoding_of(array.encoding).compressor.decompress
         for row, view in enumerate(rows):
             shard, slot = divmod(view, self.spec.shard_views)
-            file, index = self._shard(array, shard)
+            file, index = self._shard(array.name, shard)
             offset, nbytes = index[slot].tolist()
             try:
                 decompress(file.read_chunk(offset, nbytes), flat[row])
             except CorruptStore as error:
                 raise CorruptStore(f"{file.path}: view {view} {error}") from None
-        return out
-
-    def decode(self, array: str, codes: Array) -> Array:
-        return decode(self.spec[array], codes)
 
 
 def _rows(indices: Indices, views: int, path: Path) -> list[int]:

@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from crc32c import crc32c
 
+from storage.encodings import encoding_of
 from storage.errors import CorruptStore
 from storage.files import write_all
-from storage.spec import ArraySpec, canonical
+from storage.spec import ArraySpec, StoreSpec, canonical
 
 TAG_BYTES = 32
 _MAGIC = b"CNDSHRD1"
@@ -47,16 +48,17 @@ class ShardWriter:
 
     Args:
         path: of the temporary file; an older one is overwritten.
-        slots: views that a full shard has.
+        spec: of the store.
     """
 
-    def __init__(self, path: Path, tag: bytes, slots: int) -> None:
+    def __init__(self, path: Path, spec: StoreSpec, array: ArraySpec, shard: int) -> None:
         self.path = path
-        self._index = np.full((slots, 2), _ABSENT, "<u8")
+        self._compress = encoding_of(array.encoding).compressor.compress
+        self._index = np.full((spec.shard_views, 2), _ABSENT, "<u8")
         self._fd: int | None = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         self._size = self._crc = 0
         try:
-            self._write(tag)
+            self._write(shard_tag(spec.fingerprint, array.name, shard))
         except BaseException:
             self.abandon()
             raise
@@ -70,8 +72,9 @@ class ShardWriter:
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self.path)) from None
 
-    def append(self, slot: int, chunk: bytes) -> None:
-        """Write the compressed codes of the view in `slot`."""
+    def append(self, slot: int, codes: np.ndarray[Any, Any]) -> None:
+        """Write the codes of the view in `slot`."""
+        chunk = self._compress(np.ascontiguousarray(codes))
         self._index[slot] = self._size, len(chunk) + 4
         self._write(chunk + struct.pack("<I", crc32c(chunk)))
 

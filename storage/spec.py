@@ -14,6 +14,7 @@ from storage.errors import StoreError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # becomes a folder: no separators, no dots
 _KINDS = "biuf"
+BACKENDS = ("zarr", "hdf5")
 MAX_VIEW_BYTES = 2**28  # of one array; a crafted spec must not make a reader allocate more
 MAX_SHARD_VIEWS = 2**20  # the index of a shard is held in memory
 
@@ -119,6 +120,7 @@ class StoreSpec:
         shard_views: views per shard file; layout only, not part of the fingerprint.
         identity: JSON, everything that decides the content.
         attributes: JSON, for information: classes, stride, size, licence.
+        backend: "zarr" or "hdf5"; layout like `shard_views`.
     """
 
     arrays: tuple[ArraySpec, ...]
@@ -126,6 +128,7 @@ class StoreSpec:
     shard_views: int
     identity: dict[str, Any]
     attributes: dict[str, Any] = field(default_factory=dict)
+    backend: str = "zarr"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "arrays", tuple(self.arrays))
@@ -137,6 +140,8 @@ class StoreSpec:
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 1 <= value <= most:
                 raise StoreError(f"{key} is {value!r}, expected a whole number from 1 to {most}")
             object.__setattr__(self, key, int(value))
+        if self.backend not in BACKENDS:
+            raise StoreError(f"backend {self.backend!r} is unknown. Available: {', '.join(BACKENDS)}")
         for key in ("identity", "attributes"):  # tuples become lists, as they will be when read back
             object.__setattr__(self, key, json.loads(canonical(dict(getattr(self, key)))))
 
@@ -170,7 +175,7 @@ class StoreSpec:
     def to_json(self) -> dict[str, Any]:
         return {"arrays": [array.to_json() for array in self.arrays], "views": self.views,
                 "shard_views": self.shard_views, "identity": self.identity,
-                "attributes": self.attributes}
+                "attributes": self.attributes, "backend": self.backend}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "StoreSpec":

@@ -8,11 +8,11 @@ import numpy as np
 
 from storage import manifest as manifests
 from storage.errors import CorruptStore, StoreError
+from storage.layout import documents, shard_key
 from storage.manifest import NAME
-from storage.reader import ZarrStore
+from storage.reader import LocalStore, store_of
 from storage.shards import ShardFile
 from storage.spec import StoreSpec
-from storage.zarr_format import shard_key
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ def verify(path: str | os.PathLike[str]) -> Report:
         return Report(path, [str(error)], [])
     problems = manifests.check_files(path, manifest)
     problems += [f"{path / name}: does not belong to the store" for name in _strangers(path, spec)]
-    store, bad = ZarrStore(path, manifest, spec), set[int]()
+    store, bad = store_of(path, manifest, spec), set[int]()
     for shard, entry in enumerate(manifest["shards"]):
         for array in spec.arrays:
             found = _check_shard(store, array.name, shard, bad)
             if not found:  # the views are sound; so are tag and index, but not what lies between
-                file = f"{path}/{shard_key(array, shard)}"
+                file = f"{path}/{shard_key(spec, array, shard)}"
                 expected = entry["arrays"][array.name]
                 if ShardFile(file, expected["bytes"]).checksum() != expected["crc32c"]:
                     found = [f"{file}: the checksum of the file is wrong, that of every view is right"]
@@ -61,7 +61,7 @@ def verify(path: str | os.PathLike[str]) -> Report:
     return Report(path, problems, sorted(bad), spec.views, manifest["counts"]["bytes"], spec.fingerprint)
 
 
-def _check_shard(store: ZarrStore, array: str, shard: int, bad: set[int]) -> list[str]:
+def _check_shard(store: LocalStore, array: str, shard: int, bad: set[int]) -> list[str]:
     problems: list[str] = []
     spec, views = store.spec[array], store.spec.shard_range(shard)
     row = np.empty((1, *spec.shape), spec.code_dtype)
@@ -76,8 +76,6 @@ def _check_shard(store: ZarrStore, array: str, shard: int, bad: set[int]) -> lis
 
 
 def _strangers(path: Path, spec: StoreSpec) -> list[str]:
-    known = {NAME, "zarr.json"}
-    for array in spec.arrays:
-        known |= {array.name, f"{array.name}/zarr.json"}
-        known |= {shard_key(array, shard) for shard in range(spec.shards)}
+    known = {NAME, *documents(spec), *(array.name for array in spec.arrays)}
+    known |= {shard_key(spec, array, shard) for array in spec.arrays for shard in range(spec.shards)}
     return sorted(name for file in path.rglob("*") if (name := str(file.relative_to(path))) not in known)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,10 +16,13 @@ from storage.encodings import encode_views, encoding_of
 from storage.errors import FingerprintMismatch, IncompleteStore, StoreError
 from storage.files import Lock, sync_folder, write_whole
 from storage.journal import Journal, finished
+from storage.layout import documents, shard_key
 from storage.manifest import BEGUN, NAME, WORK, Manifest
-from storage.shards import ShardWriter, shard_tag
-from storage.spec import StoreSpec, differences
-from storage.zarr_format import documents, shard_key
+from storage.shards import ShardWriter
+from storage.spec import ArraySpec, StoreSpec, differences
+
+if TYPE_CHECKING:
+    from storage.hdf5 import Hdf5ShardWriter
 
 
 def create_store(path: str | os.PathLike[str], spec: StoreSpec) -> "StoreWriter":
@@ -63,11 +66,22 @@ def _begin(path: Path, spec: StoreSpec) -> StoreSpec:
 
 
 def _same(path: Path, found: StoreSpec, wanted: StoreSpec) -> StoreSpec:
+    if found.backend != wanted.backend:
+        raise StoreError(f"{path}: the store there is {found.backend}, not {wanted.backend}. Choose another path or "
+                         "remove it")
     if different := (differences(found.identity, wanted.identity, both_ways=True)
                      + differences(found.content, wanted.content, both_ways=True)):
         raise FingerprintMismatch(f"{path}: the store there is another one: {'; '.join(different)}. "
                                   "Choose another path or remove it")
     return found
+
+
+def _shard_writer(partial: Path, spec: StoreSpec, array: ArraySpec, shard: int) -> "ShardWriter | Hdf5ShardWriter":
+    if spec.backend == "zarr":
+        return ShardWriter(partial, spec, array, shard)
+    from storage.hdf5 import Hdf5ShardWriter  # who has no HDF5 store need not wait for h5py
+
+    return Hdf5ShardWriter(partial, spec, array, shard)
 
 
 class StoreWriter:
@@ -160,7 +174,7 @@ class ShardClaim:
     def __init__(self, writer: StoreWriter, shard: int, lock: Lock) -> None:
         self.views = writer.spec.shard_range(shard)
         self._writer, self._shard, self._lock = writer, shard, lock
-        self._files: dict[str, ShardWriter] = {}
+        self._files: dict[str, ShardWriter | Hdf5ShardWriter] = {}
         self._errors: dict[str, float] = {}
         self._count = 0
 
@@ -168,10 +182,9 @@ class ShardClaim:
         spec, self._started = self._writer.spec, time.monotonic()
         try:
             for array in spec.arrays:
-                key = shard_key(array, self._shard)
-                self._files[array.name] = ShardWriter(
-                    self._writer._work / f"{key.replace('/', '.')}.partial",
-                    shard_tag(spec.fingerprint, array.name, self._shard), spec.shard_views)
+                key = shard_key(spec, array, self._shard).replace("/", ".")
+                partial = self._writer._work / f"{key}.partial"
+                self._files[array.name] = _shard_writer(partial, spec, array, self._shard)
         except BaseException:
             self._abandon()
             raise
@@ -194,8 +207,7 @@ class ShardClaim:
             if row.shape != array.shape or row.dtype != array.code_dtype:
                 raise StoreError(f"{self._writer.path}: array {array.name!r} takes {array.dtype} codes of "
                                  f"shape {array.shape}, not {row.dtype.name} {row.shape}")
-            chunk = encoding_of(array.encoding).compressor.compress(np.ascontiguousarray(row))
-            self._files[array.name].append(self._count, chunk)
+            self._files[array.name].append(self._count, row)
         for name, error in (errors or {}).items():
             bound = encoding_of(spec[name].encoding).bound
             if not error <= bound * (1 + 1e-6):  # NaN is wrong too; the error itself is rounded
@@ -232,7 +244,7 @@ class ShardClaim:
         spec, path = self._writer.spec, self._writer.path
         written = {array.name: self._files[array.name].close() for array in spec.arrays}
         for array in spec.arrays:
-            os.replace(self._files[array.name].path, path / shard_key(array, self._shard))
+            os.replace(self._files[array.name].path, path / shard_key(spec, array, self._shard))
             sync_folder(path / array.name)
         self._writer._journal.add(self._shard, {
             "arrays": {name: entry._asdict() for name, entry in written.items()},

@@ -159,7 +159,7 @@ def dump_spec(
             f"Teacher {teacher!r} knows {config.num_classes} classes ({known}), expected the "
             f"{len(data.classes)} of data {data.name!r} ({wanted}). Train the teacher on this data.")
     grid = views.size[0] // config.stride, views.size[1] // config.stride
-    encodings = params.encodings.model_dump(mode="json", exclude=set() if params.features else {FEATURES})
+    encodings = params.identity["encodings"]
     arrays = [ArraySpec("heatmap", (config.num_classes, *grid), encoding=encodings["heatmap"]),
               ArraySpec("wh_offset", (4, *grid), encoding=encodings["wh_offset"]),
               ArraySpec("peaks", (params.peaks, 7), encoding="exact-fp32")]
@@ -174,8 +174,7 @@ def dump_spec(
         identity={
             "kind": "teacher", "teacher": teacher, "weights": teacher_sha256, "data": data.fingerprint,
             "views": views.fingerprint, "size": list(views.size), "classes": list(data.classes),
-            "stride": config.stride, "encodings": encodings, "peaks": params.peaks,
-            "precision": params.precision, "dump_version": VERSION,
+            "stride": config.stride, **params.identity, "dump_version": VERSION,
         },
         attributes={
             "model": config.model, "classes": list(data.classes), "size": list(views.size),

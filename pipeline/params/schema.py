@@ -115,6 +115,12 @@ class Dump(Block):
     shard_views: Positive = 512
     encodings: Encodings = Encodings()
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of this decides the content of a store, as the store's identity names it."""
+        encodings = self.encodings.model_dump(mode="json", exclude=set() if self.features else {"features"})
+        return {"encodings": encodings, "peaks": self.peaks, "precision": self.precision}
+
 
 class Ensemble(Block):
     """One merged store.

@@ -32,6 +32,7 @@ SIZES = (0.5, 2.0)
 def open_targets(
     paths: Mapping[str, Path], recipe: "Recipe", data: "DataSet", recorded: "RecordedViews", *,
     size: tuple[int, int] | None = None, flip: float | None = None,
+    dumped: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> "Targets":
     """Opens a recipe's stores.
 
@@ -43,10 +44,11 @@ def open_targets(
         size: (height, width) of the student's input; None for that of the views.
         flip: largest error of the stores' maps under a mirror with which views are mirrored at random;
             None never mirrors.
+        dumped: what else the identity of a teacher's store must say, by teacher: weights, encodings.
 
     Raises:
-        FingerprintMismatch: a store is of other data, views, classes or size, or an ensemble is of
-            other dumps of the teachers; names every differing field.
+        FingerprintMismatch: a store is of other data, views, classes or size or not as `dumped` says, or an
+            ensemble is of other dumps of the teachers; names every differing field.
         UserError: the size is too far from that of the views, a store lacks an array that the
             recipe needs, or mirroring it errs more than is allowed.
         StoreError: a store is incomplete or damaged.
@@ -62,7 +64,8 @@ def open_targets(
     stores: dict[str, Store] = {}
     for teacher in recipe.teachers:
         again = f"Run 'pipeline dump-teachers {teacher}' again."
-        stores[teacher] = _open(paths[teacher], {"kind": "teacher", **expected}, again)
+        made = (dumped or {}).get(teacher, {})
+        stores[teacher] = _open(paths[teacher], {"kind": "teacher", **expected, **made}, again)
     if recipe.ensemble:
         members = {f"members.{name}": store.fingerprint for name, store in stores.items()}
         again = f"Run 'pipeline build-ensemble {recipe.ensemble}' again."

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 
 import storage
-from storage import ArraySpec, StoreSpec
+from storage import ArraySpec, StoreSpec, manifest
+from storage.layout import shard_key
+from storage.spec import BACKENDS
 
 FULL = os.environ.get("FAULTS") == "full"
 ROOT = Path(__file__).parents[2]
@@ -70,13 +72,14 @@ def pytest_sessionfinish(session):
                     f"commit {commit or 'unknown'}, {os.cpu_count()} cores.\n")
 
 
-def make_spec(views=11, shard_views=4, **identity):
+def make_spec(views=11, shard_views=4, backend="zarr", **identity):
     return StoreSpec(
         arrays=(ArraySpec("heatmap", (3, 8, 6), encoding="u8-sqrt-sparse"),
                 ArraySpec("wh_offset", (4, 8, 6), encoding="exact-fp16"),
                 ArraySpec("record", (8,), "int64"),
                 ArraySpec("scale", (), "float64")),
-        views=views, shard_views=shard_views, identity={"kind": "test", "teacher": "resnet50", **identity})
+        views=views, shard_views=shard_views, identity={"kind": "test", "teacher": "resnet50", **identity},
+        backend=backend)
 
 
 def make_rows(spec, seed=0):
@@ -116,9 +119,14 @@ def _write_store():
     return write_store
 
 
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    return request.param
+
+
 @pytest.fixture
-def spec():
-    return make_spec()
+def spec(backend):
+    return make_spec(backend=backend)
 
 
 @pytest.fixture
@@ -129,7 +137,25 @@ def rows(spec):
 @pytest.fixture
 def store_path(tmp_path, spec, rows):
     """A finished store of 11 views in three shards."""
-    return write_store(tmp_path / "s.zarr", spec, rows)
+    return write_store(tmp_path / "s", spec, rows)
+
+
+@pytest.fixture
+def shard_file(spec):
+    """shard_file(path, array, shard) -> where a store at `path` has that shard."""
+    return lambda path, array, shard: path / shard_key(spec, spec[array], shard)
+
+
+@pytest.fixture
+def edit_manifest():
+    """edit_manifest(path, edit): an edit by somebody who knows how to make the checksum right again."""
+
+    def edit_manifest(path, edit):
+        content = manifest.parse((path / "manifest.json").read_bytes())
+        edit(content)
+        (path / "manifest.json").write_bytes(manifest.render(content))
+
+    return edit_manifest
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """A small store with every kind of array, and what was put into it."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from storage import ArraySpec, StoreSpec, StoreWriter
 Rows = dict[str, np.ndarray]
 
 
-def make_spec(views: int = 11, shard_views: int = 4, **identity: object) -> StoreSpec:
+def make_spec(views: int = 11, shard_views: int = 4, *, backend: str = "zarr", **identity: object) -> StoreSpec:
     return StoreSpec(
         arrays=(ArraySpec("heatmap", (3, 8, 6), encoding="exact-fp16"),
                 ArraySpec("peaks", (5, 7), encoding="exact-fp32"),
@@ -20,7 +21,7 @@ def make_spec(views: int = 11, shard_views: int = 4, **identity: object) -> Stor
                 ArraySpec("scale", (), "float64")),
         views=views, shard_views=shard_views,
         identity={"kind": "test", "teacher": {"name": "resnet50", "weights": "ab"}, "size": (32, 24), **identity},
-        attributes={"classes": ["cat", "dog"]})
+        attributes={"classes": ["cat", "dog"]}, backend=backend)
 
 
 def make_rows(spec: StoreSpec, seed: int = 0) -> Rows:
@@ -53,9 +54,14 @@ def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda _: None)
 
 
+@pytest.fixture
+def backend() -> str:
+    return "zarr"
+
+
 @pytest.fixture(name="make_spec")
-def _make_spec() -> Callable[..., StoreSpec]:
-    return make_spec
+def _make_spec(backend: str) -> Callable[..., StoreSpec]:
+    return partial(make_spec, backend=backend)
 
 
 @pytest.fixture(name="make_rows")
@@ -69,8 +75,8 @@ def write() -> Callable[..., None]:
 
 
 @pytest.fixture
-def spec() -> StoreSpec:
-    return make_spec()
+def spec(backend: str) -> StoreSpec:
+    return make_spec(backend=backend)
 
 
 @pytest.fixture

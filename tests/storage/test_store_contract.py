@@ -27,7 +27,19 @@ def _read_sum(store: Store, views: list[int], results: "multiprocessing.Queue[fl
 
 
 class StoreContract:
-    """Subclasses give the fixtures `create`, `open` and `location`."""
+    """A subclass of a local backend names it in the fixture `backend`; others replace the first three fixtures."""
+
+    @pytest.fixture
+    def create(self) -> Create:
+        return storage.create_store
+
+    @pytest.fixture
+    def open(self) -> Open:
+        return storage.open_store
+
+    @pytest.fixture
+    def location(self, tmp_path: Path) -> Path:
+        return tmp_path / "store"
 
     @pytest.fixture
     def store(self, location: Path, create: Create, open: Open, spec, rows, write) -> Store:
@@ -172,7 +184,8 @@ class StoreContract:
         manifest = create(location, spec).finish()
         assert manifest["arrays"]["heatmap"]["error"]["measured"] == pytest.approx(4e-4)
 
-    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=25, deadline=None, suppress_health_check=[
+        HealthCheck.function_scoped_fixture, HealthCheck.differing_executors])  # every backend is one
     @given(data=st.data())
     def test_any_number_of_views_and_shards(self, data, tmp_path_factory, create, open, make_spec, make_rows, write):
         spec = make_spec(data.draw(st.integers(1, 9)), data.draw(st.integers(1, 5)))
@@ -283,14 +296,10 @@ def _in_new_process(store: Store, views: list[int]) -> bytes:
 
 
 class TestZarrStore(StoreContract):
-    @pytest.fixture
-    def create(self) -> Create:
-        return storage.create_store
+    """The default."""
 
-    @pytest.fixture
-    def open(self) -> Open:
-        return storage.open_store
 
+class TestHdf5Store(StoreContract):
     @pytest.fixture
-    def location(self, tmp_path: Path) -> Path:
-        return tmp_path / "store.zarr"
+    def backend(self) -> str:
+        return "hdf5"

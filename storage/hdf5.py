@@ -1,0 +1,151 @@
+"""Shards as HDF5 files, for those whose tools want that: one file per array and shard, one view per chunk.
+
+A file holds one dataset, named as the array, with the views of the shard along axis 0; gzip and fletcher32, which
+every HDF5 library undoes. Its attribute `tag` says of which store, array and shard it is, as the first bytes of
+a Zarr shard do. Everything else about a store, the manifest above all, does not depend on the backend.
+"""
+
+import contextlib
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from crc32c import crc32c
+
+from storage.base import Array
+from storage.errors import CorruptStore
+from storage.layout import shard_key
+from storage.manifest import Manifest
+from storage.reader import LocalStore, descriptors
+from storage.shards import Written, shard_tag
+from storage.spec import ArraySpec, StoreSpec
+
+_GZIP_LEVEL = 1
+
+
+def _filters(array: ArraySpec) -> list[int]:
+    """The codes of the filters that a dataset has, in their order."""
+    shuffle = [h5py.h5z.FILTER_SHUFFLE] if array.code_dtype.itemsize > 1 else []
+    return [*shuffle, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32]
+
+
+class Hdf5ShardWriter:
+    """Streams views into a temporary file, chunk by chunk.
+
+    Args:
+        path: of the temporary file; an older one is overwritten.
+        spec: of the store.
+    """
+
+    def __init__(self, path: Path, spec: StoreSpec, array: ArraySpec, shard: int) -> None:
+        self.path = path
+        with self._named():
+            # A lock of its own would be one too many: the claim has it, and not every file system has locks.
+            self._file = h5py.File(path, "w", libver="latest", locking=False, rdcc_nbytes=0)
+            self._data = self._file.create_dataset(
+                array.name, (len(spec.shard_range(shard)), *array.shape), array.code_dtype, chunks=(1, *array.shape),
+                shuffle=array.code_dtype.itemsize > 1, compression="gzip", compression_opts=_GZIP_LEVEL,
+                fletcher32=True)
+            self._data.attrs["tag"] = np.void(shard_tag(spec.fingerprint, array.name, shard))
+            self._data.attrs["encoding"] = array.encoding
+
+    @contextlib.contextmanager
+    def _named(self) -> Any:
+        try:
+            yield
+        except OSError as error:
+            raise OSError(error.errno, error.strerror or str(error), str(self.path)) from None
+
+    def append(self, slot: int, codes: np.ndarray[Any, Any]) -> None:
+        """Write the codes of the view in `slot`."""
+        with self._named():
+            self._data[slot] = codes
+
+    def close(self) -> Written:
+        """Returns once everything is on the disk."""
+        size = crc = 0
+        with self._named():
+            self._file.close()
+            with open(self.path, "rb") as file:
+                while part := file.read(1 << 20):
+                    crc, size = crc32c(part, crc), size + len(part)
+                os.fsync(file.fileno())
+        return Written(size, crc)
+
+    def abandon(self) -> None:
+        """Remove the temporary file, whatever state it is in."""
+        with contextlib.suppress(OSError, ValueError):
+            self._file.close()
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)
+
+
+class Hdf5Store(LocalStore):
+    """Shards of HDF5; every process opens its own."""
+
+    def __init__(self, path: Path, manifest: Manifest, spec: StoreSpec) -> None:
+        super().__init__(path, manifest, spec)
+        self._shard = lru_cache(descriptors())(self._open)
+
+    def _open(self, name: str, shard: int, _process: int) -> "h5py.Dataset":
+        array, views = self.spec[name], self.spec.shard_range(shard)
+        entry = self.manifest["shards"][shard]
+        path = self.path / shard_key(self.spec, array, shard)
+        try:
+            return _checked(path, entry["arrays"][name]["bytes"], array, len(views),
+                            shard_tag(entry["origin"], name, shard))
+        except CorruptStore as error:
+            raise CorruptStore(f"{path}: the shard of views {views.start} to {views[-1]} {error}") from None
+
+    def _fill(self, array: ArraySpec, rows: list[int], out: Array) -> None:
+        process = os.getpid()
+        for row, view in enumerate(rows):
+            shard, slot = divmod(view, self.spec.shard_views)
+            data = self._shard(array.name, shard, process)
+            try:
+                data.read_direct(out, np.s_[slot], np.s_[row])
+            except (OSError, RuntimeError):
+                raise CorruptStore(f"{data.file.filename}: view {view} fails its checksum") from None
+
+
+def _checked(path: Path, size: int, array: ArraySpec, views: int, tag: bytes) -> "h5py.Dataset":
+    """The dataset of a shard, which is built exactly as a writer here builds it.
+
+    Raises:
+        CorruptStore: it is missing, damaged, another store's, or made to mislead.
+    """
+    try:
+        found = path.stat().st_size
+    except FileNotFoundError:
+        raise CorruptStore("is missing") from None
+    if found != size:
+        raise CorruptStore(f"has {found} bytes, expected {size}")
+    try:
+        file = h5py.File(path, "r", locking=False, rdcc_nbytes=0)
+        # A soft or external link would lead out of the store, and so would other layouts than chunks.
+        data = file[array.name] if isinstance(file.get(array.name, getlink=True), h5py.HardLink) else None
+        if not isinstance(data, h5py.Dataset) or not _as_written(data, array, views):
+            raise CorruptStore("is not built as a shard of this array")
+        if data.attrs["tag"].tobytes() != tag:
+            raise CorruptStore("belongs to another store, array or place")
+    except CorruptStore:
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError):
+        raise CorruptStore("is damaged") from None
+    return data
+
+
+def _as_written(data: "h5py.Dataset", array: ArraySpec, views: int) -> bool:
+    plan = data.id.get_create_plist()
+    filters = [plan.get_filter(number)[0] for number in range(plan.get_nfilters())]
+    if (plan.get_layout() != h5py.h5d.CHUNKED or plan.get_external_count() or filters != _filters(array)
+            or data.shape != (views, *array.shape) or data.chunks != (1, *array.shape)
+            or data.dtype != array.code_dtype):
+        return False
+    largest, sizes = array.nbytes + array.nbytes // 64 + 1024, []
+    data.id.chunk_iter(lambda chunk: sizes.append(chunk.size))
+    # A chunk that was never written would read as zeros.
+    return len(sizes) == views and max(sizes) <= largest

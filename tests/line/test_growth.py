@@ -1,0 +1,120 @@
+"""A finished folder grows: more views, more images, another teacher; and what is no growth is refused."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from pipeline.cli import main
+from storage import open_store, verify
+
+BOTH = "resnet18+hourglass_small"
+DISTILL = ["distill", "--student", "mobilenet_v2", "--recipe", BOTH]
+TEACHERS = ("resnet18", "hourglass_small")
+
+
+@pytest.fixture
+def command(line, monkeypatch):
+    """Runs a command in the folder; returns what it said on stderr."""
+    monkeypatch.chdir(line)
+
+    def run(*arguments, fails=False):
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == fails, result.output
+        return result.stderr
+
+    return run
+
+
+def contents(path):
+    store = open_store(path)
+    return {array.name: store.read(array.name, range(len(store))) for array in store.spec.arrays}
+
+
+def stores(line):
+    return {name: contents(line / "targets" / f"{name}.zarr") for name in TEACHERS}
+
+
+def assert_grown(line, before, views):
+    """Each teacher's store begins with what it had before."""
+    for name, arrays in stores(line).items():
+        assert verify(line / "targets" / f"{name}.zarr").ok
+        for array, codes in arrays.items():
+            assert len(codes) == views
+            np.testing.assert_array_equal(codes[:48], before[name][array])
+
+
+def test_more_views_per_image(line, command):
+    before, more = stores(line), ["--set", "views.per_image=3"]
+    assert "record_views: 48 views are taken over from" in command("record-views", *more)
+    assert open_store(line / "targets/views.zarr").spec.views == 72
+    plan = json.loads(CliRunner().invoke(main, ["dump-teachers", "resnet18", "--dry-run", "--json", *more]).stdout)
+    assert (plan["resnet18"]["views"], plan["resnet18"]["taken_over"]) == (24, 48)
+    said = command("dump-teachers", *more)
+    for name in TEACHERS:
+        assert f"dump_teachers/{name}: 48 views are taken over from" in said
+    assert_grown(line, before, 72)
+    assert "Run 'pipeline build-ensemble both' again" in command(*DISTILL, *more, fails=True)
+    command("build-ensemble", *more)
+    command(*DISTILL, *more)
+
+
+def test_more_images_after_dvc_deleted_the_outs(line, command):
+    before, more = stores(line), ["--set", "data.demo.train=30"]
+    command("prepare", *more)
+    shutil.rmtree(line / "targets")
+    assert f"48 views are taken over from {line}/.work/record_views/" in command("record-views", *more)
+    said = command("dump-teachers", *more)
+    for name in TEACHERS:
+        assert f"dump_teachers/{name}: 48 views are taken over from {line}/.work/dump_teachers/{name}/" in said
+    assert_grown(line, before, 60)
+    command("build-ensemble", *more)
+    assert open_store(line / "targets/ensemble-both.zarr").spec.views == 60
+
+
+def test_another_teacher_is_one_more_store_and_one_more_ensemble(line, command):
+    before = {path: path.stat().st_mtime_ns for path in (line / "targets").rglob("*")}
+    more = ["--set", "teachers.third={model: resnet18, arch: {deconv: [16, 16, 16], head_channels: 8}}",
+            "--set", "ensembles.three={teachers: [resnet18, hourglass_small, third]}",
+            "--set", "recipes.three={teachers: [resnet18, hourglass_small, third], ensemble: three}"]
+    command("train-teacher", "third", *more)
+    command("dump-teachers", "third", *more)
+    command("build-ensemble", "three", *more)
+    after = {path: path.stat().st_mtime_ns for path in before if path != line / "targets"}
+    assert after.items() <= before.items()
+    command("distill", "--student", "mobilenet_v2", "--recipe", "three", *more)
+
+
+def test_a_restart_takes_nothing_over(line, command):
+    more = ["--set", "views.per_image=3"]
+    command("record-views", *more)
+    command("dump-teachers", "resnet18", *more)
+    grown = contents(line / "targets/resnet18.zarr")
+    for what in (["record-views"], ["dump-teachers", "resnet18"], ["dump-teachers", "resnet18"]):
+        said = command(*what, *more, "--restart")
+        assert "beginning anew in .work/" in said
+        assert "taken over" not in said
+    assert open_store(line / "targets/views.zarr").spec.identity["grown_from"] == {}
+    assert len(list((line / ".work/dump_teachers/resnet18").glob("*/done"))) == 3
+    assert contents(line / "targets/resnet18.zarr")["peaks"].shape == grown["peaks"].shape
+
+
+def test_a_teacher_that_was_trained_again_is_refused(line, command):
+    command("train-teacher", "resnet18", "--set", "train.seed=5")
+    for what in (["build-ensemble"], DISTILL):
+        said = command(*what, fails=True)
+        assert "weights is" in said
+        assert "Run 'pipeline dump-teachers resnet18' again." in said
+    shutil.rmtree(line / "models/teachers/resnet18")  # a store is enough to learn from
+    command("build-ensemble")
+
+
+@pytest.mark.parametrize(("change", "field"), [
+    ("dump.encodings.heatmap=exact-fp16", "encodings.heatmap is"), ("dump.peaks=10", "peaks is 20, expected 10")])
+def test_a_dump_that_params_no_longer_describe_is_refused(command, change, field):
+    for what in (["build-ensemble"], DISTILL):
+        said = command(*what, "--set", change, fails=True)
+        assert field in said
+        assert "Run 'pipeline dump-teachers" in said
