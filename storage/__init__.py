@@ -5,9 +5,10 @@ docs/store-format.md.
 """
 
 from storage.base import Store
+from storage.conversion import convert
 from storage.encodings import ENCODINGS, decode, encode, encode_views, measure
 from storage.errors import CorruptStore, FingerprintMismatch, FormatError, IncompleteStore, StoreError
-from storage.features import fit_parameters, reduce, reduced_shape, sample_cells
+from storage.features import codec, fit_parameters, reduce, reduced_shape, sample_cells
 from storage.growth import continues, copy_views
 from storage.manifest import begun
 from storage.reader import open_store
@@ -18,6 +19,6 @@ from storage.writer import ShardClaim, StoreWriter, create_store
 __all__ = [
     "ENCODINGS", "ArraySpec", "CorruptStore", "FingerprintMismatch", "FormatError", "IncompleteStore",
     "Report", "ShardClaim", "Store", "StoreError", "StoreSpec", "StoreWriter", "begun", "canonical",
-    "continues", "copy_views", "create_store", "decode", "encode", "encode_views", "fingerprint",
+    "codec", "continues", "convert", "copy_views", "create_store", "decode", "encode", "encode_views", "fingerprint",
     "fit_parameters", "measure", "open_store", "reduce", "reduced_shape", "sample_cells", "verify",
 ]

@@ -42,6 +42,16 @@ def is_pooled(encoding: str) -> bool:
     return bool(found and found[2])
 
 
+def reduction(encoding: str) -> tuple[int | None, bool]:
+    """What an encoding does to a map before it is coded: (K of pca-K or None, pooled)."""
+    return components(encoding), is_pooled(encoding)
+
+
+def codec(encoding: str) -> str:
+    """What turns the reduced map into codes: the last part of an encoding's name."""
+    return encoding.rpartition("+")[2]
+
+
 def reduced_shape(encoding: str, shape: Sequence[int]) -> tuple[int, int, int]:
     """The shape (K, h', w') in which a map (F, h, w) is stored."""
     channels, height, width = shape

@@ -191,7 +191,7 @@ def clean(everything: bool) -> None:
 
 @main.group()
 def store() -> None:
-    """Look at a target store."""
+    """Look at a target store, check it, convert it."""
 
 
 @store.command("info")
@@ -239,6 +239,23 @@ def store_show(params: "Params", path: Path, view: str, out: Path, as_json: bool
     for note in answer.pop("notes"):
         click.echo(note, err=True)
     _answer(answer, as_json)
+
+
+@store.command("convert")
+@click.argument("source", metavar="A", type=click.Path(path_type=Path))
+@click.argument("out", metavar="B", type=click.Path(path_type=Path))
+@click.option("--backend", type=click.Choice(["zarr", "hdf5"]),
+              help="What B is; default: by its ending (.zarr, .h5, .hdf5), or as A.")
+@click.option("--encoding", "encodings", multiple=True, metavar="ARRAY=NAME",
+              help="Another encoding for an array, e.g. heatmap=u8-sqrt-sparse; may be repeated.")
+@click.option("--shard-views", type=click.IntRange(min=1), help="Views per file; default: as A.")
+@as_json
+def store_convert(source: Path, out: Path, backend: str | None, encodings: tuple[str, ...], shard_views: int | None,
+                  as_json: bool) -> None:
+    """Write the store A again as B, in another backend or other encodings, and check every byte of B."""
+    from pipeline.cli.store import convert
+
+    _answer(convert(source, out, backend=backend, encodings=encodings, shard_views=shard_views), as_json)
 
 
 def _answer(answer: Any, as_json: bool, lines: Callable[[Any], list[str]] | None = None) -> None:

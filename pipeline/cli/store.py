@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from pipeline.params import Params
 
 SHOWN = 20  # problems that people are shown
+#: The backend that a name's ending asks for.
+ENDINGS = {".zarr": "zarr", ".h5": "hdf5", ".hdf5": "hdf5"}
 #: What `compare` lets pass: share of the loss, cosine of the gradients, points of AP.
 MOST_LOSS, LEAST_COSINE, MOST_AP = 0.01, 0.999, 0.1
 
@@ -25,14 +27,14 @@ def info(path: Path) -> dict[str, Any]:
     """
     try:
         store = open_store(path)
-        manifest, spec, views = store.manifest, store.spec, len(store)
+        manifest, spec, views, complete = store.manifest, store.spec, len(store), True
     except IncompleteStore:
         if not (path / manifests.WORK / manifests.BEGUN).is_file():
             raise
         spec = manifests.load_begun(path)
         done = finished(path / manifests.WORK, path, spec)
         manifest = manifests.build(spec, list(done.values()), {}, {})
-        views = sum(len(spec.shard_range(shard)) for shard in done)
+        views, complete = sum(len(spec.shard_range(shard)) for shard in done), False
     written, arrays = manifest["counts"]["bytes"], {}
     for array in spec.arrays:
         about = manifest["arrays"][array.name]
@@ -41,7 +43,7 @@ def info(path: Path) -> dict[str, Any]:
             "bytes": about["bytes"], "bytes_per_view": round(about["bytes"] / max(views, 1)), "error": about["error"],
         }
     return {
-        "path": str(path), "complete": bool(manifest["files"]), "views": spec.views, "shards": spec.shards,
+        "path": str(path), "backend": spec.backend, "complete": complete, "views": spec.views, "shards": spec.shards,
         "shards_written": len(manifest["shards"]), "shard_views": spec.shard_views,
         "bytes": written, "bytes_per_view": round(written / max(views, 1)),
         "fingerprint": spec.fingerprint, "arrays": arrays, "identity": dict(spec.identity),
@@ -53,7 +55,7 @@ def info_lines(answer: Mapping[str, Any]) -> list[str]:
     """`info` for people."""
     shards = f"{answer['shards_written']:,} of {answer['shards']:,} shards"
     lines = [
-        f"path: {answer['path']}",
+        f"path: {answer['path']} ({answer['backend']})",
         f"complete: {'yes' if answer['complete'] else 'no'}, {shards} of {answer['shard_views']:,} views",
         f"views: {answer['views']:,}",
         f"bytes: {_size(answer['bytes'])}, {_size(answer['bytes_per_view'])} per view",
@@ -169,6 +171,38 @@ def show(params: "Params", path: Path, view: str, out: Path) -> dict[str, Any]:
     image, number = recorded.view(row)[:2]
     return {"picture": str(out), "view": row, "image": data.records(recorded.split)[image].id, "number": number,
             "seen": seen, "notes": notes}
+
+
+def convert(source: Path, out: Path, *, backend: str | None, encodings: Iterable[str],
+            shard_views: int | None) -> dict[str, Any]:
+    """Writes a store again and checks it; says what was written and what that takes.
+
+    Args:
+        backend: of the new store; None goes by the ending of `out`.
+        encodings: "ARRAY=NAME" of those that change.
+
+    Raises:
+        UserError: an encoding is not given as ARRAY=NAME.
+        StoreError: as of `storage.convert`.
+    """
+    from pipeline.errors import UserError
+    from pipeline.inform import progress_bar
+    from storage import convert
+
+    chosen = {}
+    for given in encodings:
+        array, equals, name = given.partition("=")
+        if not (array and equals and name):
+            raise UserError(f"--encoding {given!r}: expected ARRAY=NAME, e.g. heatmap=u8-sqrt-sparse.")
+        chosen[array] = name
+    store = open_store(source)
+    with progress_bar("store convert") as progress:
+        manifest = convert(store, out, backend=backend or ENDINGS.get(out.suffix), encodings=chosen,
+                           shard_views=shard_views, progress=progress)
+    counts = manifest["counts"]
+    return {"path": str(out), "backend": manifest["spec"]["backend"], "views": counts["views"],
+            "bytes": counts["bytes"], "bytes_before": store.manifest["counts"]["bytes"],
+            "fingerprint": manifest["fingerprint"], "same_content": manifest["fingerprint"] == store.fingerprint}
 
 
 def ranges(numbers: Iterable[int]) -> list[str]:

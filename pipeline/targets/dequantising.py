@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pipeline.errors import unknown
+from storage import codec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +29,7 @@ def dequantise(codes: "Tensor", array: "ArraySpec") -> "Tensor":
     Raises:
         UserError: the encoding is not known here.
     """
-    kind = array.encoding.rpartition("+")[2]
+    kind = codec(array.encoding)
     if kind in AS_THEY_ARE:
         return codes.float()
     if kind in ROOTS:

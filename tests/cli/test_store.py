@@ -105,3 +105,41 @@ def test_what_is_no_store_is_one_line(tmp_path, command):
 def test_neighbours_are_joined():
     assert ranges([4, 5, 6, 7, 12]) == ["4-7", "12"]
     assert ranges([]) == []
+
+
+def test_convert_goes_both_ways_and_says_what_it_wrote(write, tmp_path):
+    path = write()
+    there = json.loads(run("convert", path, tmp_path / "t.h5", "--json").stdout)
+    assert (there["backend"], there["views"], there["same_content"]) == ("hdf5", 11, True)
+    assert json.loads(run("info", tmp_path / "t.h5", "--json").stdout)["backend"] == "hdf5"
+    assert run("verify", tmp_path / "t.h5").exit_code == 0
+    back = json.loads(run("convert", tmp_path / "t.h5", tmp_path / "u", "--backend", "zarr", "--json").stdout)
+    assert (back["backend"], back["fingerprint"]) == ("zarr", there["fingerprint"])
+    assert (tmp_path / "u/heatmap/c.1.0.0.0").read_bytes() == (path / "heatmap/c.1.0.0.0").read_bytes()
+
+
+def test_convert_to_another_encoding_has_a_fingerprint_of_its_own(write, tmp_path):
+    path = write([0, 1, 2])
+    create_store(path, SPEC).finish()
+    answer = run("convert", path, tmp_path / "u.zarr", "--encoding", "heatmap=u8-sqrt", "--json")
+    assert answer.exit_code == 1
+    assert "u8-sqrt stores probabilities" in answer.stderr  # these maps are 0 to 10
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--encoding", "heatmap"], "--encoding 'heatmap': expected ARRAY=NAME"),
+    (["--encoding", "heat=u8-sqrt"], "array 'heat' is not in this store; it has heatmap, record"),
+    (["--encoding", "record=u8-sqrt"], "has no other encoding"),
+])
+def test_convert_refuses_in_one_line(write, tmp_path, options, message):
+    result = run("convert", write(), tmp_path / "u.zarr", *options)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "u.zarr/manifest.json").exists()
+
+
+def test_convert_refuses_an_unfinished_store(write, tmp_path):
+    result = run("convert", write([1]), tmp_path / "u.h5")
+    assert result.exit_code == 1
+    assert "1 of 3 shards are written" in result.stderr
