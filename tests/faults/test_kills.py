@@ -54,13 +54,13 @@ def views_in_finished_shards(path):
     return sum(len(begun.shard_range(shard)) for shard in finished(path / manifest.WORK, path, begun))
 
 
-@pytest.mark.parametrize("do", ["dump", "ensemble"])
+@pytest.mark.parametrize("do", ["dump", "ensemble", "convert"])
 def test_a_killed_writer_is_resumed_to_the_same_bytes(serve, times, counted, tmp_path, do):
     random.seed(do)
     whole = serve(do, tmp_path / "whole")
     expected, spec = contents(tmp_path / "whole"), storage.begun(tmp_path / "whole")
     assert whole["views"] == spec.views
-    name, between = {"dump": "a dump", "ensemble": "an ensemble build"}[do], 0
+    name, between = {"dump": "a dump", "ensemble": "an ensemble build", "convert": "a conversion"}[do], 0
     with counted(f"`kill -9` of {name}, resumed to the same bytes") as tally:
         while tally.times < times(5, 50):
             out, moment = tmp_path / "out", random.uniform(0, whole["seconds"])

@@ -1,8 +1,8 @@
 """A server of processes to be killed: `victims.py FOLDER` reads one job per line of JSON and answers each with one.
 
-A job is {"do": "dump" | "ensemble", "out": path, "kill": seconds or null}. It runs in a fork of this process, which has
-imported everything, so that it starts within milliseconds. The answer says how it ended, how many seconds it took, how
-many views it computed and how often it studied a sample: {"killed", "seconds", "views", "samples"}.
+A job is {"do": "dump" | "ensemble" | "convert", "out": path, "kill": seconds or null}. It runs in a fork of this process,
+which has imported everything, so that it starts within milliseconds. The answer says how it ended, how many seconds it
+took, how many views it computed and how often it studied a sample: {"killed", "seconds", "views", "samples"}.
 """
 
 import json
@@ -24,7 +24,7 @@ from pipeline.ensemble import build_ensemble, building
 from pipeline.inference import dump
 from pipeline.models.hourglass import HourglassArch, HourglassDetector
 from pipeline.params import Dump, Encodings, Ensemble, Views
-from storage import open_store
+from storage import conversion, open_store
 
 IMAGES, SHARD_VIEWS = 24, 4
 TEACHERS = ("large", "small")
@@ -61,7 +61,7 @@ class Jobs:
         self.fabric = Fabric(accelerator="cpu", devices=1)
 
     def dump(self, out, seed=0):
-        encodings = Encodings(features="pca-4+pooled+u8-channel")
+        encodings = Encodings(wh_offset="exact-fp16", features="pca-4+pooled+u8-channel")
         params = Dump(batch=2, peaks=6, shard_views=SHARD_VIEWS, encodings=encodings)
         dump.dump_teacher(teacher(seed), self.data, self.views, out, params=params, teacher=TEACHERS[seed],
                           teacher_sha256=f"sha of {seed}", fabric=self.fabric)
@@ -69,6 +69,10 @@ class Jobs:
     def ensemble(self, out):
         stores = {name: open_store(self.folder / f"{name}.zarr") for name in TEACHERS}
         build_ensemble(stores, out, params=Ensemble(teachers=list(TEACHERS), threshold=0.1))
+
+    def convert(self, out):
+        source = open_store(self.folder / f"{TEACHERS[0]}.zarr")
+        conversion.convert(source, out, backend="hdf5", encodings={"wh_offset": "exact-fp16-sparse"})
 
 
 def count(counts, module, name, views):
@@ -87,6 +91,7 @@ def run(jobs, job):
     count(counts, dump, "outputs", lambda _, images, *rest: len(images))
     count(counts, dump, "study_sample", lambda *_: 1)
     count(counts, building, "merge_view", lambda *_: 1)
+    count(counts, conversion, "_converted", lambda *arguments: len(arguments[-1]))
     getattr(jobs, job["do"])(Path(job["out"]))
 
 
