@@ -1,8 +1,9 @@
 """A server of processes to be killed: `victims.py FOLDER` reads one job per line of JSON and answers each with one.
 
-A job is {"do": "dump" | "ensemble" | "convert", "out": path, "kill": seconds or null}. It runs in a fork of this process,
-which has imported everything, so that it starts within milliseconds. The answer says how it ended, how many seconds it
-took, how many views it computed and how often it studied a sample: {"killed", "seconds", "views", "samples"}.
+A job is {"do": "dump" | "ensemble" | "convert", "out": path, "kill": seconds or null}. It runs in a fork of this
+process, which has imported everything, so that it starts within milliseconds. The answer says how it ended, how many
+seconds it took, how many views it computed and how often it studied a sample: {"killed", "seconds", "views",
+"samples"}.
 """
 
 import json

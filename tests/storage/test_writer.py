@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ import pytest
 import storage
 from storage import CorruptStore, FormatError, IncompleteStore, StoreError, files
 from storage.manifest import render
+from storage.spec import BACKENDS
 
 SCRIPT = Path(__file__).with_name("writer_process.py")
+VIEWS, SHARD_VIEWS = 24, 2  # of what that script writes
 
 
 def start(*arguments: object) -> "subprocess.Popen[str]":
@@ -102,19 +105,59 @@ def test_a_full_disk_leaves_nothing_that_looks_whole(tmp_path: Path, spec, rows,
         assert storage.verify(path).ok, storage.verify(path).problems
 
 
-def test_a_small_disk_names_the_file_that_did_not_fit(tmp_path: Path, make_spec, make_rows, write):
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 256 kB."""
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(tmp_path)], check=False,
                              capture_output=True)
     if mounted.returncode:
         pytest.skip("this machine lets us mount no tmpfs")
-    try:
-        spec = make_spec(1000, 200)
-        with pytest.raises(OSError, match=r"No space left.*partial") as caught:
-            write(storage.create_store(tmp_path / "s", spec), make_rows(spec))
-        assert caught.value.errno == errno.ENOSPC
-        assert not list(tmp_path.rglob("*.partial"))
-    finally:
-        subprocess.run(["umount", "-l", str(tmp_path)], check=True)  # the error still holds a journal
+    yield tmp_path
+    subprocess.run(["umount", "-l", str(tmp_path)], check=True)  # an error may still hold a journal
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_small_disk_names_the_file_that_did_not_fit(small_disk: Path, make_spec, make_rows, write):
+    spec = make_spec(1000, 200)
+    with pytest.raises(OSError, match=r"No space left.*partial") as caught:
+        write(storage.create_store(small_disk / "s", spec), make_rows(spec))
+    assert caught.value.errno == errno.ENOSPC
+    assert not list(small_disk.rglob("*.partial"))
+
+
+def test_a_read_only_disk_names_what_cannot_be_written(small_disk: Path, spec, rows, write):
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(OSError, match=rf"Read-only file system.*{small_disk}"):
+        storage.create_store(small_disk / "s", spec)
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    writer = storage.create_store(small_disk / "s", spec)
+    write(writer, rows, [0])
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=False)
+    with pytest.raises(IncompleteStore, match="1 of 3 shards"):
+        storage.open_store(small_disk / "s")
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    write(writer, rows)
+    writer.finish()
+    assert storage.verify(small_disk / "s").ok
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_two_writers_write_while_eight_readers_read(tmp_path: Path, make_spec, make_rows, write, backend: str):
+    spec = make_spec(VIEWS, SHARD_VIEWS)
+    writer = storage.create_store(tmp_path / "old", spec)
+    write(writer, make_rows(spec))
+    writer.finish()
+    readers = [start("read", tmp_path / "old", tmp_path / "new", seed, backend) for seed in range(8)]
+    for reader in readers:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "ready\n"
+    writers = [start("write", tmp_path / "new", backend) for _ in range(2)]
+    assert [process.wait(60) for process in writers] == [0, 0]
+    said = [process.communicate(timeout=60)[0] for process in readers]
+    assert [process.returncode for process in readers] == [0] * 8
+    assert all(int(batches) > 0 for batches in said)
+    assert sum(len(process.communicate()[0].split()) - 1 for process in writers) == spec.shards
+    assert storage.verify(tmp_path / "new").ok
 
 
 def test_leftovers_of_a_killed_writer_are_gone_at_the_end(tmp_path: Path, spec, rows, write):

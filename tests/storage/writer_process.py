@@ -1,6 +1,8 @@
-"""A writer in a process of its own, to be killed: `writer_process.py write PATH | hold PATH SHARD | crash PATH`.
+"""A writer in a process of its own, to be killed: `writer_process.py write PATH [BACKEND] | read PATH OTHER SEED BACKEND | hold PATH
+SHARD | crash PATH`.
 
 write: writes what is pending, one line per finished shard; finishes when nothing is left.
+read: checks random batches of a finished store until another one is finished too; prints how many.
 hold: claims a shard, forks a child that outlives it, prints both pids and waits.
 crash: writes the store again and again, each time dying at the next system call that matters, and
     checks each time that the resumed store is the undisturbed one.
@@ -22,8 +24,8 @@ VIEWS, SHARD_VIEWS = 24, 2
 os.fsync = lambda _: None  # a kill does not lose what the kernel has, and a busy disk is slow
 
 
-def write(path: Path) -> None:
-    spec = make_spec(VIEWS, SHARD_VIEWS)
+def write(path: Path, backend: str = "zarr") -> None:
+    spec = make_spec(VIEWS, SHARD_VIEWS, backend=backend)
     rows = make_rows(spec)
     writer = storage.create_store(path, spec)
     print("ready", flush=True)
@@ -38,8 +40,21 @@ def write(path: Path) -> None:
         writer.finish()
 
 
-def hold(path: Path, shard: int) -> None:
-    claim = storage.create_store(path, make_spec(VIEWS, SHARD_VIEWS)).claim(shard)
+def read(path: Path, other: str, seed: str, backend: str) -> None:
+    rows = make_rows(make_spec(VIEWS, SHARD_VIEWS, backend=backend))
+    random, batches = np.random.default_rng(int(seed)), 0
+    store = storage.open_store(path)
+    print("ready", flush=True)
+    while not Path(other, "manifest.json").exists():
+        views = random.integers(0, VIEWS, 8)
+        for name, codes in rows.items():
+            assert np.array_equal(store.read(name, views), codes[views]), name
+        batches += 1
+    print(batches)
+
+
+def hold(path: Path, shard: str) -> None:
+    claim = storage.create_store(path, make_spec(VIEWS, SHARD_VIEWS)).claim(int(shard))
     assert claim is not None
     with claim:
         child = os.fork()
@@ -104,4 +119,4 @@ def _die_at(count: int) -> None:
 
 
 if __name__ == "__main__":
-    {"write": write, "hold": hold, "crash": crash}[sys.argv[1]](Path(sys.argv[2]), *map(int, sys.argv[3:]))
+    {"write": write, "read": read, "hold": hold, "crash": crash}[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])
