@@ -1,5 +1,6 @@
-"""A writer in a process of its own, to be killed: `writer_process.py write PATH [BACKEND] | read PATH OTHER SEED BACKEND | hold PATH
-SHARD | crash PATH`.
+"""Writers and readers in processes of their own, some to be killed.
+
+    writer_process.py write PATH [BACKEND] | read PATH OTHER SEED BACKEND | hold PATH SHARD | crash PATH
 
 write: writes what is pending, one line per finished shard; finishes when nothing is left.
 read: checks random batches of a finished store until another one is finished too; prints how many.
