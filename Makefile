@@ -38,9 +38,10 @@ lint: setup ## what pre-commit runs
 	mypy
 	lint-imports
 
-bench: bench-loop bench-line ## all benchmarks
+bench: bench-loop bench-store bench-line bench-encodings ## all benchmarks (VOC=<any VOC folder> for those that need one)
 
 bench-%: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	python benchmarks/$*.py
 
 clean: ## delete the work folders of stages (not the results)
