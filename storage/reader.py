@@ -3,7 +3,7 @@
 import math
 import os
 import resource
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from storage.layout import shard_key
 from storage.manifest import Manifest
 from storage.shards import Index, ShardFile, shard_tag
 from storage.spec import ArraySpec, StoreSpec, differences
+from storage.threads import in_parts
 
 
 def open_store(path: str | os.PathLike[str], expect: Mapping[str, Any] | None = None) -> Store:
@@ -128,14 +129,18 @@ class ZarrStore(LocalStore):
     def _fill(self, array: ArraySpec, rows: list[int], out: Array) -> None:
         flat = out.reshape(len(rows), math.prod(array.shape))
         decompress = encoding_of(array.encoding).compressor.decompress
-        for row, view in enumerate(rows):
-            shard, slot = divmod(view, self.spec.shard_views)
-            file, index = self._shard(array.name, shard)
-            offset, nbytes = index[slot].tolist()
-            try:
-                decompress(file.read_chunk(offset, nbytes), flat[row])
-            except CorruptStore as error:
-                raise CorruptStore(f"{file.path}: view {view} {error}") from None
+
+        def decode(part: Sequence[tuple[int, int]]) -> None:
+            for row, view in part:
+                shard, slot = divmod(view, self.spec.shard_views)
+                file, index = self._shard(array.name, shard)
+                offset, nbytes = index[slot].tolist()
+                try:
+                    decompress(file.read_chunk(offset, nbytes), flat[row])
+                except CorruptStore as error:
+                    raise CorruptStore(f"{file.path}: view {view} {error}") from None
+
+        in_parts(decode, list(enumerate(rows)), out.nbytes)
 
 
 def _rows(indices: Indices, views: int, path: Path) -> list[int]:

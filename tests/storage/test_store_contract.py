@@ -303,3 +303,12 @@ class TestHdf5Store(StoreContract):
     @pytest.fixture
     def backend(self) -> str:
         return "hdf5"
+
+
+class TestZarrStoreInParts(StoreContract):
+    """Every batch is decoded by several threads."""
+
+    @pytest.fixture(autouse=True)
+    def _small_parts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("storage.threads.LEAST_BYTES", 0)
+        monkeypatch.setattr("storage.threads.THREADS", 3)
