@@ -116,7 +116,7 @@ def _compare(teacher: "Detector", student: "Detector", loss: "DistillationLoss",
     from pipeline.inference.prediction import inference, predict
     from pipeline.inference.rendering import rendered
     from pipeline.inference.sampling import reduce_features
-    from pipeline.models import decode_detections, find_peaks, peaks_to_boxes, preprocess
+    from pipeline.models import find_peaks, preprocess
     from pipeline.targets.dequantising import dequantise
 
     identity, fidelity, done = store.spec.identity, Fidelity(loss.to(device), len(data.classes)), 0
@@ -136,12 +136,8 @@ def _compare(teacher: "Detector", student: "Detector", loss: "DistillationLoss",
             fidelity.add_targets(student(preprocess(pixels, student.config))[-1],
                                  TeacherTargets(live.heatmap, peaks, exact),
                                  TeacherTargets(kept["heatmap"], kept["peaks"], stored))
-            boxes = peaks_to_boxes(peaks, live.heatmap.shape[-1])
-            again = decode_detections(kept["heatmap"], kept["wh_offset"][:, :2], kept["wh_offset"][:, 2:],
-                                      identity["peaks"])
-            scale = torch.tensor([identity["stride"]] * 4 + [1, 1], device=device)
-            fidelity.add_boxes((boxes * scale).cpu().numpy(), (again * scale).cpu().numpy(),
-                               [recorded.boxes(row) for row in some])
+            fidelity.add_maps(peaks, kept["heatmap"], kept["wh_offset"], identity["stride"],
+                              [recorded.boxes(row) for row in some])
             done += len(some)
             progress(done, len(rows), "views")
     return fidelity.result()

@@ -8,6 +8,7 @@ import torch
 
 from pipeline.evaluation.metrics import TO_VOC, mean_percent
 from pipeline.evaluation.voc import voc_ap
+from pipeline.models import decode_detections, peaks_to_boxes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,37 +20,33 @@ if TYPE_CHECKING:
     from pipeline.outputs import DenseOutputs
 
 
-class Fidelity:
-    """Compares exact and stored targets of views, batch by batch.
+class BoxFidelity:
+    """Compares the boxes of views as a teacher says them and as its stored maps give them, batch by batch.
 
     Args:
-        loss: (list of DenseOutputs, TeacherTargets) -> named scalars, as `DistillationLoss`.
         classes: how many.
     """
 
-    def __init__(self, loss: "nn.Module", classes: int) -> None:
-        self.loss, self.classes = loss, classes
-        self._losses = np.zeros(2)  # exact, stored
-        self._products = np.zeros(3)  # exact·exact, exact·stored, stored·stored
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
         self._objects: list[NDArray[np.float64]] = []
         self._found: tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]] = ([], [])
 
-    def add_targets(self, student: "DenseOutputs", exact: "TeacherTargets", stored: "TeacherTargets") -> None:
-        """Adds a batch to the loss and to its gradient, which is taken at the student's outputs."""
-        one, other = self._gradient(student, exact), self._gradient(student, stored)
-        self._losses += one[0], other[0]
-        self._products += float(one[1] @ one[1]), float(one[1] @ other[1]), float(other[1] @ other[1])
+    def add_maps(self, peaks: "Tensor", heatmap: "Tensor", wh_offset: "Tensor", stride: int,
+                 objects: "Sequence[NDArray[np.float32]]") -> None:
+        """Adds a batch to the AP.
 
-    def _gradient(self, student: "DenseOutputs", targets: "TeacherTargets") -> "tuple[float, Tensor]":
-        with torch.inference_mode(False), torch.enable_grad():  # what was made in inference mode is copied out of it
-            leaves = type(student)(*(part.float().clone().requires_grad_() for part in student))
-            targets = type(targets)(targets.heatmap.clone(), targets.peaks.clone(),
-                                    {name: part.clone() for name, part in targets.features.items()})
-            total = torch.stack(list(self.loss([leaves], targets).values())).sum()
-            gradients = torch.autograd.grad(total, leaves, allow_unused=True)
-        # In double precision: a cosine near 1 is a difference of large numbers.
-        flat = [gradient.flatten().double() for gradient in gradients if gradient is not None]
-        return float(total.detach()), torch.cat(flat)
+        Args:
+            peaks: (B, K, 7) that the teacher says, from `find_peaks`.
+            heatmap: (B, C, h, w) probabilities, as they were stored.
+            wh_offset: (B, 4, h, w) in cells, as they were stored.
+            stride: pixels per cell.
+            objects: as for `add_boxes`, in pixels.
+        """
+        exact = peaks_to_boxes(peaks, heatmap.shape[-1])
+        stored = decode_detections(heatmap, wh_offset[:, :2], wh_offset[:, 2:], peaks.shape[1])
+        scale = exact.new_tensor([stride] * 4 + [1, 1])
+        self.add_boxes((exact * scale).cpu().numpy(), (stored * scale).cpu().numpy(), objects)
 
     def add_boxes(self, exact: "NDArray[np.float32]", stored: "NDArray[np.float32]",
                   objects: "Sequence[NDArray[np.float32]]") -> None:
@@ -73,17 +70,56 @@ class Fidelity:
         """What was found.
 
         Returns:
-            {"loss_difference": share of the exact loss, "gradient_cosine": between both gradients, "ap_exact",
-            "ap_stored": VOC area AP in percent over the views, "ap_difference": in points}; the last three
-            are None where no object counts.
+            {"ap_exact", "ap_stored": VOC area AP in percent over the views, "ap_difference": in points}; None
+            where no object counts.
+        """
+        truth = np.concatenate(self._objects)
+        ap = [mean_percent(voc_ap(np.concatenate(rows), truth, self.classes)) for rows in self._found]
+        return {"ap_exact": ap[0], "ap_stored": ap[1],
+                "ap_difference": None if ap[0] is None or ap[1] is None else abs(ap[1] - ap[0])}
+
+
+class Fidelity(BoxFidelity):
+    """Compares exact and stored targets of views, batch by batch: the loss and its gradient, and the boxes.
+
+    Args:
+        loss: (list of DenseOutputs, TeacherTargets) -> named scalars, as `DistillationLoss`.
+        classes: how many.
+    """
+
+    def __init__(self, loss: "nn.Module", classes: int) -> None:
+        super().__init__(classes)
+        self.loss = loss
+        self._losses = np.zeros(2)  # exact, stored
+        self._products = np.zeros(3)  # exact·exact, exact·stored, stored·stored
+
+    def add_targets(self, student: "DenseOutputs", exact: "TeacherTargets", stored: "TeacherTargets") -> None:
+        """Adds a batch to the loss and to its gradient, which is taken at the student's outputs."""
+        one, other = self._gradient(student, exact), self._gradient(student, stored)
+        self._losses += one[0], other[0]
+        self._products += float(one[1] @ one[1]), float(one[1] @ other[1]), float(other[1] @ other[1])
+
+    def _gradient(self, student: "DenseOutputs", targets: "TeacherTargets") -> "tuple[float, Tensor]":
+        with torch.inference_mode(False), torch.enable_grad():  # what was made in inference mode is copied out of it
+            leaves = type(student)(*(part.float().clone().requires_grad_() for part in student))
+            targets = type(targets)(targets.heatmap.clone(), targets.peaks.clone(),
+                                    {name: part.clone() for name, part in targets.features.items()})
+            total = torch.stack(list(self.loss([leaves], targets).values())).sum()
+            gradients = torch.autograd.grad(total, leaves, allow_unused=True)
+        # In double precision: a cosine near 1 is a difference of large numbers.
+        flat = [gradient.flatten().double() for gradient in gradients if gradient is not None]
+        return float(total.detach()), torch.cat(flat)
+
+    def result(self) -> dict[str, float | None]:
+        """What was found.
+
+        Returns:
+            {"loss_difference": share of the exact loss, "gradient_cosine": between both gradients} and the boxes' AP.
         """
         exact, stored = self._losses.tolist()
         aa, ab, bb = self._products.tolist()
-        truth = np.concatenate(self._objects)
-        ap = [mean_percent(voc_ap(np.concatenate(rows), truth, self.classes)) for rows in self._found]
         return {
             "loss_difference": abs(stored - exact) / exact if exact else float(stored != exact),
             "gradient_cosine": ab / math.sqrt(aa * bb) if aa and bb else float(aa == bb),
-            "ap_exact": ap[0], "ap_stored": ap[1],
-            "ap_difference": None if ap[0] is None or ap[1] is None else abs(ap[1] - ap[0]),
+            **super().result(),
         }

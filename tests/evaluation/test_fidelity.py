@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from pipeline.distillation import DistillationLoss, TeacherTargets
-from pipeline.evaluation.fidelity import Fidelity
+from pipeline.evaluation.fidelity import BoxFidelity, Fidelity
 from pipeline.models import find_peaks
 from pipeline.outputs import DenseOutputs
 
@@ -75,3 +75,15 @@ def test_without_objects_there_is_no_ap():
     compared.add_targets(student, targets(*maps), targets(*maps))
     compared.add_boxes(FOUND, FOUND, [np.empty((0, 6), np.float32)])
     assert compared.result()["ap_difference"] is None
+
+
+def test_boxes_are_decoded_from_the_stored_maps_in_pixels():
+    heatmap, wh, offset = torch.zeros(1, CLASSES, SIDE, SIDE), torch.zeros(1, 2, SIDE, SIDE), torch.zeros(1, 2, 8, 8)
+    heatmap[0, 0, 2, 2], heatmap[0, 1, 5, 5] = 0.9, 0.8  # the centres of BOX
+    wh[:] = 2
+    peaks = find_peaks(heatmap, wh, offset, 10)
+    kept, lost = BoxFidelity(CLASSES), BoxFidelity(CLASSES)
+    kept.add_maps(peaks, heatmap, torch.cat([wh, offset], 1), 4, [BOX * [4, 4, 4, 4, 1, 1]])
+    lost.add_maps(peaks, heatmap, torch.cat([wh * 0.5, offset], 1), 4, [BOX * [4, 4, 4, 4, 1, 1]])
+    assert kept.result() == {"ap_exact": 100, "ap_stored": 100, "ap_difference": 0}
+    assert lost.result() == {"ap_exact": 100, "ap_stored": 0, "ap_difference": 100}
