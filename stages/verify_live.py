@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from storage import Store
 
 
-def run(params: "Params", path: Path, count: int, *, seed: int = 0) -> dict[str, Any]:
+def run(params: "Params", path: Path | str, count: int, *, seed: int = 0) -> dict[str, Any]:
     """Compares `count` random views of a store with what its teacher says of them now.
 
     The loss is that of the first of `distill.recipes` with this teacher alone or, without one, the default W; its

@@ -17,7 +17,9 @@ class Store(Protocol):
     """A finished store, open for reading; it may be pickled, forked and used by several threads."""
 
     @property
-    def path(self) -> Path: ...
+    def path(self) -> Path | str:
+        """Its folder, or its URL where it is read from elsewhere."""
+        ...
 
     @property
     def spec(self) -> StoreSpec: ...
@@ -43,6 +45,7 @@ class Store(Protocol):
         Raises:
             IndexError: an index is outside of the store.
             CorruptStore: a view asked for is damaged or missing; names it. `out` is then undefined.
+            RemoteError: the store is elsewhere and cannot be read from there.
         """
         ...
 

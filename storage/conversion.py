@@ -12,6 +12,7 @@ from storage.base import Array, Store
 from storage.encodings import encode_views, encoding_of
 from storage.errors import CorruptStore, StoreError
 from storage.features import codec, fit_parameters, reduce, reduced_shape, reduction, sample_cells
+from storage.files import local_path
 from storage.manifest import Manifest, begun
 from storage.reader import open_store
 from storage.spec import ArraySpec, StoreSpec
@@ -54,7 +55,7 @@ def convert(
             what was meant.
         CorruptStore: a view of the source is damaged; names it.
     """
-    path, start = Path(os.path.abspath(out)), time.perf_counter()
+    path, start = local_path(out), time.perf_counter()
     if path.exists() and path == source.path:
         raise StoreError(f"{path}: a store cannot be converted onto itself; name another path")
     changed = {name: encoding for name, encoding in (encodings or {}).items()

@@ -19,3 +19,7 @@ class FingerprintMismatch(StoreError):
 
 class CorruptStore(StoreError):
     """Bytes are missing, damaged or from elsewhere; names the file and the views it affects."""
+
+
+class RemoteError(StoreError):
+    """A store cannot be read from where it is, which says nothing about whether it is whole."""

@@ -6,8 +6,35 @@ import fcntl
 import os
 import weakref
 from pathlib import Path
+from typing import TypeGuard
 
 from storage.errors import StoreError
+
+
+def is_url(path: str | os.PathLike[str]) -> TypeGuard[str]:
+    """Whether this is an address for fsspec, e.g. `s3://bucket/x.zarr`, and not a local path."""
+    return isinstance(path, str) and "://" in path
+
+
+def local_path(path: str | os.PathLike[str]) -> Path:
+    """The absolute path of a store that is to be written.
+
+    Raises:
+        StoreError: it is a URL.
+    """
+    if is_url(path):
+        raise StoreError(f"{path}: a store is written to a local disk; name a path there, then copy its folder")
+    return Path(os.path.abspath(path))
+
+
+def read_start(file: Path, most: int) -> bytes | None:
+    """The first `most` bytes of a file, or all; None where there is no such file."""
+    try:
+        with open(file, "rb") as opened:
+            # So large a buffer as `most` is not taken for a small file.
+            return opened.read(min(os.fstat(opened.fileno()).st_size, most))
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
 
 
 def sync_folder(folder: Path) -> None:

@@ -7,7 +7,6 @@ a Zarr shard do. Everything else about a store, the manifest above all, does not
 
 import contextlib
 import os
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from storage.base import Array
 from storage.errors import CorruptStore
 from storage.layout import shard_key
 from storage.manifest import Manifest
-from storage.reader import LocalStore, descriptors
+from storage.reader import LocalStore, kept_open
 from storage.shards import Written, shard_tag
 from storage.spec import ArraySpec, StoreSpec
 
@@ -88,7 +87,7 @@ class Hdf5Store(LocalStore):
 
     def __init__(self, path: Path, manifest: Manifest, spec: StoreSpec) -> None:
         super().__init__(path, manifest, spec)
-        self._shard = lru_cache(descriptors())(self._open)
+        self._shard = kept_open(self._open)
 
     def _open(self, name: str, shard: int, _process: int) -> "h5py.Dataset":
         array, views = self.spec[name], self.spec.shard_range(shard)

@@ -7,11 +7,13 @@ of the rest, and it lists length and checksum of every other file.
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from storage.encodings import encoding_of
 from storage.errors import CorruptStore, FormatError, IncompleteStore, StoreError
+from storage.files import read_start
 from storage.journal import finished
 from storage.layout import documents
 from storage.spec import StoreSpec, fingerprint
@@ -21,7 +23,7 @@ VERSION = 1
 NAME = "manifest.json"
 WORK = ".writing"  # an unfinished store's journals, locks and temporary files
 BEGUN = "spec.json"
-_MAX_BYTES = 2**28
+MAX_BYTES = 2**28
 
 Manifest = dict[str, Any]
 
@@ -89,14 +91,25 @@ def load(path: Path) -> tuple[Manifest, StoreSpec]:
         FormatError: it is of another program, or of a newer version of this one.
         CorruptStore: it is damaged.
     """
-    file = path / NAME
+    raw = read_start(path / NAME, MAX_BYTES + 1)
+    if raw is None:
+        raise IncompleteStore(f"{path}: {_state(path)}")
+    return from_bytes(raw, str(path / NAME))
+
+
+def from_bytes(raw: bytes, file: str) -> tuple[Manifest, StoreSpec]:
+    """The manifest that `raw` is the text of.
+
+    Args:
+        file: where it was read, for messages.
+
+    Raises:
+        FormatError: it is of another program, or of a newer version of this one.
+        CorruptStore: it is damaged.
+    """
     try:
-        if file.stat().st_size > _MAX_BYTES:
-            raise CorruptStore(f"{file}: has more than {_MAX_BYTES} bytes")
-        raw = file.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        raise IncompleteStore(f"{path}: {_state(path)}") from None
-    try:
+        if len(raw) > MAX_BYTES:
+            raise CorruptStore(f"has more than {MAX_BYTES} bytes")
         manifest = _parse_checked(raw)
         spec = StoreSpec.from_json(manifest["spec"])
         _check(manifest, spec)
@@ -180,13 +193,17 @@ def _check(manifest: Manifest, spec: StoreSpec) -> None:
         if set(shard["arrays"]) != names or not isinstance(shard["origin"], str):
             raise CorruptStore("a shard does not list the arrays of the spec")
         for entry in shard["arrays"].values():
-            if type(entry["bytes"]) is not int or type(entry["crc32c"]) is not int:
+            if not _is_count(entry["bytes"]) or not _is_count(entry["crc32c"]):
                 raise CorruptStore("a shard's length or checksum is no whole number")
     if manifest["counts"] != _counts(spec, manifest["shards"]):
         raise CorruptStore("its counts are not those of its shards")
     if set(manifest["files"]) != set(documents(spec)) or any(
-            set(entry) != {"bytes", "sha256"} for entry in manifest["files"].values()):
+            set(entry) != {"bytes", "sha256"} or not _is_count(entry["bytes"]) for entry in manifest["files"].values()):
         raise CorruptStore("does not list the files beside the shards")
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
 
 
 def _counts(spec: StoreSpec, shards: list[dict[str, Any]]) -> dict[str, int]:
@@ -194,14 +211,18 @@ def _counts(spec: StoreSpec, shards: list[dict[str, Any]]) -> dict[str, int]:
             "bytes": sum(entry["bytes"] for shard in shards for entry in shard["arrays"].values())}
 
 
-def check_files(path: Path, manifest: Manifest) -> list[str]:
-    """What is wrong with the metadata files beside the manifest, one line each."""
+def check_files(where: str, manifest: Manifest, read: Callable[[str, int], bytes | None]) -> list[str]:
+    """What is wrong with the metadata files beside the manifest, one line each.
+
+    Args:
+        where: path or address of the store, for messages.
+        read: (name, most) -> the file's first `most` bytes, None where there is no such file.
+    """
     problems = []
     for name, entry in manifest["files"].items():
-        file = path / name
-        if not file.is_file():
-            problems.append(f"{file}: is missing")
-        elif (file.stat().st_size != entry["bytes"]
-              or hashlib.sha256(file.read_bytes()).hexdigest() != entry["sha256"]):
-            problems.append(f"{file}: was damaged or edited: its checksum does not fit")
+        data = read(name, min(entry["bytes"], MAX_BYTES) + 1)
+        if data is None:
+            problems.append(f"{where}/{name}: is missing")
+        elif len(data) != entry["bytes"] or hashlib.sha256(data).hexdigest() != entry["sha256"]:
+            problems.append(f"{where}/{name}: was damaged or edited: its checksum does not fit")
     return problems

@@ -1,12 +1,13 @@
-"""Reading a local store: one `pread` per array and view, straight into the batch."""
+"""Opening a store, and reading a local one: one `pread` per array and view, straight into the batch."""
 
 import math
 import os
 import resource
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, cast
+from weakref import WeakMethod
 
 import numpy as np
 
@@ -14,17 +15,22 @@ from storage import manifest as manifests
 from storage.base import Array, Indices, Store
 from storage.encodings import decode, encoding_of
 from storage.errors import CorruptStore, FingerprintMismatch
+from storage.files import is_url, read_start
 from storage.layout import shard_key
 from storage.manifest import Manifest
 from storage.shards import Index, ShardFile, shard_tag
 from storage.spec import ArraySpec, StoreSpec, differences
 from storage.threads import in_parts
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 
 def open_store(path: str | os.PathLike[str], expect: Mapping[str, Any] | None = None) -> Store:
     """Open a finished store.
 
     Args:
+        path: its folder, or a URL that fsspec knows, e.g. `s3://bucket/x.zarr`.
         expect: fields of the identity that have to be so, nested or with dotted keys.
 
     Raises:
@@ -32,18 +38,24 @@ def open_store(path: str | os.PathLike[str], expect: Mapping[str, Any] | None = 
         FingerprintMismatch: it was made from something else; names every differing field.
         FormatError: it is no store, or one of another format version.
         CorruptStore: its metadata is damaged.
+        RemoteError: it is elsewhere and cannot be read from there.
     """
+    store = open_unchecked(path)
+    if problems := store.check_files():
+        raise CorruptStore(problems[0])
+    if different := differences(store.spec.identity, expect or {}, both_ways=False):
+        raise FingerprintMismatch(f"{store.path}: this store was made from something else: {'; '.join(different)}")
+    return store
+
+
+def open_unchecked(path: str | os.PathLike[str]) -> "ShardedStore":
+    """A store of which nothing but the manifest was looked at; raises what `open_store` raises for that."""
+    if is_url(path):
+        from storage.remote import RemoteStore  # who has none need not wait for fsspec
+
+        return RemoteStore(path)
     path = Path(os.path.abspath(path))
     manifest, spec = manifests.load(path)
-    if problems := manifests.check_files(path, manifest):
-        raise CorruptStore(problems[0])
-    if different := differences(spec.identity, expect or {}, both_ways=False):
-        raise FingerprintMismatch(f"{path}: this store was made from something else: {'; '.join(different)}")
-    return store_of(path, manifest, spec)
-
-
-def store_of(path: Path, manifest: Manifest, spec: StoreSpec) -> "LocalStore":
-    """The store of a manifest that was checked."""
     if spec.backend == "zarr":
         return ZarrStore(path, manifest, spec)
     from storage.hdf5 import Hdf5Store  # who has no HDF5 store need not wait for h5py
@@ -51,7 +63,7 @@ def store_of(path: Path, manifest: Manifest, spec: StoreSpec) -> "LocalStore":
     return Hdf5Store(path, manifest, spec)
 
 
-def _reopen(path: Path, fingerprint: str) -> Store:
+def _reopen(path: Path | str, fingerprint: str) -> Store:
     store = open_store(path)
     if store.fingerprint != fingerprint:
         raise FingerprintMismatch(f"{path}: the store was replaced while it was in use: its fingerprint is "
@@ -59,10 +71,10 @@ def _reopen(path: Path, fingerprint: str) -> Store:
     return store
 
 
-class LocalStore:
-    """A store in a local folder; see `storage.base.Store`. A backend opens shards and fills rows from them."""
+class ShardedStore:
+    """A store of shards, wherever they lie; see `storage.base.Store`. A subclass knows where and fills rows."""
 
-    def __init__(self, path: Path, manifest: Manifest, spec: StoreSpec) -> None:
+    def __init__(self, path: Path | str, manifest: Manifest, spec: StoreSpec) -> None:
         self.path, self.manifest, self.spec = path, manifest, spec
 
     @property
@@ -94,13 +106,63 @@ class LocalStore:
         """Writes the codes of each of `rows` to its place in `out`."""
         raise NotImplementedError
 
+    def check_files(self) -> list[str]:
+        """What is wrong with the metadata files beside the manifest, one line each."""
+        return manifests.check_files(str(self.path), self.manifest, self._read_start)
+
+    def _read_start(self, name: str, most: int) -> bytes | None:
+        """The first `most` bytes of a file of the store; None where there is no such file."""
+        raise NotImplementedError
+
+    def checksum(self, array: str, shard: int) -> int:
+        """The crc32c of the whole file of a shard."""
+        raise NotImplementedError
+
+    def shard_path(self, array: ArraySpec, shard: int) -> str:
+        """Where a shard lies."""
+        return f"{self.path}/{shard_key(self.spec, array, shard)}"
+
+    def _shard_entry(self, array: ArraySpec, shard: int) -> tuple[int, bytes]:
+        """The bytes that a shard has by the manifest, and its tag."""
+        entry = self.manifest["shards"][shard]
+        return entry["arrays"][array.name]["bytes"], shard_tag(entry["origin"], array.name, shard)
+
+    def _bad_shard(self, array: ArraySpec, shard: int, what: Exception) -> CorruptStore:
+        views = self.spec.shard_range(shard)
+        return CorruptStore(f"{self.shard_path(array, shard)}: the shard of views {views.start} to {views[-1]} {what}")
+
     def decode(self, array: str, codes: Array) -> Array:
         return decode(self.spec[array], codes)
+
+
+class LocalStore(ShardedStore):
+    """A store in a local folder. A backend opens its shards."""
+
+    path: Path
+
+    def _read_start(self, name: str, most: int) -> bytes | None:
+        return read_start(self.path / name, most)
+
+    def checksum(self, array: str, shard: int) -> int:
+        spec = self.spec[array]
+        return ShardFile(self.shard_path(spec, shard), self._shard_entry(spec, shard)[0]).checksum()
 
 
 def descriptors() -> int:
     """Files that a store keeps open: several are open at once, and the process needs more for other things."""
     return max(4, min(128, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
+
+
+def kept_open(method: Callable[P, T]) -> Callable[P, T]:
+    """A method that opens a file, with its latest results kept; they go with the object that it belongs to."""
+    weak = WeakMethod(method)  # a reference in the cache would keep the files open until the next garbage collection
+
+    def call(*key: P.args, **named: P.kwargs) -> T:
+        bound = weak()
+        assert bound is not None, "the object is in use"
+        return bound(*key, **named)
+
+    return cast("Callable[P, T]", lru_cache(descriptors())(call))
 
 
 class ZarrStore(LocalStore):
@@ -109,21 +171,19 @@ class ZarrStore(LocalStore):
     def __init__(self, path: Path, manifest: Manifest, spec: StoreSpec) -> None:
         super().__init__(path, manifest, spec)
         self._indexes: dict[tuple[str, int], Index] = {}
-        self._shard = lru_cache(descriptors())(self._open)
+        self._shard = kept_open(self._open)
 
     def _open(self, name: str, shard: int) -> tuple[ShardFile, Index]:
         array, views = self.spec[name], self.spec.shard_range(shard)
-        entry = self.manifest["shards"][shard]
-        file = f"{self.path}/{shard_key(self.spec, array, shard)}"
+        size, tag = self._shard_entry(array, shard)
         try:
-            opened = ShardFile(file, entry["arrays"][name]["bytes"])
+            opened = ShardFile(self.shard_path(array, shard), size)
             index = self._indexes.get((name, shard))
             if index is None:
-                index = opened.read_index(shard_tag(entry["origin"], name, shard), array,
-                                          self.spec.shard_views, len(views))
+                index = opened.read_index(tag, array, self.spec.shard_views, len(views))
                 self._indexes[name, shard] = index
         except CorruptStore as error:
-            raise CorruptStore(f"{file}: the shard of views {views.start} to {views[-1]} {error}") from None
+            raise self._bad_shard(array, shard, error) from None
         return opened, index
 
     def _fill(self, array: ArraySpec, rows: list[int], out: Array) -> None:
@@ -143,7 +203,7 @@ class ZarrStore(LocalStore):
         in_parts(decode, list(enumerate(rows)), out.nbytes)
 
 
-def _rows(indices: Indices, views: int, path: Path) -> list[int]:
+def _rows(indices: Indices, views: int, path: Path | str) -> list[int]:
     rows = np.asarray(indices)
     if rows.size == 0:
         return []

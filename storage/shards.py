@@ -41,6 +41,58 @@ def shard_tag(origin: str, array: str, shard: int) -> bytes:
     return _MAGIC + hashlib.sha256(canonical([origin, array, shard]).encode()).digest()[:24]
 
 
+def index_bytes(slots: int) -> int:
+    """Bytes of the index at the end of a shard."""
+    return slots * 16 + 4
+
+
+def check_index(head: bytes, tail: bytes, size: int, tag: bytes, spec: ArraySpec, slots: int, views: int) -> Index:
+    """The (offset, bytes) of each of the first `views` slots; the chunks are within the file.
+
+    Args:
+        head: the first TAG_BYTES of the shard.
+        tail: its last `index_bytes(slots)`.
+        size: its bytes in all.
+        tag: that it has to have.
+
+    Raises:
+        CorruptStore: the shard is another store's, damaged, or made to mislead.
+    """
+    if size < TAG_BYTES + index_bytes(slots):
+        raise CorruptStore(f"has {size} bytes, too few for its index")
+    if head != tag:
+        raise CorruptStore("belongs to another store, array or place")
+    if len(tail) != index_bytes(slots) or crc32c(tail[:-4]) != struct.unpack("<I", tail[-4:])[0]:
+        raise CorruptStore("has a damaged index")
+    entries = np.frombuffer(tail, "<u8", slots * 2).reshape(slots, 2)
+    used = entries[:views]
+    largest = spec.nbytes + spec.nbytes // 64 + 1024  # no compressor adds more than that
+    if (entries[views:] != _ABSENT).any() or (used > size).any() or (used[:, 1] > largest).any():
+        raise CorruptStore("has an index that points outside of it")
+    ends = used.sum(axis=1)
+    order = np.argsort(used[:, 0])
+    if (used[order[0], 0] < TAG_BYTES or ends[order[-1]] > size - len(tail)
+            or (ends[order[:-1]] > used[order[1:], 0]).any()):
+        raise CorruptStore("has an index with overlapping chunks")
+    return used.astype(np.int64)
+
+
+def check_chunk(raw: bytes, nbytes: int) -> memoryview:
+    """The compressed codes of a view.
+
+    Args:
+        raw: what lies where the index says that its chunk is.
+        nbytes: that the chunk has by the index.
+
+    Raises:
+        CorruptStore: its checksum is wrong.
+    """
+    chunk = memoryview(raw)
+    if len(chunk) != nbytes or crc32c(chunk[:-4]) != int.from_bytes(chunk[-4:], "little"):
+        raise CorruptStore("fails its checksum")
+    return chunk[:-4]
+
+
 class ShardWriter:
     """Streams chunks into a temporary file; what it holds in memory is the index alone.
 
@@ -127,41 +179,14 @@ class ShardFile:
             os.close(self._fd)
 
     def read_index(self, tag: bytes, spec: ArraySpec, slots: int, views: int) -> Index:
-        """The (offset, bytes) of each of the first `views` slots; the chunks are within the file.
-
-        Raises:
-            CorruptStore: the shard is another store's, damaged, or made to mislead.
-        """
-        tail = slots * 16 + 4
-        if self._size < TAG_BYTES + tail:
-            raise CorruptStore(f"has {self._size} bytes, too few for its index")
-        if os.pread(self._fd, TAG_BYTES, 0) != tag:
-            raise CorruptStore("belongs to another store, array or place")
-        raw = os.pread(self._fd, tail, self._size - tail)
-        if crc32c(memoryview(raw)[:-4]) != struct.unpack("<I", raw[-4:])[0]:
-            raise CorruptStore("has a damaged index")
-        entries = np.frombuffer(raw, "<u8", slots * 2).reshape(slots, 2)
-        used = entries[:views]
-        largest = spec.nbytes + spec.nbytes // 64 + 1024  # no compressor adds more than that
-        if (entries[views:] != _ABSENT).any() or (used > self._size).any() or (used[:, 1] > largest).any():
-            raise CorruptStore("has an index that points outside of it")
-        ends = used.sum(axis=1)
-        order = np.argsort(used[:, 0])
-        if (used[order[0], 0] < TAG_BYTES or ends[order[-1]] > self._size - tail
-                or (ends[order[:-1]] > used[order[1:], 0]).any()):
-            raise CorruptStore("has an index with overlapping chunks")
-        return used.astype(np.int64)
+        """As `check_index`."""
+        tail = index_bytes(slots)
+        return check_index(os.pread(self._fd, TAG_BYTES, 0), os.pread(self._fd, tail, max(0, self._size - tail)),
+                           self._size, tag, spec, slots, views)
 
     def read_chunk(self, offset: int, nbytes: int) -> memoryview:
-        """The compressed codes of a view, checked.
-
-        Raises:
-            CorruptStore: their checksum is wrong.
-        """
-        raw = memoryview(os.pread(self._fd, nbytes, offset))
-        if len(raw) != nbytes or crc32c(raw[:-4]) != int.from_bytes(raw[-4:], "little"):
-            raise CorruptStore("fails its checksum")
-        return raw[:-4]
+        """As `check_chunk`."""
+        return check_chunk(os.pread(self._fd, nbytes, offset), nbytes)
 
     def checksum(self) -> int:
         """The crc32c of the whole file."""

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from storage import manifest as manifests
-from storage.errors import CorruptStore, StoreError
+from storage.errors import CorruptStore, RemoteError, StoreError
+from storage.files import is_url
 from storage.layout import documents, shard_key
 from storage.manifest import NAME
-from storage.reader import LocalStore, store_of
-from storage.shards import ShardFile
-from storage.spec import StoreSpec
+from storage.reader import LocalStore, ShardedStore, open_unchecked
+from storage.spec import ArraySpec, StoreSpec
+
+#: Views that are read at once, for each request to a server takes its time; fewer where they are large.
+_VIEWS, _BYTES = 64, 2**26
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Report:
         fingerprint: of the store, "" where the manifest cannot be read.
     """
 
-    path: Path
+    path: Path | str
     problems: list[str]
     bad_views: list[int]
     views: int = 0
@@ -40,38 +42,47 @@ class Report:
 
 
 def verify(path: str | os.PathLike[str]) -> Report:
-    """Check the manifest, the metadata, and of every shard length, checksums and each view."""
-    path = Path(os.path.abspath(path))
+    """Check the manifest, the metadata, and of every shard length, checksums and each view.
+
+    Raises:
+        RemoteError: the store is elsewhere and cannot be read from there.
+    """
     try:
-        manifest, spec = manifests.load(path)
+        store = open_unchecked(path)
+    except RemoteError:
+        raise
     except StoreError as error:
-        return Report(path, [str(error)], [])
-    problems = manifests.check_files(path, manifest)
-    problems += [f"{path / name}: does not belong to the store" for name in _strangers(path, spec)]
-    store, bad = store_of(path, manifest, spec), set[int]()
-    for shard, entry in enumerate(manifest["shards"]):
+        return Report(path if is_url(path) else Path(os.path.abspath(path)), [str(error)], [])
+    spec, bad, problems = store.spec, set[int](), store.check_files()
+    if isinstance(store, LocalStore):  # elsewhere not every server lists its files
+        problems += [f"{store.path / name}: does not belong to the store" for name in _strangers(store.path, spec)]
+    for shard, entry in enumerate(store.manifest["shards"]):
         for array in spec.arrays:
-            found = _check_shard(store, array.name, shard, bad)
-            if not found:  # the views are sound; so are tag and index, but not what lies between
-                file = f"{path}/{shard_key(spec, array, shard)}"
-                expected = entry["arrays"][array.name]
-                if ShardFile(file, expected["bytes"]).checksum() != expected["crc32c"]:
-                    found = [f"{file}: the checksum of the file is wrong, that of every view is right"]
+            found = _check_shard(store, array, shard, bad)
+            # The views are sound; so are tag and index, but not what lies between.
+            if not found and store.checksum(array.name, shard) != entry["arrays"][array.name]["crc32c"]:
+                found = [f"{store.shard_path(array, shard)}: the checksum of the file is wrong, that of every view is "
+                         "right"]
             problems += found
-    return Report(path, problems, sorted(bad), spec.views, manifest["counts"]["bytes"], spec.fingerprint)
+    return Report(store.path, problems, sorted(bad), spec.views, store.manifest["counts"]["bytes"], spec.fingerprint)
 
 
-def _check_shard(store: LocalStore, array: str, shard: int, bad: set[int]) -> list[str]:
+def _check_shard(store: ShardedStore, array: ArraySpec, shard: int, bad: set[int]) -> list[str]:
     problems: list[str] = []
-    spec, views = store.spec[array], store.spec.shard_range(shard)
-    row = np.empty((1, *spec.shape), spec.code_dtype)
-    for view in views:
+    views, step = store.spec.shard_range(shard), max(1, min(_VIEWS, _BYTES // array.nbytes))
+    rows = np.empty((step, *array.shape), array.code_dtype)
+    for start in views[::step]:
+        some = views[start - views.start :][:step]
         try:
-            store.read(array, [view], row)
-        except (CorruptStore, OSError) as error:
-            bad.add(view)
-            if str(error) not in problems:  # a shard that cannot be opened says so once
-                problems.append(str(error))
+            store.read(array.name, some, rows[: len(some)])
+        except (CorruptStore, OSError):
+            for view in some:
+                try:
+                    store.read(array.name, [view], rows[:1])
+                except (CorruptStore, OSError) as error:
+                    bad.add(view)
+                    if str(error) not in problems:  # a shard that cannot be opened says so once
+                        problems.append(str(error))
     return problems
 
 

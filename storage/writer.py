@@ -14,7 +14,7 @@ import numpy as np
 from storage import manifest as manifests
 from storage.encodings import encode_views, encoding_of
 from storage.errors import FingerprintMismatch, IncompleteStore, StoreError
-from storage.files import Lock, sync_folder, write_whole
+from storage.files import Lock, local_path, sync_folder, write_whole
 from storage.journal import Journal, finished
 from storage.layout import documents, shard_key
 from storage.manifest import BEGUN, NAME, WORK, Manifest
@@ -33,10 +33,10 @@ def create_store(path: str | os.PathLike[str], spec: StoreSpec) -> "StoreWriter"
 
     Raises:
         FingerprintMismatch: what lies at `path` is of another spec; names every difference.
-        StoreError: what lies there is something else.
+        StoreError: what lies there is something else, or `path` is a URL.
         CorruptStore: its metadata is damaged.
     """
-    path = Path(os.path.abspath(path))
+    path = local_path(path)
     work = path / WORK
     if path.exists() and not (path / NAME).exists() and not work.exists() and (
             not path.is_dir() or any(path.iterdir())):

@@ -50,6 +50,13 @@ restart = click.option("--restart", is_flag=True,
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 
 
+def path_or_url(value: str) -> Path | str:
+    """What names a store: a Path would make one slash of the two in a URL."""
+    from storage import is_url
+
+    return value if is_url(value) else Path(value)
+
+
 @click.group(cls=OneLineErrors, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="centernet-distill")
 def main() -> None:
@@ -195,24 +202,24 @@ def store() -> None:
 
 
 @store.command("info")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=path_or_url)
 @as_json
-def store_info(path: Path, as_json: bool) -> None:
-    """Say what a store holds, in how many bytes and how exactly, and where it came from."""
+def store_info(path: Path | str, as_json: bool) -> None:
+    """Say what the store at PATH, or at a URL, holds, in how many bytes and how exactly, and where it came from."""
     from pipeline.cli.store import info, info_lines
 
     _answer(info(path), as_json, info_lines)
 
 
 @store.command("verify")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=path_or_url)
 @click.option("--live", type=click.IntRange(min=1), metavar="N", help="Also compute N random views again, and compare.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which views --live takes.")
 @click.option("--params", "params_file", type=click.Path(path_type=Path), default="params.yaml", show_default=True,
               help="The params file, for --live.")
 @as_json
-def store_verify(path: Path, live: int | None, seed: int, params_file: Path, as_json: bool) -> None:
-    """Check every byte of a store against its manifest; exit 1 where one is wrong."""
+def store_verify(path: Path | str, live: int | None, seed: int, params_file: Path, as_json: bool) -> None:
+    """Check every byte of the store at PATH, or at a URL, against its manifest; exit 1 where one is wrong."""
     from pipeline.cli.store import check, check_lines, compare
 
     answer = check(path)
@@ -242,17 +249,17 @@ def store_show(params: "Params", path: Path, view: str, out: Path, as_json: bool
 
 
 @store.command("convert")
-@click.argument("source", metavar="A", type=click.Path(path_type=Path))
-@click.argument("out", metavar="B", type=click.Path(path_type=Path))
+@click.argument("source", metavar="A", type=path_or_url)
+@click.argument("out", metavar="B", type=path_or_url)
 @click.option("--backend", type=click.Choice(["zarr", "hdf5"]),
               help="What B is; default: by its ending (.zarr, .h5, .hdf5), or as A.")
 @click.option("--encoding", "encodings", multiple=True, metavar="ARRAY=NAME",
               help="Another encoding for an array, e.g. heatmap=u8-sqrt-sparse; may be repeated.")
 @click.option("--shard-views", type=click.IntRange(min=1), help="Views per file; default: as A.")
 @as_json
-def store_convert(source: Path, out: Path, backend: str | None, encodings: tuple[str, ...], shard_views: int | None,
-                  as_json: bool) -> None:
-    """Write the store A again as B, in another backend or other encodings, and check every byte of B."""
+def store_convert(source: Path | str, out: Path | str, backend: str | None, encodings: tuple[str, ...],
+                  shard_views: int | None, as_json: bool) -> None:
+    """Write the store A, a path or URL, again as B, perhaps in another backend or encodings, and check every byte."""
     from pipeline.cli.store import convert
 
     _answer(convert(source, out, backend=backend, encodings=encodings, shard_views=shard_views), as_json)

@@ -1,5 +1,6 @@
 """Answers of `pipeline store`, and how people read them."""
 
+import os
 from collections.abc import Iterable, Mapping
 from itertools import groupby
 from pathlib import Path
@@ -19,7 +20,7 @@ ENDINGS = {".zarr": "zarr", ".h5": "hdf5", ".hdf5": "hdf5"}
 MOST_LOSS, LEAST_COSINE, MOST_AP = 0.01, 0.999, 0.1
 
 
-def info(path: Path) -> dict[str, Any]:
+def info(path: Path | str) -> dict[str, Any]:
     """What a store holds, in what form, and where it came from; an unfinished one says how far it is.
 
     Raises:
@@ -29,7 +30,7 @@ def info(path: Path) -> dict[str, Any]:
         store = open_store(path)
         manifest, spec, views, complete = store.manifest, store.spec, len(store), True
     except IncompleteStore:
-        if not (path / manifests.WORK / manifests.BEGUN).is_file():
+        if isinstance(path, str) or not (path / manifests.WORK / manifests.BEGUN).is_file():
             raise
         spec = manifests.load_begun(path)
         done = finished(path / manifests.WORK, path, spec)
@@ -78,14 +79,14 @@ def info_lines(answer: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def check(path: Path) -> dict[str, Any]:
+def check(path: Path | str) -> dict[str, Any]:
     """Every problem of a store; raises nothing for a damaged one.
 
     Raises:
-        StoreError: there is no store, or it is not finished.
+        StoreError: there is no store, it is not finished, or it is elsewhere and cannot be reached.
     """
     try:
-        manifests.load(path)
+        open_store(path)
     except IncompleteStore as error:
         raise StoreError(str(error)) from None
     except StoreError:
@@ -111,7 +112,7 @@ def check_lines(answer: Mapping[str, Any]) -> list[str]:
     return lines + (live_lines(answer["live"]) if "live" in answer else [])
 
 
-def compare(params: "Params", path: Path, views: int, *, seed: int) -> dict[str, Any]:
+def compare(params: "Params", path: Path | str, views: int, *, seed: int) -> dict[str, Any]:
     """What `stages.verify_live` found, and whether it is within the bounds."""
     from stages import verify_live
 
@@ -173,7 +174,7 @@ def show(params: "Params", path: Path, view: str, out: Path) -> dict[str, Any]:
             "seen": seen, "notes": notes}
 
 
-def convert(source: Path, out: Path, *, backend: str | None, encodings: Iterable[str],
+def convert(source: Path | str, out: Path | str, *, backend: str | None, encodings: Iterable[str],
             shard_views: int | None) -> dict[str, Any]:
     """Writes a store again and checks it; says what was written and what that takes.
 
@@ -197,7 +198,7 @@ def convert(source: Path, out: Path, *, backend: str | None, encodings: Iterable
         chosen[array] = name
     store = open_store(source)
     with progress_bar("store convert") as progress:
-        manifest = convert(store, out, backend=backend or ENDINGS.get(out.suffix), encodings=chosen,
+        manifest = convert(store, out, backend=backend or ENDINGS.get(os.path.splitext(out)[1]), encodings=chosen,
                            shard_views=shard_views, progress=progress)
     counts = manifest["counts"]
     return {"path": str(out), "backend": manifest["spec"]["backend"], "views": counts["views"],

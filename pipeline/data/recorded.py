@@ -83,7 +83,7 @@ class RecordedViews:
     @property
     def path(self) -> Path:
         """Of the store."""
-        return self._store.path
+        return Path(self._store.path)
 
     def __len__(self) -> int:
         return len(self.records)

@@ -102,6 +102,46 @@ def test_what_is_no_store_is_one_line(tmp_path, command):
         assert str(path) in result.stderr
 
 
+def test_stores_by_url(write, tmp_path):
+    path = write()
+    url, here = f"file://{path}", json.loads(run("info", path, "--json").stdout)
+    assert json.loads(run("info", url, "--json").stdout) == {**here, "path": url}
+    assert run("info", url).stdout.startswith(f"path: {url} (zarr)\ncomplete: yes")
+    assert json.loads(run("verify", url, "--json").stdout)["ok"]
+    copied = json.loads(run("convert", url, tmp_path / "copy.zarr", "--json").stdout)
+    assert copied["same_content"]
+    assert (tmp_path / "copy.zarr/heatmap/c.1.0.0.0").read_bytes() == (path / "heatmap/c.1.0.0.0").read_bytes()
+    (path / "record/c.1").unlink()
+    result = run("verify", url)
+    assert result.exit_code == 1
+    assert "bad views: 4-7 (4 of 11)" in result.stdout
+    assert f"{url}/record/c.1: the shard of views 4 to 7 is missing" in result.stdout
+
+
+@pytest.mark.parametrize("command", ["info", "verify"])
+@pytest.mark.parametrize("scheme", ["file", "nowhere"])
+def test_a_url_of_no_store_is_one_line(tmp_path, scheme, command):
+    url = f"{scheme}://{tmp_path}"
+    result = run(command, url)
+    assert (result.exit_code, result.output.count("\n"), result.stdout) == (1, 1, "")
+    assert result.stderr.startswith(f"Error: {url}: ")
+
+
+@pytest.mark.parametrize("command", ["info", "verify"])
+def test_an_unfinished_store_by_url_is_one_line(write, command):
+    result = run(command, f"file://{write([1])}")
+    assert (result.exit_code, result.output.count("\n"), result.stdout) == (1, 1, "")
+    assert "there is no manifest.json" in result.stderr
+
+
+def test_nothing_is_converted_to_a_url(write, tmp_path, monkeypatch):
+    path = write()
+    monkeypatch.chdir(tmp_path)
+    result = run("convert", path, "memory://u.zarr")
+    assert (result.exit_code, result.stderr.count("\n"), list(tmp_path.iterdir())) == (1, 1, [path])
+    assert "memory://u.zarr: a store is written to a local disk" in result.stderr
+
+
 def test_neighbours_are_joined():
     assert ranges([4, 5, 6, 7, 12]) == ["4-7", "12"]
     assert ranges([]) == []

@@ -1,7 +1,9 @@
 """A small store with every kind of array, and what was put into it."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -91,3 +93,57 @@ def store_path(tmp_path: Path, spec: StoreSpec, rows: Rows) -> Path:
     write_shards(writer, rows)
     writer.finish(cost={"seconds": 1})
     return tmp_path / "s.zarr"
+
+
+class _Files(BaseHTTPRequestHandler):
+    """Files of this machine, whole or in part."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or each answer waits 40 ms for an acknowledgement
+    ranges = True
+
+    def do_GET(self) -> None:
+        file = Path(self.path)
+        status = 200 if file.is_file() else 404 if file.parent.name != "forbidden" else 403
+        data = file.read_bytes() if status == 200 else b""
+        if status == 200 and self.ranges and "Range" in self.headers:
+            start, _, last = self.headers["Range"].removeprefix("bytes=").partition("-")
+            first = int(start) if start else len(data) - int(last)
+            status = 206 if first < len(data) else 416
+            data = data[first : int(last) + 1 if start and last else None]
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class _WholeFiles(_Files):
+    """What a server does that has never heard of ranges, as `python -m http.server`."""
+
+    ranges = False
+
+
+def _serve(handler: type[_Files]) -> Iterator[Callable[[Path], str]]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield lambda path: f"http://127.0.0.1:{server.server_port}{path}"
+        server.shutdown()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Path], str]]:
+    """serve(path) -> the URL that a server on this machine gives it."""
+    yield from _serve(_Files)
+
+
+@pytest.fixture
+def serve_whole() -> Iterator[Callable[[Path], str]]:
+    """As `serve`, of a server that sends whole files only."""
+    yield from _serve(_WholeFiles)

@@ -1,5 +1,7 @@
 """What every store does, whatever holds its bytes. A backend adds its fixtures and nothing else."""
 
+import contextlib
+import gc
 import hashlib
 import multiprocessing
 import os
@@ -20,6 +22,7 @@ from storage import FingerprintMismatch, IncompleteStore, Store, StoreError, Sto
 
 Create = Callable[[Path, StoreSpec], StoreWriter]
 Open = Callable[..., Store]
+Address = Callable[[Path], Path | str]
 
 
 def _read_sum(store: Store, views: list[int], results: "multiprocessing.Queue[float]") -> None:
@@ -27,15 +30,25 @@ def _read_sum(store: Store, views: list[int], results: "multiprocessing.Queue[fl
 
 
 class StoreContract:
-    """A subclass of a local backend names it in the fixture `backend`; others replace the first three fixtures."""
+    """A subclass of a local backend names it in the fixture `backend`; one of stores elsewhere has an `address`."""
 
     @pytest.fixture
     def create(self) -> Create:
         return storage.create_store
 
     @pytest.fixture
-    def open(self) -> Open:
-        return storage.open_store
+    def address(self) -> Address:
+        """What a store that was written to a folder is opened by."""
+        return lambda location: location
+
+    @pytest.fixture
+    def open(self, address: Address) -> Open:
+        return lambda location, **options: storage.open_store(address(location), **options)
+
+    @pytest.fixture
+    def unfinished(self) -> tuple[str, str]:
+        """What is said where there is no store, and where two of three shards are written."""
+        return "there is no store", "2 of 3 shards"
 
     @pytest.fixture
     def location(self, tmp_path: Path) -> Path:
@@ -91,8 +104,8 @@ class StoreContract:
         assert values.dtype == np.float32
         assert np.array_equal(values, rows["heatmap"][[4]].astype(np.float32))
 
-    def test_tells_where_it_comes_from(self, store: Store, spec, location: Path):
-        assert store.path == location
+    def test_tells_where_it_comes_from(self, store: Store, spec, location: Path, address: Address):
+        assert store.path == address(location)
         assert store.fingerprint == spec.fingerprint == store.manifest["fingerprint"]
         assert store.manifest["counts"]["views"] == spec.views
         assert store.manifest["created"]["cost"] == {"seconds": 2}
@@ -108,16 +121,17 @@ class StoreContract:
         assert "seed is absent, expected 3" in str(caught.value)
         assert "kind" not in str(caught.value)
 
-    def test_is_refused_before_it_is_finished(self, location: Path, create: Create, open: Open, spec, rows, write):
-        with pytest.raises(IncompleteStore, match="there is no store"):
+    def test_is_refused_before_it_is_finished(self, location: Path, create: Create, open: Open,
+                                              unfinished, spec, rows, write):
+        with pytest.raises(IncompleteStore, match=unfinished[0]):
             open(location)
         writer = create(location, spec)
         write(writer, rows, [0, 2])
-        with pytest.raises(IncompleteStore, match="2 of 3 shards"):
+        with pytest.raises(IncompleteStore, match=unfinished[1]):
             open(location)
         with pytest.raises(IncompleteStore, match=r"1 of 3 shards are missing.*: 1"):
             writer.finish()
-        assert not storage.verify(location).ok
+        assert not storage.verify(address(location)).ok
 
     def test_is_taken_up_where_it_stopped(self, location: Path, create: Create, open: Open, spec, rows, write):
         write(create(location, spec), rows, [1])
@@ -238,7 +252,8 @@ class StoreContract:
             thread.join()
         assert not wrong
 
-    def test_few_descriptors_are_enough(self, tmp_path: Path, create: Create, make_spec, make_rows, write):
+    def test_few_descriptors_are_enough(self, tmp_path: Path, create: Create, address: Address, make_spec, make_rows,
+                                        write):
         spec = make_spec(60, 1)
         rows = make_rows(spec)
         writer = create(tmp_path / "many", spec)
@@ -249,10 +264,24 @@ class StoreContract:
                 "stores = [storage.open_store(sys.argv[1]) for _ in range(3)]\n"
                 "for name in sys.argv[2:]:\n"
                 "    print(*{hashlib.sha256(store.read(name, range(60)).tobytes()).hexdigest() for store in stores})\n")
-        found = subprocess.run([sys.executable, "-c", code, str(tmp_path / "many"), *rows], capture_output=True,
-                               text=True, check=False)
+        found = subprocess.run([sys.executable, "-c", code, str(address(tmp_path / "many")), *rows],
+                               capture_output=True, text=True, check=False)
         expected = [hashlib.sha256(np.ascontiguousarray(codes).tobytes()).hexdigest() for codes in rows.values()]
         assert found.stdout.split() == expected, found.stderr
+
+    def test_its_files_are_closed_when_nobody_has_it(self, location: Path, create: Create, open: Open,
+                                                     spec, rows, write):
+        writer = create(location, spec)
+        write(writer, rows)
+        writer.finish()
+        del writer  # it has a journal
+        gc.collect()
+        gc.disable()
+        try:
+            open(location).read("heatmap", range(11))
+            assert not [link for link in _open_files() if str(location) in link]
+        finally:
+            gc.enable()
 
     def test_a_pickled_store_that_was_replaced_is_refused(self, store: Store, location: Path, create: Create,
                                                           make_spec, make_rows, write):
@@ -265,16 +294,24 @@ class StoreContract:
         with pytest.raises(FingerprintMismatch, match="replaced while it was in use"):
             pickle.loads(pickled)
 
-    def test_a_read_only_store_opens(self, store: Store, location: Path, open: Open, rows):
+    def test_a_read_only_store_opens(self, store: Store, location: Path, open: Open, address: Address, rows):
         folders = [location, *(each for each in location.rglob("*") if each.is_dir())]
         for folder in folders:
             folder.chmod(0o555)
         try:
             assert np.array_equal(open(location).read("heatmap", [3]), rows["heatmap"][[3]])
-            assert storage.verify(location).ok
+            assert storage.verify(address(location)).ok
         finally:
             for folder in folders:
                 folder.chmod(0o755)
+
+
+def _open_files() -> list[str]:
+    links = []
+    for descriptor in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the one that lists them
+            links.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+    return links
 
 
 class _Interrupting(dict):
@@ -312,3 +349,25 @@ class TestZarrStoreInParts(StoreContract):
     def _small_parts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("storage.threads.LEAST_BYTES", 0)
         monkeypatch.setattr("storage.threads.THREADS", 3)
+
+
+class _FromElsewhere(StoreContract):
+    @pytest.fixture
+    def unfinished(self) -> tuple[str, str]:
+        return "so there is no store, or none that is finished", "so there is no store, or none that is finished"
+
+
+class TestStoreOfFileUrl(_FromElsewhere):
+    """A file system that answers one request after the other."""
+
+    @pytest.fixture
+    def address(self) -> Address:
+        return "file://{}".format
+
+
+class TestStoreOfHttpUrl(_FromElsewhere):
+    """One over a network, with connections of its own in each process."""
+
+    @pytest.fixture
+    def address(self, serve: Address) -> Address:
+        return serve
