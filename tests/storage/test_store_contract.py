@@ -121,7 +121,7 @@ class StoreContract:
         assert "seed is absent, expected 3" in str(caught.value)
         assert "kind" not in str(caught.value)
 
-    def test_is_refused_before_it_is_finished(self, location: Path, create: Create, open: Open,
+    def test_is_refused_before_it_is_finished(self, location: Path, create: Create, open: Open, address: Address,
                                               unfinished, spec, rows, write):
         with pytest.raises(IncompleteStore, match=unfinished[0]):
             open(location)
