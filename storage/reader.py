@@ -150,7 +150,7 @@ class LocalStore(ShardedStore):
 
 def descriptors() -> int:
     """Files that a store keeps open: several are open at once, and the process needs more for other things."""
-    return max(4, min(128, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
+    return max(4, min(256, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
 
 
 def kept_open(method: Callable[P, T]) -> Callable[P, T]:
@@ -175,11 +175,12 @@ class ZarrStore(LocalStore):
 
     def _open(self, name: str, shard: int) -> tuple[ShardFile, Index]:
         array, views = self.spec[name], self.spec.shard_range(shard)
-        size, tag = self._shard_entry(array, shard)
+        entry = self.manifest["shards"][shard]
         try:
-            opened = ShardFile(self.shard_path(array, shard), size)
+            opened = ShardFile(self.shard_path(array, shard), entry["arrays"][name]["bytes"])
             index = self._indexes.get((name, shard))
             if index is None:
+                tag = shard_tag(entry["origin"], name, shard)
                 index = opened.read_index(tag, array, self.spec.shard_views, len(views))
                 self._indexes[name, shard] = index
         except CorruptStore as error:
