@@ -136,8 +136,8 @@ def _compare(teacher: "Detector", student: "Detector", loss: "DistillationLoss",
             fidelity.add_targets(student(preprocess(pixels, student.config))[-1],
                                  TeacherTargets(live.heatmap, peaks, exact),
                                  TeacherTargets(kept["heatmap"], kept["peaks"], stored))
-            fidelity.add_maps(peaks, kept["heatmap"], kept["wh_offset"], identity["stride"],
-                              [recorded.boxes(row) for row in some])
+            fidelity.add_maps(peaks, kept["peaks"], kept["heatmap"], kept["wh_offset"],
+                              identity["stride"], [recorded.boxes(row) for row in some])
             done += len(some)
             progress(done, len(rows), "views")
     return fidelity.result()

@@ -126,7 +126,8 @@ def live_lines(found: Mapping[str, Any]) -> list[str]:
     """`compare` for people."""
     apart = found["ap_difference"]
     boxes = "no object counts in these views" if apart is None else (
-        f"{apart:.3f} (below {MOST_AP:g}): {found['ap_stored']:.2f} from the store, {found['ap_exact']:.2f} live")
+        f"{apart:.3f} (below {MOST_AP:g}): {found['ap_stored']:.2f} from the store, {found['ap_exact']:.2f} live; "
+        f"{found['ap_maps']:.2f} from its maps without the peaks")
     return [
         f"live: {found['views']} views of seed {found['seed']}, {'within' if found['ok'] else 'NOT within'} the bounds",
         f"  loss difference: {100 * found['loss_difference']:.3f} % (below {100 * MOST_LOSS:g} %)",

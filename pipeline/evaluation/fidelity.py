@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class BoxFidelity:
-    """Compares the boxes of views as a teacher says them and as its stored maps give them, batch by batch.
+    """Compares the boxes that a teacher says with those that its store gives, batch by batch.
 
     Args:
         classes: how many.
@@ -30,53 +30,57 @@ class BoxFidelity:
     def __init__(self, classes: int) -> None:
         self.classes = classes
         self._objects: list[NDArray[np.float64]] = []
-        self._found: tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]] = ([], [])
+        self._found: dict[str, list[NDArray[np.float64]]] = {}
 
-    def add_maps(self, peaks: "Tensor", heatmap: "Tensor", wh_offset: "Tensor", stride: int,
+    def add_maps(self, exact: "Tensor", stored: "Tensor", heatmap: "Tensor", wh_offset: "Tensor", stride: int,
                  objects: "Sequence[NDArray[np.float32]]") -> None:
-        """Adds a batch to the AP.
+        """Adds a batch to the AP of the peaks, and of boxes decoded from the stored maps without them.
 
         Args:
-            peaks: (B, K, 7) that the teacher says, from `find_peaks`.
+            exact, stored: (B, K, 7) peaks as of `find_peaks` that the teacher says and that the store has.
             heatmap: (B, C, h, w) probabilities, as they were stored.
             wh_offset: (B, 4, h, w) in cells, as they were stored.
             stride: pixels per cell.
             objects: as for `add_boxes`, in pixels.
         """
-        exact = peaks_to_boxes(peaks, heatmap.shape[-1])
-        stored = decode_detections(heatmap, wh_offset[:, :2], wh_offset[:, 2:], peaks.shape[1])
+        width = heatmap.shape[-1]
+        boxes = {"exact": peaks_to_boxes(exact, width), "stored": peaks_to_boxes(stored, width),
+                 "maps": decode_detections(heatmap, wh_offset[:, :2], wh_offset[:, 2:], exact.shape[1])}
         scale = exact.new_tensor([stride] * 4 + [1, 1])
-        self.add_boxes((exact * scale).cpu().numpy(), (stored * scale).cpu().numpy(), objects)
+        self.add_boxes(objects, **{way: (found * scale).cpu().numpy() for way, found in boxes.items()})
 
-    def add_boxes(self, exact: "NDArray[np.float32]", stored: "NDArray[np.float32]",
-                  objects: "Sequence[NDArray[np.float32]]") -> None:
+    def add_boxes(self, objects: "Sequence[NDArray[np.float32]]", **found: "NDArray[np.float32]") -> None:
         """Adds a batch to the AP.
 
         Args:
-            exact, stored: (B, k, 6) x1, y1, x2, y2, score, class; rows of score 0 are none.
             objects: per view (n, 6) x1, y1, x2, y2, class, difficult, in the boxes' units.
+            found: "exact", "stored" and, if there are any, "maps": (B, k, 6) x1, y1, x2, y2, score, class; rows
+                of score 0 are none.
         """
         first = len(self._objects)
         for number, rows in enumerate(objects, first):
             image = np.full(len(rows), number)
             self._objects.append(np.column_stack([image, rows[:, 4:6], rows[:, :4] + TO_VOC]))
-        for boxes, kept in zip((exact, stored), self._found, strict=True):
+        for way, boxes in found.items():
             for number, rows in enumerate(boxes, first):
                 rows = rows[rows[:, 4] > 0]
                 image = np.full(len(rows), number)
-                kept.append(np.column_stack([image, rows[:, 5], rows[:, 4], rows[:, :4] + TO_VOC]))
+                table = np.column_stack([image, rows[:, 5], rows[:, 4], rows[:, :4] + TO_VOC])
+                self._found.setdefault(way, []).append(table)
 
     def result(self) -> dict[str, float | None]:
         """What was found.
 
         Returns:
-            {"ap_exact", "ap_stored": VOC area AP in percent over the views, "ap_difference": in points}; None
-            where no object counts.
+            {"ap_exact", "ap_stored", "ap_maps": VOC area AP in percent over the views, "ap_difference": between
+            the first two, in points}; None where no object counts.
         """
         truth = np.concatenate(self._objects)
-        ap = [mean_percent(voc_ap(np.concatenate(rows), truth, self.classes)) for rows in self._found]
-        return {"ap_exact": ap[0], "ap_stored": ap[1],
-                "ap_difference": None if ap[0] is None or ap[1] is None else abs(ap[1] - ap[0])}
+        ap = {way: mean_percent(voc_ap(np.concatenate(rows), truth, self.classes))
+              for way, rows in self._found.items()}
+        exact, stored = ap["exact"], ap["stored"]
+        return {**{f"ap_{way}": value for way, value in ap.items()},
+                "ap_difference": None if exact is None or stored is None else abs(stored - exact)}
 
 
 class Fidelity(BoxFidelity):
