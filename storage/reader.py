@@ -3,6 +3,7 @@
 import math
 import os
 import resource
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -71,7 +72,7 @@ def _reopen(path: Path | str, fingerprint: str) -> Store:
     return store
 
 
-class ShardedStore:
+class ShardedStore(ABC):
     """A store of shards, wherever they lie; see `storage.base.Store`. A subclass knows where and fills rows."""
 
     def __init__(self, path: Path | str, manifest: Manifest, spec: StoreSpec) -> None:
@@ -102,21 +103,21 @@ class ShardedStore:
         self._fill(spec, rows, out)
         return out
 
+    @abstractmethod
     def _fill(self, array: ArraySpec, rows: list[int], out: Array) -> None:
         """Writes the codes of each of `rows` to its place in `out`."""
-        raise NotImplementedError
 
     def check_files(self) -> list[str]:
         """What is wrong with the metadata files beside the manifest, one line each."""
         return manifests.check_files(str(self.path), self.manifest, self._read_start)
 
+    @abstractmethod
     def _read_start(self, name: str, most: int) -> bytes | None:
         """The first `most` bytes of a file of the store; None where there is no such file."""
-        raise NotImplementedError
 
+    @abstractmethod
     def checksum(self, array: str, shard: int) -> int:
         """The crc32c of the whole file of a shard."""
-        raise NotImplementedError
 
     def shard_path(self, array: ArraySpec, shard: int) -> str:
         """Where a shard lies."""
