@@ -57,6 +57,7 @@ def run(params: "Params", student: str, recipe: str, seed: int, *, devices: str 
         size_hw=targets.size, source=source, objective=objective, devices=devices, restart=restart,
         prepare=targets.on_device,
         inputs={"views": recorded.fingerprint, "recipe": inputs.values(chosen), "stores": targets.fingerprints,
+                "teachers": {name: targets.stores[name].spec.identity["weights"] for name in chosen.teachers},
                 "flip": targets.flip})
 
 

@@ -16,7 +16,8 @@ def run(params: "Params", student: str, recipe: str, seed: int) -> dict[str, Any
         params, f"evaluate_student/{student}/{recipe}/seed{seed}", module="stages.evaluate_student",
         model_folder=paths.student_model(student, recipe, seed),
         about={"kind": "student", "student": student, "recipe": recipe, "seed": seed},
-        out=paths.student_results(student, recipe, seed) / "metrics.json", size_hw=size)
+        out=paths.student_results(student, recipe, seed) / "metrics.json",
+        beside=("unseen", "val"), size_hw=size)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stage `evaluate_teacher`: one teacher's AP on test, at results/teachers/NAME/metrics.json."""
+"""Stage `evaluate_teacher`: one teacher's AP on test, val and train, at results/teachers/NAME/metrics.json."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ def run(params: "Params", name: str) -> dict[str, Any]:
     return scoring.score(
         params, f"evaluate_teacher/{name}", module="stages.evaluate_teacher", model_folder=paths.teacher_model(name),
         about={"kind": "teacher", "teacher": name, "recipe": None, "seed": None},
-        out=paths.teacher_results(name) / "metrics.json")
+        out=paths.teacher_results(name) / "metrics.json", beside=("unseen", "val", "train"))
 
 
 if __name__ == "__main__":

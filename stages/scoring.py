@@ -1,7 +1,7 @@
 """What scoring a teacher and scoring a student have in common."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,12 +9,14 @@ from stages import inputs, paths, work
 from stages.trained import load_trained
 
 if TYPE_CHECKING:
+    from pipeline.data.dataset import DataSet, ImageRecord
     from pipeline.params import Params
 
 
 def score(params: "Params", stage: str, *, module: str, model_folder: Path, about: Mapping[str, Any],
-          out: Path, split: str = "test", size_hw: tuple[int, int] | None = None) -> dict[str, Any]:
-    """Scores one detector on a split (and on `unseen` beside test) into the file `out`.
+          out: Path, split: str = "test", beside: Sequence[str] = (),
+          size_hw: tuple[int, int] | None = None) -> dict[str, Any]:
+    """Scores one detector on a split, and on others `beside` it, into the file `out`.
 
     Args:
         params: the data, the evaluation and, without `size_hw`, the input size.
@@ -22,6 +24,8 @@ def score(params: "Params", stage: str, *, module: str, model_folder: Path, abou
         model_folder: where the detector is.
         about: the first keys of metrics.json.
         split: what it is scored on.
+        beside: further splits, each a key of metrics.json (null where the data has no such split). Of "train"
+            as many images as val has, evenly spaced, tell whether a detector knows its images by heart.
         size_hw: (height, width) of its input in pixels.
 
     Returns:
@@ -31,7 +35,7 @@ def score(params: "Params", stage: str, *, module: str, model_folder: Path, abou
     data = inputs.prepared_data(params)
     weights = inputs.needs(paths.weights(model_folder), "pipeline " + stage.split("/")[0].replace("_", "-"))
     summary = inputs.training_summary(model_folder)
-    splits = [name for name in (split, "unseen" if split == "test" else "") if data.splits.get(name)]
+    splits = [name for name in (split, *beside) if data.splits.get(name)]
 
     def build(folder: Path, result: Path, fingerprint: str) -> None:
         from pipeline.devices import pick_device
@@ -43,20 +47,31 @@ def score(params: "Params", stage: str, *, module: str, model_folder: Path, abou
         found = {}
         for name in splits:
             with progress_bar(f"{stage} {name}") as progress:
-                rows = detect(model, data.records(name), size_hw=size, batch=params.evaluate.batch,
+                records = _records(data, name)
+                rows = detect(model, records, size_hw=size, batch=params.evaluate.batch,
                               top_k=params.evaluate.top_k, flip=params.evaluate.flip, device=pick_device(),
                               progress=progress)
-            found[name] = evaluate_detections(rows, data.records(name), data.classes)
+            found[name] = evaluate_detections(rows, records, data.classes)
         metrics = {
             **about, "data": data.name, "split": split, **found.get(split, {}),
             **cost(model, size, params.evaluate.latency_runs),
-            "unseen": found.get("unseen"), "passes": summary["passes"], "seconds": summary["seconds"],
-            "fingerprint": fingerprint,
+            **{name: found.get(name) for name in beside},
+            "passes": summary["passes"], "seconds": summary["seconds"],
+            "origin": summary.get("origin"), "fingerprint": fingerprint,
         }
         work.write_text(result, json.dumps(metrics, indent=1) + "\n")
 
-    given = {"weights": work.file_sha256(weights), "data": data.fingerprint, "split": split, "about": dict(about),
-             "size": size, "evaluate": inputs.values(params.evaluate)}
+    given = {"weights": work.file_sha256(weights), "data": data.fingerprint, "splits": [split, *beside],
+             "about": dict(about), "size": size, "evaluate": inputs.values(params.evaluate)}
     work.run(stage, module=module, inputs=given, out=out, build=build)
     metrics: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
     return metrics
+
+
+def _records(data: "DataSet", split: str) -> "Sequence[ImageRecord]":
+    """The images of a split; of train, evenly spaced ones, as many as val has."""
+    records = data.records(split)
+    if split != inputs.TRAIN:
+        return records
+    count = min(len(records), len(data.splits.get("val", ())) or len(records))
+    return [records[place * len(records) // count] for place in range(count)]

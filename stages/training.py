@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages import inputs as stage_inputs
 from stages import paths, work
+from stages.code import code_fingerprint
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -45,7 +46,7 @@ def run(stage: str, *, module: str, out: Path, data: "DataSet", detector: "Detec
         prepare: further work on a batch that is on the device.
 
     Returns:
-        summary.json: steps, passes, seconds, last losses.
+        summary.json: steps, passes, seconds, last losses, what it came from.
     """
     given = {
         "data": data.fingerprint, "classes": data.classes, "size": size_hw, "seed": seed,
@@ -80,7 +81,8 @@ def run(stage: str, *, module: str, out: Path, data: "DataSet", detector: "Detec
             shutil.rmtree(fresh, ignore_errors=True)
             fresh.mkdir()
             save_detector(model, paths.weights(fresh), data.classes)
-            about = {**asdict(summary), "fingerprint": fingerprint}
+            origin = {"code": code_fingerprint(module), "data": data.fingerprint, **inputs}
+            about = {**asdict(summary), "origin": origin, "fingerprint": fingerprint}
             (fresh / "summary.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
             shutil.copy(folder / "log.csv", fresh)
             shutil.copytree(folder / "tensorboard", fresh / "tensorboard")

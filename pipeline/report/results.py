@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, median, stdev
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from pipeline.errors import UserError
 from pipeline.params import Params
@@ -30,8 +30,22 @@ class Scores(BaseModel):
     per_class: dict[str, Score] = {}
 
 
+class Origin(BaseModel):
+    """What made a detector: sha256 of code, data, views and of its teachers' weights, where they are known."""
+
+    code: str | None = None
+    data: str | None = None
+    views: str | None = None
+    teachers: dict[str, str] = {}
+
+    @field_validator("views", mode="before")
+    @classmethod
+    def _fresh_views_have_no_fingerprint(cls, views: Any) -> Any:
+        return views if isinstance(views, str) else None
+
+
 class Result(Scores):
-    """One metrics.json: a trained detector's scores on test and what it costs."""
+    """One metrics.json: a trained detector's scores on test, or on `split`, and what it costs."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -41,12 +55,17 @@ class Result(Scores):
     recipe: str | None = None
     seed: int | None = None
     data: str
+    split: str = "test"
     params: int | None = None
     macs: float | None = None
     latency_ms: float | None = None
     unseen: Scores | None = None
+    val: Scores | None = None
+    train: Scores | None = None
     passes: float | None = None
     seconds: float | None = None
+    origin: Origin | None = None
+    fingerprint: str | None = None
 
     @model_validator(mode="after")
     def _says_whose_it_is(self) -> Self:
@@ -57,9 +76,9 @@ class Result(Scores):
         return self
 
     def score(self, metric: str) -> float | None:
-        """A metric by its name, "unseen.map_area" for one on the split of unseen drawings."""
+        """A metric by its name; "unseen.map_area", "val.map_area" or "train.map_area" for one on another split."""
         split, _, name = metric.rpartition(".")
-        scores: Scores | None = self.unseen if split == "unseen" else self
+        scores: Scores | None = getattr(self, split) if split else self
         value: float | None = getattr(scores, name) if scores is not None else None
         return value
 
