@@ -21,7 +21,7 @@ def run_all(params: "Params", keys: Sequence[str], *, restart: bool = False) -> 
 
 def run(params: "Params", key: str, *, restart: bool = False) -> dict[str, Any]:
     """Merges the stores of one ensemble's teachers; returns what the result holds."""
-    from pipeline.ensemble import build_ensemble
+    from pipeline.ensemble.building import build_ensemble
     from pipeline.inform import progress_bar
     from storage import open_store
 

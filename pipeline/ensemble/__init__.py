@@ -1,6 +1,9 @@
-"""Several teachers' stores merged into one: mean heatmaps, fused boxes."""
+"""Several teachers' stores merged into one: heatmaps by a rule, boxes matched and fused.
 
-from pipeline.ensemble.building import build_ensemble
+Stores are merged by `pipeline.ensemble.building`: whoever merges views in memory runs no store.
+"""
+
 from pipeline.ensemble.merging import Merged, merge_view
+from pipeline.ensemble.weighting import class_weights, rule_of
 
-__all__ = ["Merged", "build_ensemble", "merge_view"]
+__all__ = ["Merged", "class_weights", "merge_view", "rule_of"]

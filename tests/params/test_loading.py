@@ -47,6 +47,8 @@ def test_overrides_are_yaml_and_apply_in_order(params_file):
     ("students.resnet18.size=[64, 0]", ["students.resnet18.size.1"]),
     ("distill.seeds=[-1]", ["distill.seeds.0"]),
     ("distill.flip=2", ["distill.flip"]),
+    ("ensembles.both={teachers: [a, b], heatmap: median}",
+     ["ensembles.both.heatmap", "'mean', 'max', 'confidence', 'class-ap' or 'agreement'", "median"]),
     ("teachers=3", ["teachers"]),
 ])
 def test_a_bad_value_is_named_by_its_dotted_key(params_file, override, words):
