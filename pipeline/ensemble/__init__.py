@@ -1,9 +1,5 @@
-"""Several teachers' stores merged into one: heatmaps by a rule, boxes matched and fused.
+"""Several teachers merged into one: heatmaps by a rule, boxes matched and fused.
 
-Stores are merged by `pipeline.ensemble.building`: whoever merges views in memory runs no store.
+Import the module that is meant: `merging` (one view), `weighting` (the rules) or `building` (the stores). A dump
+with test-time augmentation merges its passes, and is not to be made again when a rule changes.
 """
-
-from pipeline.ensemble.merging import Merged, merge_view
-from pipeline.ensemble.weighting import class_weights, rule_of
-
-__all__ = ["Merged", "class_weights", "merge_view", "rule_of"]

@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from pipeline.data import View, invert, plain_view, render_view, view_boxes
 from pipeline.data.dataset import ImageRecord
 from pipeline.data.views import IDENTITY_COLOR
-from pipeline.ensemble import class_weights, merge_view, rule_of
+from pipeline.ensemble.merging import merge_view
+from pipeline.ensemble.weighting import class_weights, rule_of
 from pipeline.errors import UserError
 from pipeline.inference import detect
-from pipeline.inference.prediction import inference, predict
+from pipeline.inference.augmentation import answer
+from pipeline.inference.prediction import inference
 from pipeline.inform import Progress
-from pipeline.models import Detector, find_peaks, load_detector
+from pipeline.models import Detector, load_detector
 from pipeline.report.document import Picture, listed
 from pipeline.report.drawing import save
 from pipeline.report.overlays import Box, Content, Heat, draw_panels, say
@@ -94,9 +96,9 @@ def teacher_outputs(path: Path, records: Sequence[ImageRecord], study: Study) ->
         for record in records:
             view = View(0, 0, plain_view(record.width, record.height, size), False, IDENTITY_COLOR)
             pixels = torch.from_numpy(render_view(record.read(), view, size)).permute(2, 0, 1)
-            heatmap, wh, offset, _ = predict(model, pixels[None], "32-true")
-            peaks = find_peaks(heatmap, wh, offset, study.params.dump.peaks)
-            found.append((heatmap[0].numpy(), torch.cat([wh, offset], dim=1)[0].numpy(), peaks[0].numpy()))
+            dump = study.params.dump
+            said = answer(model, pixels[None], precision="32-true", peaks=dump.peaks, tta=dump.tta)
+            found.append((said.heatmap[0].numpy(), said.wh_offset[0].numpy(), said.peaks[0].numpy()))
     return found
 
 

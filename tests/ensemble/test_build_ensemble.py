@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from pipeline.ensemble import class_weights, merge_view, rule_of
 from pipeline.ensemble.building import build_ensemble
+from pipeline.ensemble.merging import merge_view
+from pipeline.ensemble.weighting import class_weights, rule_of
 from pipeline.errors import UserError
 from pipeline.params import Ensemble
 from storage import ArraySpec, FingerprintMismatch, StoreSpec, create_store, encode, open_store

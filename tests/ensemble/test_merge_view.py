@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.ensemble import class_weights, merge_view, rule_of
-from pipeline.ensemble.merging import match_peaks
+from pipeline.ensemble.merging import match_peaks, merge_view
+from pipeline.ensemble.weighting import class_weights, rule_of
 from pipeline.models.decoding import find_peaks, peaks_to_boxes
 
 CLASSES, H, W, K = 3, 12, 16, 20

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from pipeline.ensemble import class_weights, rule_of
-from pipeline.ensemble.weighting import agreement_weights
+from pipeline.ensemble.weighting import agreement_weights, class_weights, rule_of
 
 NO_PEAKS = np.zeros((2, 3, 7), np.float32)
 

@@ -39,7 +39,7 @@ def test_an_ensemble_of_every_rule_is_shown(own, add_weights, tmp_path, kind):
     changed = {key: ensemble.model_copy(update={"heatmap": kind}) for key, ensemble in study.params.ensembles.items()}
     params = study.params.model_copy(update={"ensembles": changed})
     pictures, _ = write_pictures(Study(params, study.results, study.data), root, tmp_path)
-    assert "Hourglass (small), Ensemble, " in pictures[0].alt + ", "
+    assert "Hourglass (small) and Ensemble." in pictures[0].alt
 
 
 def test_without_weights_the_truth_is_shown_and_the_rest_named(own, tmp_path):
