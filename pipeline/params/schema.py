@@ -10,7 +10,7 @@ from pydantic import Field
 
 from pipeline.params.blocks import Block, Fraction, Name, Positive, Seed
 from pipeline.params.data import Data, Views
-from pipeline.params.recipe import Recipe, Weights
+from pipeline.params.recipe import Recipe
 
 
 class Train(Block):
@@ -183,22 +183,21 @@ class Report(Block):
     baseline: Name = "resnet50"
 
 
-class Tune(Block):
-    """`tune`: the grids that are searched on val.
+class Screening(Block):
+    """An entry of `screening`: variations of one recipe, scored on val, on which every choice is made.
 
     Attributes:
-        student: whose choice is made.
-        lrs, schedules: the grid for recipe `plain`.
-        recipe: the recipe whose W is chosen.
-        weights: the W that are tried.
+        title: what is asked, in one sentence.
+        students, recipe, seeds: what each variation is tried on.
+        variations: by label, the first one is what the others are compared with; each is a list of changes
+            "dotted.key=value" as `--set` takes them, where {student} and {recipe} stand for those of the cell.
     """
 
-    students: list[Name] = []
-    lrs: list[float] = [5e-4, 1e-3, 2e-3, 4e-3]
-    schedules: list[Literal["step", "cosine"]] = ["cosine", "step"]
-    recipe: Name | None = None
-    weights: list[Weights] = []
-    seeds: list[Seed] = [0]
+    title: str = ""
+    students: Annotated[list[Name], Field(min_length=1)]
+    recipe: Name
+    seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
+    variations: Annotated[dict[Name, list[str]], Field(min_length=1)]
 
 
 class Params(Block):
@@ -216,4 +215,4 @@ class Params(Block):
     distill: Distill
     evaluate: Evaluate = Evaluate()
     report: Report = Report()
-    tune: Tune = Tune()
+    screening: dict[Name, Screening] = {}

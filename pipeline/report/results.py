@@ -18,6 +18,7 @@ from pipeline.report.document import Spread
 #: In percent; none where there was no object that counts.
 Score = float | None
 Log = dict[str, np.ndarray]
+AGAIN = "Run 'pipeline evaluate' again."
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -164,7 +165,7 @@ def load_results(params: Params, root: Path) -> Results:
     paths = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
     if not paths:
         raise UserError(f"{folder} holds no metrics.json: run 'pipeline evaluate' first.")
-    return arrange({str(path.relative_to(root)): read_result(path) for path in paths}, params)
+    return arrange({str(path.relative_to(root)): parse(Result, path, AGAIN) for path in paths}, params)
 
 
 def arrange(found: Mapping[str, Result], params: Params) -> Results:
@@ -240,15 +241,6 @@ def load_logs(params: Params, root: Path) -> tuple[dict[str, Log], dict[tuple[st
         {name: log for name, log in teacher_logs.items() if log},
         {cell: log for cell, log in student_logs.items() if log},
     )
-
-
-def read_result(path: Path) -> Result:
-    """One metrics.json.
-
-    Raises:
-        UserError: it is broken.
-    """
-    return parse(Result, path, "Run 'pipeline evaluate' again.")
 
 
 def parse(model: type[M], path: Path, remedy: str) -> M:

@@ -31,8 +31,15 @@ recipes:
 distill: {students: [mobilenet_v2], recipes: [plain, resnet18+hourglass_small], seeds: [0], train: *train}
 evaluate: {latency_runs: 2}
 report: {images: 2, baseline: resnet18}
-tune: {students: [mobilenet_v2], lrs: [1e-3], schedules: [cosine, step], recipe: resnet18+hourglass_small,
-       weights: [table4-1, table4-3]}
+screening:
+  weights:
+    students: [mobilenet_v2]
+    recipe: resnet18+hourglass_small
+    variations: {table4-1: [], table4-3: ["recipes.{recipe}.weights=table4-3"]}
+  views:
+    students: [mobilenet_v2]
+    recipe: resnet18+hourglass_small
+    variations: {as-they-are: [], one: [views.per_image=1]}
 """
 
 STEPS = (

@@ -95,14 +95,6 @@ def test_dry_run_says_what_a_dump_costs_and_writes_nothing(line, pipeline):
     assert sorted(line.rglob("*")) == before
 
 
-def test_tuning_ranks_choices_by_val(line, pipeline):
-    plain = json.loads(pipeline("tune", "plain", "--json", folder=line))["mobilenet_v2"]
-    assert {row["choice"] for row in plain} == {"lr=0.001 cosine", "lr=0.001 step"}
-    assert plain[0]["map_area"] >= plain[1]["map_area"]
-    assert "lr=0.001 cosine" in (line / "results/tune/plain.md").read_text()
-    assert len(json.loads(pipeline("tune", "weights", "--json", folder=line))["mobilenet_v2"]) == 2
-
-
 @pytest.mark.parametrize(("change", "command", "words"), [
     ("views.seed=5", ["distill", "--student", "mobilenet_v2"], ["views", "dump-teachers"]),
     ("data.seed=9", ["distill", "--student", "mobilenet_v2"], ["data"]),

@@ -1,7 +1,7 @@
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.params import load_params, train_params
+from pipeline.params import changed, load_params, train_params
 from pipeline.params.recipe import PAPER_WEIGHTS
 
 SMALLEST = """
@@ -61,8 +61,9 @@ def test_a_bad_value_is_named_by_its_dotted_key(params_file, override, words):
 @pytest.mark.parametrize(("override", "words"), [
     ("distill.students=[resnet19]", ["distill.students", "student 'resnet19'", "'resnet18'"]),
     ("distill.recipes=[plane]", ["distill.recipes", "'plane'", "'plain'"]),
-    ("tune.students=[x]", ["tune.students", "resnet18"]),
-    ("tune.recipe=plane", ["tune.recipe", "'plain'"]),
+    ("screening.x={students: [x], recipe: plain, variations: {a: []}}", ["screening.x.students", "resnet18"]),
+    ("screening.x={students: [resnet18], recipe: plane, variations: {a: []}}", ["screening.x.recipe", "'plain'"]),
+    ("screening.x={students: [resnet18], recipe: plain, variations: {}}", ["screening.x.variations", "1"]),
     ("recipes.plain.teachers=[resnet5]", ["recipes.plain.teachers", "teacher 'resnet5'", "'resnet50'"]),
     ("recipes.plain={teachers: [resnet50], ensemble: both}", ["recipes.plain.ensemble", "'both'", "none"]),
     ("ensembles.separate={teachers: [resnet50, b]}", ["ensembles.separate", "choose another"]),
@@ -103,3 +104,14 @@ def test_an_entrys_train_keys_lie_on_top_of_the_block(params_file):
     assert train_params(base, {"lr": 0.5}, "teachers.a.train").batch == base.batch
     with pytest.raises(UserError, match=r"teachers\.a\.train\.lrr.*'lr'"):
         train_params(base, {"lrr": 0.5}, "teachers.a.train")
+
+
+def test_changed_params_are_checked_like_a_file(params_file):
+    params = load_params(params_file)
+    longer = changed(params, ["distill.train.epochs=7", "recipes.plain.weights=table4-2"], "here")
+    assert (longer.distill.train.epochs, longer.recipes["plain"].weights) == (7, PAPER_WEIGHTS["table4-2"])
+    assert changed(params, [], "here") == params
+    with pytest.raises(UserError, match=r"^here: recipes\.plain\.weight is an unknown key"):
+        changed(params, ["recipes.plain.weight=table4-2"], "here")
+    with pytest.raises(UserError, match=r"^here: recipes\.plain\.teachers: .*'resnet51'"):
+        changed(params, ["recipes.plain.teachers=[resnet51]"], "here")
