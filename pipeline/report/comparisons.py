@@ -18,7 +18,7 @@ class Comparison:
 
     Attributes:
         claim: in words.
-        recipe, over: keys of `recipes`.
+        recipe, over: keys of `recipes`; an empty one, while it is not known which, has no pairs.
         study: where their runs are.
         least: points of mAP that the mean is asked to reach; 0 asks for an interval above 0 instead.
     """
@@ -68,17 +68,18 @@ def comparisons(study: Study) -> list[Comparison]:
         return []
     paper = f"{both}{PAPER}"
     single = better_single(study)
+    which = f", {label(single)}" if single else ""
     asked = [
         ("two teachers over plain, same views", both, PLAIN, 0.0),
         ("two teachers over plain, fresh views", both, FRESH, 0.0),
         ("two teachers over the oracle", both, ORACLE, 0.0),
-        (f"two teachers over the better one, {label(single)}" if single else "", both, single, 0.0),
+        (f"two teachers over the better single one{which}", both, single or "", 0.0),
         ("our best recipe over the paper's", both, paper, 1.0),
         ("the paper's recipe over plain, same views", paper, PLAIN, 0.0),
     ]
     known = study.params.recipes
     return [Comparison(claim, recipe, over, study, least)
-            for claim, recipe, over, least in asked if over and recipe in known and over in known]
+            for claim, recipe, over, least in asked if {recipe, over} <= {*known, ""}]
 
 
 def better_single(study: Study) -> str | None:

@@ -96,11 +96,11 @@ def _verdicts(claims: list[Comparison]) -> list[str]:
     told = [claim for claim in claims if claim.overall is not None]
     if not told:
         return ["Nothing to compare yet: no student has both recipes of any claim."]
-    verdicts = [claim.overall.verdict for claim in told if claim.overall]
+    verdicts = [claim.overall.verdict if claim.overall else "no pairs yet" for claim in claims]
     counts = [f"{verdicts.count(verdict)} {word}" for verdict, word in
-              (("holds", "hold"), ("does not hold", "do not hold"), ("undecided", "are undecided"))
-              if verdict in verdicts]
-    return [f"Of {counted(len(told), 'claim')}, {listed(counts)}.", *map(_sentence, told)]
+              (("holds", "held up"), ("does not hold", "refuted"), ("undecided", "undecided"),
+               ("no pairs yet", "without pairs yet")) if verdict in verdicts]  # fmt: skip
+    return [f"{counted(len(claims), 'claim')}: {listed(counts)}.", *map(_sentence, told)]
 
 
 def _sentence(claim: Comparison) -> str:
@@ -120,12 +120,13 @@ def _sentence(claim: Comparison) -> str:
 
 def _cautions(study: Study, claims: list[Comparison]) -> list[str]:
     made, told = intervals(claims), sum(claim.overall is not None for claim in claims)
-    safe = [claim.claim for claim in claims if claim.overall and claim.overall.mean > 0
+    safe = [f"“{claim.claim}”" for claim in claims if claim.overall and claim.overall.mean > 0
             and claim.overall.p is not None and claim.overall.p * told < 0.05]  # fmt: skip
     corrected = f"{listed(safe)} would also hold" if safe else "none would hold"
     cautions = [
-        f"{counted(made, 'interval was', 'intervals were')} computed on this page, each at 95 %: one in twenty misses "
-        f"by chance. Corrected for {counted(told, 'claim')} (Bonferroni), {corrected}.",
+        f"{counted(made, 'interval was', 'intervals were')} computed for the claims, in all and for single students, "
+        f"each at 95 %: one in twenty misses by chance. Corrected for {counted(told, 'claim')} (Bonferroni), "
+        f"{corrected}.",
         "Where seeds are added because an interval contains 0, the interval is somewhat too narrow: it was looked at "
         "before.",
     ]

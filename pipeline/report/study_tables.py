@@ -18,7 +18,7 @@ from pipeline.report.document import (
     shown,
     words,
 )
-from pipeline.report.results import minus, spread
+from pipeline.report.results import middle, minus, spread
 from pipeline.report.study import PLAIN, Study, label
 
 
@@ -30,8 +30,7 @@ def claims_table(claims: list[Comparison]) -> Table:
             words(claim.claim),
             with_interval(claim.overall),
             *(with_interval(claim.by_student.get(student)) for student in students),
-            number(claim.overall.pairs if claim.overall else 0, 0),
-            number(claim.overall.p if claim.overall else None, 4),
+            words(f"{claim.overall.p:.2g}" if claim.overall and claim.overall.p is not None else DASH),
             words(claim.overall.verdict if claim.overall else DASH),
             words(f"mean of {claim.least:+g} or more" if claim.least else "interval above 0"),
             words({None: DASH, True: "yes", False: "no"}[claim.reached]),
@@ -43,13 +42,12 @@ def claims_table(claims: list[Comparison]) -> Table:
     return Table(
         key="claims",
         title="Claims",
-        caption="Mean difference of mAP@.5 on test in points over pairs of the same student and seed, with its 95 % "
-        "interval.",
+        caption="Mean difference of mAP@.5 on test in points over n pairs of the same student and seed, with its 95 % "
+        "interval. The better single teacher is the one whose students have the higher AP on val.",
         columns=[
             Column(title="Claim", numeric=False),
             Column(title="mean over students"),
             *(Column(title=label(student)) for student in students),
-            Column(title="pairs"),
             Column(title="p"),
             Column(title="the claim", numeric=False),
             Column(title="asked for", numeric=False),
@@ -169,4 +167,19 @@ def screening_table(study: Study, group: str, cells: list[Screened]) -> Table:
             Column(title="passes"),
         ],
         rows=rows,
+        notes=[note for student in dict.fromkeys(cell.student for cell in cells)
+               if (note := _reached(study, str(student), [cell for cell in cells if cell.student == student]))],
     )
+
+
+def _reached(study: Study, student: str, cells: list[Screened]) -> str:
+    """After how many passes runs of different lengths are as good as plain ones at their end; empty without lengths."""
+    plain = study.results.mean(student, PLAIN, "val.map_area")
+    by_length = {length: fmean(cell.map_area or 0.0 for cell in cells if cell.passes == length)
+                 for length in sorted({cell.passes for cell in cells if cell.passes})}
+    if plain is None or len(by_length) < 2:
+        return ""
+    enough = next((f"the shortest runs as good took {shown(length, 0)} passes"
+                   for length, mean in by_length.items() if mean >= plain), "no run here is as good")
+    whole = shown(middle(run.passes for run in study.results.of(student, PLAIN)) or 0, 0)
+    return f"Passes to plain's final AP: {label(student)} alone has {shown(plain)} on val after {whole}; {enough}."
