@@ -1,6 +1,7 @@
 """Reading image files: whatever is on disk comes out as RGB uint8, or as one clear error."""
 
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +76,13 @@ def image_size(path: Path) -> tuple[int, int]:
     """
     try:
         with Image.open(path) as image:
-            width, height = image.size
-            return (height, width) if image.getexif().get(_ORIENTATION) in _TURNED else (width, height)
+            width, height, about = *image.size, image.info.get("exif", b"")
     except _BROKEN as error:
         raise _unreadable(path, error) from None
+    exif = Image.Exif()  # not image.getexif(), which decodes all of a PNG
+    with suppress(*_BROKEN):  # nonsense there spoils no picture
+        exif.load(about)
+    return (height, width) if exif.get(_ORIENTATION) in _TURNED else (width, height)
 
 
 def _rgb(image: Image.Image) -> NDArray[np.uint8]:

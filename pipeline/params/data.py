@@ -75,7 +75,7 @@ class Data(Block):
     classes: list[str] | None = None
     val_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     labels: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    unlabelled: str | None = None
+    unlabelled: Annotated[str, Field(min_length=1)] | None = None
     seed: Seed = 0
     download: bool = False
     strict: bool = False

@@ -124,10 +124,11 @@ def test_a_turned_photograph_is_seen_upright(tmp_path: Path, source: Any) -> Non
     exif = Image.Exif()
     exif[0x0112] = 6
     (tmp_path / "phone").mkdir()
-    Image.new("RGB", (40, 30)).save(tmp_path / "phone/a.jpg", exif=exif)
-    [record] = made(tmp_path, source, unlabelled=str(tmp_path / "phone")).records(UNLABELLED)
-    assert (record.width, record.height) == (30, 40)
-    assert record.read().shape == (40, 30, 3)
+    for color, (name, about) in enumerate({"a.jpg": exif, "b.png": exif, "c.jpg": b"Exif\0\0nonsense"}.items()):
+        Image.new("RGB", (40, 30), (99 * color, 0, 0)).save(tmp_path / "phone" / name, exif=about)
+    records = made(tmp_path, source, unlabelled=str(tmp_path / "phone")).records(UNLABELLED)
+    assert [(record.width, record.height) for record in records] == [(30, 40), (30, 40), (40, 30)]
+    assert [record.read().shape for record in records] == [(40, 30, 3), (40, 30, 3), (30, 40, 3)]
 
 
 @pytest.mark.parametrize(("name", "words"), [
