@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 def run(params: "Params", path: Path | str, count: int, *, seed: int = 0) -> dict[str, Any]:
     """Compares `count` random views of a store with what its teacher says of them now.
 
-    The loss is that of the first of `distill.recipes` with this teacher alone or, without one, the default W; its
-    gradient is taken at the outputs of a student: the first trained one of `distill.students`, or one that is
-    not trained yet.
+    Views of images without labels count in all but the AP. The loss is that of the first of `distill.recipes` with
+    this teacher alone or, without one, the default W; its gradient is taken at the outputs of a student: the first
+    trained one of `distill.students`, or one that is not trained yet.
 
     Returns:
         `Fidelity.result`, which views, W and student.
@@ -121,6 +121,7 @@ def _compare(teacher: "Detector", student: "Detector", loss: "DistillationLoss",
     from pipeline.targets.dequantising import dequantise
 
     identity, fidelity, done = store.spec.identity, Fidelity(loss.to(device), len(data.classes)), 0
+    labelled = [record.labelled for record in data.records(recorded.split)]
     name, kinds = identity["teacher"], [array.name for array in store.spec.arrays]
     with inference(teacher, device), inference(student, device):
         for some, images in rendered(recorded, data, rows, batch, on_mismatch):
@@ -138,7 +139,8 @@ def _compare(teacher: "Detector", student: "Detector", loss: "DistillationLoss",
                                  TeacherTargets(live.heatmap, peaks, exact),
                                  TeacherTargets(kept["heatmap"], kept["peaks"], stored))
             fidelity.add_maps(peaks, kept["peaks"], kept["heatmap"], kept["wh_offset"],
-                              identity["stride"], [recorded.boxes(row) for row in some])
+                              identity["stride"],
+                              [recorded.boxes(row) if labelled[recorded.view(row).image] else None for row in some])
             done += len(some)
             progress(done, len(rows), "views")
     return fidelity.result()

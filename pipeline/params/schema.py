@@ -17,7 +17,8 @@ class Train(Block):
     """The training loop, the same for teachers and students.
 
     Attributes:
-        epochs: passes over the training images; one epoch shows each image once.
+        epochs: passes over the training images; one epoch shows each image once. Those of a student whose recipe
+            says `unlabelled: true` are the labelled and the unlabelled ones.
         batch: images per step, over all processes.
         lr: peak learning rate; it belongs to `batch`, nothing rescales it.
         schedule: "step" multiplies by `gamma` after each of `milestones` (shares of the run);

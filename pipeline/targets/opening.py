@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
+from pipeline.data.dataset import UNLABELLED
 from pipeline.data.loading import FreshViews
 from pipeline.distillation import DistillationLoss, ground_truth_targets, share_of_weight
 from pipeline.errors import UserError
@@ -54,9 +55,14 @@ def open_targets(
         FingerprintMismatch: a store is of other data, views, classes or size or not as `dumped` says, or an
             ensemble is of other dumps of the teachers; names every differing field.
         UserError: the size is too far from that of the views, a store lacks an array that the
-            recipe needs, or mirroring it errs more than is allowed.
+            recipe needs, mirroring it errs more than is allowed, or the recipe asks for images without
+            labels and there are none.
         StoreError: a store is incomplete or damaged.
     """
+    if recipe.unlabelled and not data.splits.get(UNLABELLED):
+        raise UserError(f"The recipe says unlabelled: true, but data {data.name!r} has no images without labels: name "
+                        "a folder of them as data.unlabelled, or set data.labels below 1, and run 'pipeline prepare' "
+                        "and what follows it again.")
     size = size or recorded.size
     if not all(SIZES[0] <= mine / theirs <= SIZES[1] for mine, theirs in zip(size, recorded.size, strict=True)):
         raise UserError(f"The student's input is {list(size)}, but the views are {list(recorded.size)}: its sides "
@@ -164,7 +170,8 @@ class Targets:
             return FreshViews(self.data.records(TRAIN), len(self.data.classes), views, stride=stride, seed=seed,
                               cache_mb=cache_mb)
         return ReplayedViews(self.data, self.recorded, self.stores, arrays=self.arrays, size=self.size, stride=stride,
-                             flip=self.flip, seed=seed, on_mismatch=on_mismatch, cache_mb=cache_mb)
+                             unlabelled=self.recipe.unlabelled, flip=self.flip, seed=seed, on_mismatch=on_mismatch,
+                             cache_mb=cache_mb)
 
     @property
     def taught(self) -> bool:

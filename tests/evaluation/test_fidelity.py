@@ -78,6 +78,15 @@ def test_without_objects_there_is_no_ap():
     assert compared.result()["ap_difference"] is None
 
 
+def test_views_without_labels_are_left_out_of_the_ap():
+    compared = BoxFidelity(CLASSES)
+    compared.add_boxes([None, BOX], exact=np.repeat(FOUND, 2, 0), stored=np.repeat(FOUND, 2, 0))
+    assert compared.result()["ap_exact"] == pytest.approx(100)  # no false positives of the first view
+    unknown = BoxFidelity(CLASSES)
+    unknown.add_boxes([None], exact=FOUND, stored=FOUND)
+    assert unknown.result() == {"ap_exact": None, "ap_stored": None, "ap_difference": None}
+
+
 def test_boxes_come_from_the_peaks_and_from_the_maps_in_pixels():
     heatmap, wh, offset = torch.zeros(1, CLASSES, SIDE, SIDE), torch.zeros(1, 2, SIDE, SIDE), torch.zeros(1, 2, 8, 8)
     heatmap[0, 0, 2, 2], heatmap[0, 1, 5, 5] = 0.9, 0.8  # the centres of BOX
