@@ -38,6 +38,7 @@ from storage import Store, open_store
 
 TEACHER = RECIPE = "hourglass_small"
 STUDENT = "resnet18"
+GROUP = "encodings"
 #: Of heatmap, and of wh and offset; the exact ones first.
 HEADS = (("exact-fp32", "exact-fp32"), ("exact-fp16", "exact-fp16"), ("u8-sqrt", "exact-fp16"),
          ("u8-sqrt-sparse", "exact-fp16-sparse"))
@@ -138,9 +139,10 @@ def made(line: Line, heatmap: str, wh_offset: str, features: str | None, seeds: 
     else:
         weights = [*weights[:3], 0.0]
     pipeline(folder, "dump-teachers", TEACHER, *given)
-    # With one W to choose from it is what trains students and scores them on val.
-    pipeline(folder, "tune", "weights", *given, f"tune.students=[{STUDENT}]", f"tune.recipe={RECIPE}",
-             f"tune.weights=[{weights}]", f"tune.seeds={list(seeds)}", f"students.{STUDENT}.train.epochs={epochs}",
+    # A screening of one variation is what trains students and scores them on val.
+    group = {"students": [STUDENT], "recipe": RECIPE, "seeds": list(seeds), "variations": {"one": []}}
+    pipeline(folder, "study", "screen", GROUP, *given, f"screening.{GROUP}={json.dumps(group)}",
+             f"recipes.{RECIPE}.weights={weights}", f"students.{STUDENT}.train.epochs={epochs}",
              "evaluate.latency_runs=0")
     return folder
 
@@ -164,7 +166,7 @@ def decode(store: Store, line: Line) -> tuple[float, float]:
 
 def scores(folder: Path, seeds: Sequence[int]) -> list[float]:
     """AP on val of each student that `made` trained."""
-    files = [next(folder.glob(f"results/tune/weights/{STUDENT}/*/seed{seed}.json")) for seed in seeds]
+    files = [next(folder.glob(f"results/study/{GROUP}/{STUDENT}/*/seed{seed}.json")) for seed in seeds]
     return [json.loads(file.read_text(encoding="utf-8"))["map_area"] for file in files]
 
 

@@ -3,6 +3,10 @@
 from pathlib import Path
 
 WORK = Path(".work")
+#: Folders of variations that need data or stores of their own.
+SCREENING = Path(".screening")
+#: Where stages put their results.
+OUTS = ("data", "targets", "models", "results", "report")
 
 
 def data_folder(name: str) -> Path:
@@ -35,6 +39,10 @@ def teacher_results(teacher: str) -> Path:
 
 def student_results(student: str, recipe: str, seed: int) -> Path:
     return Path("results", "students", student, recipe, f"seed{seed}")
+
+
+def screening_results(group: str, student: str, variation: str) -> Path:
+    return Path("results", "study", group, student, variation)
 
 
 def weights(model_folder: Path) -> Path:

@@ -161,15 +161,30 @@ def report(params: "Params", as_json: bool) -> None:
     _answer(stage.run(params), as_json)
 
 
-@main.command()
-@click.argument("what", type=click.Choice(["plain", "weights"]))
+@main.group()
+def study() -> None:
+    """Try variations of recipes, and keep what came out under version control."""
+
+
+@study.command("screen")
+@click.argument("groups", nargs=-1)
 @as_json
 @reads_params
-def tune(params: "Params", what: str, as_json: bool) -> None:
-    """Choose on val: learning rate and schedule of `plain` students, or the W of a recipe."""
-    from stages import tune as stage
+def study_screen(params: "Params", groups: tuple[str, ...], as_json: bool) -> None:
+    """Train the variations of GROUPS (default: all under `screening`) and rank them by AP on val."""
+    from stages import screening as stage
 
-    _answer(stage.run(params, what), as_json)
+    _answer(stage.run(params, groups), as_json)
+
+
+@study.command("collect")
+@as_json
+@reads_params
+def study_collect(params: "Params", as_json: bool) -> None:
+    """Add the cells of results/ to docs/study/ and write the page about all that are there."""
+    from stages import study as stage
+
+    _answer(stage.run(params), as_json)
 
 
 @main.command()

@@ -1,7 +1,7 @@
 """params.yaml: its schema, its loading and the profiles that write it."""
 
 from pipeline.params.data import Data, DemoScenes, Views
-from pipeline.params.loading import load_params, read_yaml, train_params
+from pipeline.params.loading import changed, load_params, read_yaml, train_params
 from pipeline.params.recipe import Recipe
 from pipeline.params.schema import (
     Augmentation,
@@ -13,12 +13,12 @@ from pipeline.params.schema import (
     Evaluate,
     Params,
     Report,
+    Screening,
     Student,
     Train,
-    Tune,
 )
 
 __all__ = [
     "Augmentation", "Data", "DemoScenes", "Detector", "Distill", "Dump", "Encodings", "Ensemble", "Evaluate", "Params",
-    "Recipe", "Report", "Student", "Train", "Tune", "Views", "load_params", "read_yaml", "train_params",
+    "Recipe", "Report", "Screening", "Student", "Train", "Views", "changed", "load_params", "read_yaml", "train_params",
 ]

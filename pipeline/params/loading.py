@@ -50,13 +50,26 @@ def load_params(path: str | Path = "params.yaml", overrides: Sequence[str] = ())
     tree = read_yaml(path.read_text(encoding="utf-8"), str(path))
     if not isinstance(tree, dict):
         raise UserError(f"{path} must hold a mapping of blocks (data, views, teachers, …), not {type(tree).__name__}.")
+    return _checked(tree, overrides, str(path))
+
+
+def changed(params: Params, overrides: Sequence[str], where: str) -> Params:
+    """The same params with "dotted.key=value" overrides on top.
+
+    Raises:
+        UserError: as `load_params`, naming `where`.
+    """
+    return _checked(params.model_dump(mode="json"), overrides, where)
+
+
+def _checked(tree: dict[str, Any], overrides: Sequence[str], where: str) -> Params:
     for override in overrides:
         _apply(tree, override)
-    params = _validate(Params, tree, str(path))
+    params = _validate(Params, tree, where)
     try:
         _check_references(params)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise UserError(f"{where}: {error}") from None
     return params
 
 
@@ -74,9 +87,10 @@ def _check_references(params: Params) -> None:
     asked: list[tuple[str, Sequence[str], str, Mapping[str, Any]]] = [
         ("distill.students", params.distill.students, "student", params.students),
         ("distill.recipes", params.distill.recipes, "recipe", params.recipes),
-        ("tune.students", params.tune.students, "student", params.students),
-        ("tune.recipe", [params.tune.recipe] if params.tune.recipe else [], "recipe", params.recipes),
     ]
+    for key, group in params.screening.items():
+        asked += [(f"screening.{key}.students", group.students, "student", params.students),
+                  (f"screening.{key}.recipe", [group.recipe], "recipe", params.recipes)]
     asked += [(f"ensembles.{key}.teachers", ensemble.teachers, "teacher", params.teachers)
               for key, ensemble in params.ensembles.items()]
     for key, recipe in params.recipes.items():
@@ -89,6 +103,11 @@ def _check_references(params: Params) -> None:
         for name in names:
             if name not in table:
                 raise unknown(f"{where}: {kind}", name, list(table))
+    for key, recipe in params.recipes.items():
+        merged = params.ensembles[recipe.merged].teachers if recipe.merged else recipe.teachers
+        for name in set(recipe.teachers) - set(merged):
+            raise UserError(f"recipes.{key}: teacher {name!r} is not merged in the ensemble {recipe.merged!r}, which "
+                            f"has {', '.join(merged)}; add it there or leave it out here.")
     for name, teacher in params.teachers.items():
         train_params(params.train, teacher.train, f"teachers.{name}.train")
     for name, student in params.students.items():

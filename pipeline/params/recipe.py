@@ -70,6 +70,8 @@ class Recipe(Block):
         schedule_share: as a share of the run.
         peak_threshold: least probability of a teacher's peak that the wh and offset terms use.
         ground_truth: weight of the ground-truth loss.
+        unlabelled: learn from the images without labels too (`data.unlabelled`, `data.labels`), by what the teachers
+            said of them; the ground-truth loss counts the labelled ones alone.
     """
 
     teachers: list[Name] = []
@@ -87,6 +89,7 @@ class Recipe(Block):
     schedule_share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
     peak_threshold: Fraction = 0.1
     ground_truth: Annotated[float, Field(ge=0)] = 1.0
+    unlabelled: bool = False
 
     @property
     def separate(self) -> bool:
@@ -121,6 +124,13 @@ class Recipe(Block):
         if self.views == "fresh" and (self.teachers or self.oracle):
             raise ValueError("views 'fresh' is for recipes without teachers and without oracle: what is said of "
                              "stored views does not fit others")
+        return self
+
+    @model_validator(mode="after")
+    def _unlabelled_images_teach_by_teachers(self) -> "Recipe":
+        if self.unlabelled and not (self.teachers and any(self.weights)):
+            raise ValueError("unlabelled needs teachers and a W that is not all zeros: what teachers said is all there "
+                             "is to learn from images without labels")
         return self
 
     @model_validator(mode="after")

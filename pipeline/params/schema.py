@@ -10,14 +10,15 @@ from pydantic import AfterValidator, Field
 
 from pipeline.params.blocks import Block, Fraction, Name, Positive, Seed
 from pipeline.params.data import Data, Views
-from pipeline.params.recipe import Recipe, Weights
+from pipeline.params.recipe import Recipe
 
 
 class Train(Block):
     """The training loop, the same for teachers and students.
 
     Attributes:
-        epochs: passes over the training images; one epoch shows each image once.
+        epochs: passes over the training images; one epoch shows each image once. Those of a student whose recipe
+            says `unlabelled: true` are the labelled and the unlabelled ones.
         batch: images per step, over all processes.
         lr: peak learning rate; it belongs to `batch`, nothing rescales it.
         schedule: "step" multiplies by `gamma` after each of `milestones` (shares of the run);
@@ -208,22 +209,21 @@ class Report(Block):
     baseline: Name = "resnet50"
 
 
-class Tune(Block):
-    """`tune`: the grids that are searched on val.
+class Screening(Block):
+    """An entry of `screening`: variations of one recipe, scored on val, on which every choice is made.
 
     Attributes:
-        student: whose choice is made.
-        lrs, schedules: the grid for recipe `plain`.
-        recipe: the recipe whose W is chosen.
-        weights: the W that are tried.
+        title: what is asked, in one sentence.
+        students, recipe, seeds: what each variation is tried on.
+        variations: by label, the first one is what the others are compared with; each is a list of changes
+            "dotted.key=value" as `--set` takes them, where {student} and {recipe} stand for those of the cell.
     """
 
-    students: list[Name] = []
-    lrs: list[float] = [5e-4, 1e-3, 2e-3, 4e-3]
-    schedules: list[Literal["step", "cosine"]] = ["cosine", "step"]
-    recipe: Name | None = None
-    weights: list[Weights] = []
-    seeds: list[Seed] = [0]
+    title: str = ""
+    students: Annotated[list[Name], Field(min_length=1)]
+    recipe: Name
+    seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
+    variations: Annotated[dict[Name, list[str]], Field(min_length=1)]
 
 
 class Params(Block):
@@ -241,4 +241,4 @@ class Params(Block):
     distill: Distill
     evaluate: Evaluate = Evaluate()
     report: Report = Report()
-    tune: Tune = Tune()
+    screening: dict[Name, Screening] = {}

@@ -1,15 +1,21 @@
 """The plots: how good the students are, how large, and how all of them were trained."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from pipeline.report.comparisons import Comparison
 from pipeline.report.document import Picture, shown
 from pipeline.report.drawing import Theme, legend, panels, plain_ticks, save, title
 from pipeline.report.results import Log, middle
 from pipeline.report.study import PLAIN, Study, label
+
+if TYPE_CHECKING:
+    from pipeline.report.claims import Interval
 
 GROUND_TRUTH = {"heatmap": "Heatmap (focal)", "wh": "Width and height (L1)", "offset": "Offset (L1)"}
 DISTILLATION = {
@@ -21,9 +27,9 @@ DISTILLATION = {
 Curve = tuple[str, Log, str]  # its name, its log, its column
 
 
-def score_figure(study: Study, out: Path) -> Picture | None:
-    """Every student's mAP by recipe, a dot per seed, and the teachers' as lines."""
-    students, recipes = study.shown_students[::-1], study.main_recipes
+def score_figure(study: Study, out: Path, recipes: Sequence[str] = ()) -> Picture | None:
+    """Every student's mAP by recipe (the main ones unless told), a dot per seed, and the teachers' as lines."""
+    students, recipes = study.shown_students[::-1], recipes or study.main_recipes
     teachers = {name: score for name, result in study.results.teachers.items() if (score := result.map_area)}
     points = [
         (recipe, row, mean, study.results.values(student, recipe))
@@ -63,6 +69,41 @@ def score_figure(study: Study, out: Path) -> Picture | None:
         "scores",
         alt=f"mAP of each student by recipe: {'; '.join(told)}.",
         caption="Students by recipe: discs are means, the dots beside them single seeds, dashed lines the teachers.",
+    )
+
+
+def claims_figure(claims: Sequence[Comparison], out: Path) -> Picture | None:
+    """Every claim's mean difference and interval, and those of single students below it."""
+    rows: list[tuple[str, Interval, bool]] = []
+    for claim in claims:
+        if claim.overall is not None:
+            rows.append((claim.claim, claim.overall, True))
+            rows += [(label(student), found, False) for student, found in claim.by_student.items()]
+    if not rows:
+        return None
+
+    def draw(theme: Theme) -> Figure:
+        figure, (axis,) = panels(theme, 1, columns=1, height=0.8 + 0.24 * len(rows))
+        axis.axvline(0, color=theme.ink, linewidth=1.1, zorder=1)
+        for place, (_, found, whole) in enumerate(rows):
+            color = theme.color(0) if whole else theme.muted
+            axis.errorbar(found.mean, -place, xerr=found.half, color=color, marker="o", zorder=2,
+                          markersize=8 if whole else 4, linewidth=2.4 if whole else 1.2)
+        axis.set_yticks([-place for place in range(len(rows))], [name for name, _, _ in rows], fontsize=9)
+        for tick, (_, _, whole) in zip(axis.get_yticklabels(), rows, strict=True):
+            tick.set_color(theme.ink if whole else theme.muted)
+        axis.set_ylim(-len(rows) + 0.4, 0.6)
+        axis.set_xlabel("difference of mAP@.5 on test, points", color=theme.muted, fontsize=9)
+        axis.grid(visible=False, axis="y")
+        return figure
+
+    told = [f"{name} {shown(found.mean, sign=True)}" for name, found, whole in rows if whole]
+    return save(
+        draw,
+        out,
+        "claims",
+        alt=f"Mean differences: {'; '.join(told)}.",
+        caption="Mean differences with 95 % intervals: the mean over students, then each student.",
     )
 
 

@@ -2,11 +2,11 @@
 
 import csv
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, median, stdev
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
@@ -18,6 +18,8 @@ from pipeline.report.document import Spread
 #: In percent; none where there was no object that counts.
 Score = float | None
 Log = dict[str, np.ndarray]
+AGAIN = "Run 'pipeline evaluate' again."
+M = TypeVar("M", bound=BaseModel)
 
 
 class Scores(BaseModel):
@@ -108,12 +110,14 @@ class Results:
     def score(self, student: str | None, recipe: str | None, metric: str = "map_area") -> Spread | None:
         return spread(self.values(student, recipe, metric))
 
+    def pairs(self, student: str | None, recipe: str | None, over: str | None = "plain") -> list[tuple[Result, Result]]:
+        """The runs of two recipes, paired by seed."""
+        ours, theirs = (self.runs.get((student or "", name or ""), {}) for name in (recipe, over))
+        return [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
+
     def differences(self, student: str | None, recipe: str | None, metric: str = "map_area") -> list[float]:
         """What the recipe adds to `plain`, in points, for every seed that has both."""
-        plain = self.runs.get((student or "", "plain"), {})
-        taught = self.runs.get((student or "", recipe or ""), {})
-        both = [seed for seed in taught if seed in plain]
-        found = [minus(taught[seed].score(metric), plain[seed].score(metric)) for seed in both]
+        found = [minus(ours.score(metric), theirs.score(metric)) for ours, theirs in self.pairs(student, recipe)]
         return [difference for difference in found if difference is not None]
 
     def mean(self, student: str | None, recipe: str | None, metric: str = "map_area") -> float | None:
@@ -161,13 +165,22 @@ def load_results(params: Params, root: Path) -> Results:
     paths = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
     if not paths:
         raise UserError(f"{folder} holds no metrics.json: run 'pipeline evaluate' first.")
+    return arrange({str(path.relative_to(root)): parse(Result, path, AGAIN) for path in paths}, params)
+
+
+def arrange(found: Mapping[str, Result], params: Params) -> Results:
+    """Results by name, in the order of params.
+
+    Args:
+        found: by what the list of those left out calls them.
+        params: whose data, teachers, students and recipes have a place.
+    """
     teachers: dict[str, Result] = {}
     runs: dict[tuple[str, str], dict[int, Result]] = {}
     left_out = []
-    for path in paths:
-        result = _read(path)
+    for where, result in found.items():
         if reason := _stranger(result, params):
-            left_out.append(f"{path.relative_to(root)}: {reason}")
+            left_out.append(f"{where}: {reason}")
         elif result.kind == "teacher":
             teachers[str(result.teacher)] = result
         else:
@@ -230,14 +243,15 @@ def load_logs(params: Params, root: Path) -> tuple[dict[str, Log], dict[tuple[st
     )
 
 
-def _read(path: Path) -> Result:
+def parse(model: type[M], path: Path, remedy: str) -> M:
+    """A JSON file of results, or an error that names file, key and remedy."""
     try:
-        return Result.model_validate_json(path.read_bytes())
+        return model.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         problem = (f"{key}: " if key else "") + first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{path}: {problem}. Run 'pipeline evaluate' again.") from None
+        raise UserError(f"{path}: {problem}. {remedy}") from None
 
 
 def _stranger(result: Result, params: Params) -> str:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pipeline.data import DataSet
 
 PLAIN = "plain"
+NOBODY = "nobody"
 
 LABELS = {
     "resnet18": "ResNet-18",
@@ -29,6 +30,12 @@ LABELS = {
 def label(name: str) -> str:
     """A network's name as papers write it."""
     return LABELS.get(name, name)
+
+
+def _nobody(recipe: str) -> str:
+    """Nobody, and what else is special: "nobody, fresh" for "plain-fresh"."""
+    variant = recipe.removeprefix(PLAIN).lstrip("-")
+    return f"{NOBODY}, {variant}" if variant else NOBODY
 
 
 @dataclass(frozen=True)
@@ -75,17 +82,18 @@ class Study:
         return next((name for name in students if students[name].model == model), None)
 
     def taught_by(self, recipe: str) -> str:
-        """A recipe's teachers, and the suffix that makes it a variant; its name if nobody teaches."""
+        """A recipe's teachers, and the suffix that makes it a variant."""
         teachers = self.params.recipes[recipe].teachers
         if not teachers:
-            return "nobody" if recipe == PLAIN else recipe
+            return "rendered ground truth" if self.params.recipes[recipe].oracle else _nobody(recipe)
         suffix = recipe.removeprefix("+".join(teachers)).lstrip("-")
         taught = " & ".join(label(teacher) for teacher in teachers)
         return f"{taught}, {suffix}" if suffix else taught
 
     def recipe_label(self, recipe: str) -> str:
-        """A recipe in words: "alone", "taught by ResNet-50"."""
-        return "alone" if recipe == PLAIN else f"taught by {self.taught_by(recipe)}"
+        """A recipe in words: "alone", "alone, fresh", "taught by ResNet-50"."""
+        taught_by = self.taught_by(recipe)
+        return taught_by.replace(NOBODY, "alone", 1) if taught_by.startswith(NOBODY) else f"taught by {taught_by}"
 
     def recipe_from(self, *families: str) -> str | None:
         """The recipe whose teachers are one of each family of networks ("resnet50", "hourglass")."""

@@ -83,7 +83,11 @@ def test_without_anything_the_error_says_what_to_do(run, arguments, words):
     (["record-views"], ["data/demo", "pipeline prepare"]),
     (["train-teacher", "resnet50"], ["data/demo", "pipeline prepare"]),
     (["evaluate"], ["models/", "train-teacher"]),
-    (["tune", "plain"], ["data/demo", "pipeline prepare"]),
+    (["study", "screen", "plain"], ["data/demo", "pipeline prepare"]),
+    (["study", "screen", "plane"], ["'plane'", "plain", "weights"]),
+    (["study", "screen", "--set", "screening={}"], ["screening", "pipeline profile study"]),
+    (["study", "screen", "--set", "screening.weights.variations.odd=[recipes.x=1]"], ["variations.odd", "recipes.x"]),
+    (["study", "collect"], ["data/demo", "pipeline prepare"]),
 ])
 def test_what_params_do_not_name_is_one_line_and_leaves_nothing(run, tmp_path, arguments, words):
     assert run("profile", "demo").exit_code == 0

@@ -28,11 +28,20 @@ recipes:
   plain: {}
   resnet18: {teachers: [resnet18]}
   resnet18+hourglass_small: {teachers: [resnet18, hourglass_small], ensemble: both}
+  plain-fresh: {views: fresh}
+  oracle: {oracle: true, weights: [1000, 1, 0.1, 0]}
 distill: {students: [mobilenet_v2], recipes: [plain, resnet18+hourglass_small], seeds: [0], train: *train}
 evaluate: {latency_runs: 2}
 report: {images: 2, baseline: resnet18}
-tune: {students: [mobilenet_v2], lrs: [1e-3], schedules: [cosine, step], recipe: resnet18+hourglass_small,
-       weights: [table4-1, table4-3]}
+screening:
+  weights:
+    students: [mobilenet_v2]
+    recipe: resnet18+hourglass_small
+    variations: {table4-1: [], table4-3: ["recipes.{recipe}.weights=table4-3"]}
+  views:
+    students: [mobilenet_v2]
+    recipe: resnet18+hourglass_small
+    variations: {as-they-are: [], one: [views.per_image=1]}
 """
 
 STEPS = (
@@ -56,6 +65,12 @@ def run_pipeline(*arguments: str, folder: Path) -> str:
 
 
 @pytest.fixture(scope="session")
+def tiny():
+    """The params of the finished folder, as text."""
+    return PARAMS
+
+
+@pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """A folder in which every command ran once. Read it, don't write in it."""
     folder = tmp_path_factory.mktemp("line")
@@ -72,7 +87,7 @@ def line(finished, tmp_path):
     return tmp_path / "line"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def pipeline():
     """Runs one command: pipeline("prepare", "--json", folder=...) -> what it printed."""
     return run_pipeline

@@ -1,7 +1,7 @@
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.params import load_params, train_params
+from pipeline.params import changed, load_params, train_params
 from pipeline.params.recipe import PAPER_WEIGHTS
 
 SMALLEST = """
@@ -68,8 +68,9 @@ def test_a_bad_value_is_named_by_its_dotted_key(params_file, override, words):
 @pytest.mark.parametrize(("override", "words"), [
     ("distill.students=[resnet19]", ["distill.students", "student 'resnet19'", "'resnet18'"]),
     ("distill.recipes=[plane]", ["distill.recipes", "'plane'", "'plain'"]),
-    ("tune.students=[x]", ["tune.students", "resnet18"]),
-    ("tune.recipe=plane", ["tune.recipe", "'plain'"]),
+    ("screening.x={students: [x], recipe: plain, variations: {a: []}}", ["screening.x.students", "resnet18"]),
+    ("screening.x={students: [resnet18], recipe: plane, variations: {a: []}}", ["screening.x.recipe", "'plain'"]),
+    ("screening.x={students: [resnet18], recipe: plain, variations: {}}", ["screening.x.variations", "1"]),
     ("recipes.plain.teachers=[resnet5]", ["recipes.plain.teachers", "teacher 'resnet5'", "'resnet50'"]),
     ("recipes.plain={teachers: [resnet50], ensemble: both}", ["recipes.plain.ensemble", "'both'", "none"]),
     ("ensembles.separate={teachers: [resnet50, b]}", ["ensembles.separate", "choose another"]),
@@ -104,9 +105,29 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
         load_params(broken)
 
 
+def test_a_recipes_teachers_are_those_that_its_ensemble_merges(params_file):
+    teachers = ["teachers.a={model: resnet18}", "teachers.b={model: resnet34}"]
+    merged = "ensembles.both={teachers: [resnet50, a]}"
+    load_params(params_file, [*teachers, merged, "recipes.plain={teachers: [resnet50, a], ensemble: both}"])
+    load_params(params_file, [*teachers, "recipes.plain={teachers: [resnet50, a, b], ensemble: separate}"])
+    with pytest.raises(UserError, match=r"recipes\.plain: teacher 'b' is not merged .*'both', which has resnet50, a"):
+        load_params(params_file, [*teachers, merged, "recipes.plain={teachers: [resnet50, b], ensemble: both}"])
+
+
 def test_an_entrys_train_keys_lie_on_top_of_the_block(params_file):
     base = load_params(params_file).train
     assert train_params(base, {"lr": 0.5}, "teachers.a.train").lr == 0.5
     assert train_params(base, {"lr": 0.5}, "teachers.a.train").batch == base.batch
     with pytest.raises(UserError, match=r"teachers\.a\.train\.lrr.*'lr'"):
         train_params(base, {"lrr": 0.5}, "teachers.a.train")
+
+
+def test_changed_params_are_checked_like_a_file(params_file):
+    params = load_params(params_file)
+    longer = changed(params, ["distill.train.epochs=7", "recipes.plain.weights=table4-2"], "here")
+    assert (longer.distill.train.epochs, longer.recipes["plain"].weights) == (7, PAPER_WEIGHTS["table4-2"])
+    assert changed(params, [], "here") == params
+    with pytest.raises(UserError, match=r"^here: recipes\.plain\.weight is an unknown key"):
+        changed(params, ["recipes.plain.weight=table4-2"], "here")
+    with pytest.raises(UserError, match=r"^here: recipes\.plain\.teachers: .*'resnet51'"):
+        changed(params, ["recipes.plain.teachers=[resnet51]"], "here")

@@ -10,6 +10,7 @@ HEADS = [1000.0, 1.0, 0.1, 0.0]
 @pytest.mark.parametrize("recipe", [
     {}, {"views": "fresh"}, {"teachers": ["a"]}, TWO, {**TWO, "ensemble": "separate"},
     {"oracle": True, "weights": HEADS}, {**TWO, "attention": ["agreement"]}, {"teachers": ["a"], "attention": []},
+    {"teachers": ["a"], "unlabelled": True}, {"teachers": ["a"], "unlabelled": True, "ground_truth": 0.0},
     {"oracle": True, "weights": HEADS, "attention": ["heatmap"], "attend_outputs": True},
 ])
 def test_what_fits_together_is_taken(recipe):
@@ -37,6 +38,9 @@ def test_separate_reads_no_merged_store():
     ({"teachers": ["a"], "attention": ["agreement"]}, "'agreement' needs at least two teachers"),
     ({"teachers": ["a"], "attention": ["channel"], "attend_outputs": True}, "spatial, heatmap or agreement"),
     ({"oracle": True, "weights": HEADS, "attend_outputs": True}, r"write attention: \[heatmap\]"),
+    ({"unlabelled": True}, "unlabelled needs teachers"),
+    ({"unlabelled": True, "oracle": True, "weights": HEADS}, "unlabelled needs teachers"),
+    ({"unlabelled": True, "teachers": ["a"], "weights": [0, 0, 0, 0]}, "not all zeros"),
     ({"schedule_share": 0.0}, "greater than 0"),
     ({"heatmap": "focal"}, "'soft-focal'"),
 ])

@@ -47,6 +47,13 @@ def test_recipes_in_words(study):
     assert found.recipe_label(f"{BOTH}-paper") == "taught by ResNet-50 & Hourglass (small), paper"
 
 
+def test_nobody_and_the_ground_truth_in_words(study, tree):
+    tree["recipes"] |= {"plain-fresh": {"views": "fresh"}, "oracle": {"oracle": True, "weights": [1000, 1, 0.1, 0]}}
+    found = study({})
+    assert found.recipe_label("plain-fresh") == "alone, fresh"
+    assert found.recipe_label("oracle") == "taught by rendered ground truth"
+
+
 def test_the_scale_says_data_size_and_passes(study):
     assert study({}).scale == "Ours: demo, 2 classes, 1 images, 32×32 px, no student yet"
     assert study({("resnet18", "plain"): [1.0]}).scale.endswith("32×32 px, 24,000 passes")

@@ -11,15 +11,15 @@ def texts(table):
 
 def test_teachers_with_every_metric(study):
     table = teachers_table(study(RUNS))
-    assert texts(table)[0] == ["ResNet-50", "60.0", "59.0", "30.0", "20.0", "30.0", "5.0"]
-    assert [cell.best for cell in table.rows[1]] == [False, *[True] * 5, False]
+    assert texts(table)[0] == ["ResNet-50", "60.0", "59.0", "30.0", "20.0", "30.0", "61.0", "80.0", "5.0"]
+    assert [cell.best for cell in table.rows[1]] == [False, *[True] * 7, False]
     assert table.notes == []
     assert "(unseen)" in table.caption
 
 
 def test_a_teacher_that_was_not_trained(study):
     table = teachers_table(study(RUNS, {"resnet50": 60.0}))
-    assert texts(table)[1] == ["Hourglass (small)", *[DASH] * 6]
+    assert texts(table)[1] == ["Hourglass (small)", *[DASH] * 8]
     assert "`pipeline train-teacher hourglass_small`" in table.notes[0]
 
 

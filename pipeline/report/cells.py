@@ -1,0 +1,87 @@
+"""The study's cells: results kept under version control, in one file with a line for each."""
+
+import json
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from pydantic import BaseModel
+
+from pipeline.params import Params
+from pipeline.report.results import Result, Results, arrange, parse
+
+R = TypeVar("R", bound=Result)
+FILE = "cells.json"
+#: What a cell leaves behind in results/: it is for the report of one machine.
+LEFT_BEHIND: dict[str, Any] = {"per_class": True} | {split: {"per_class"} for split in ("unseen", "val", "train")}
+
+
+class Screened(Result):
+    """One run of a screening: a variation of a recipe, scored on val."""
+
+    group: str
+    variation: str
+
+
+class Cells(BaseModel):
+    """All cells of a study, sorted by name.
+
+    Attributes:
+        teachers, students: scored on test, and on the other splits beside it.
+        screening: scored on val.
+    """
+
+    teachers: list[Result] = []
+    students: list[Result] = []
+    screening: list[Screened] = []
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """What `folder` keeps; nothing, where it has no file yet.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        path = folder / FILE
+        return parse(cls, path, "Take it from version control again.") if path.exists() else cls()
+
+    def text(self) -> str:
+        """The file: valid JSON, a line for each cell, so that a change shows the cells that changed."""
+        blocks = []
+        for name in type(self).model_fields:
+            lines = [json.dumps(cell.model_dump(mode="json", exclude_none=True, exclude=LEFT_BEHIND))
+                     for cell in getattr(self, name)]
+            blocks.append(f' "{name}": [\n' + ",\n".join(f"  {line}" for line in lines) + "\n ]")
+        return "{\n" + ",\n".join(blocks) + "\n}\n"
+
+    def collect(self, root: Path) -> "Cells":
+        """These cells and those of root/results; of two of the same name, the one of root/results.
+
+        Raises:
+            UserError: a result is broken.
+        """
+        return Cells(
+            teachers=_merged(self.teachers, _read(root, "teachers/*/metrics.json", Result)),
+            students=_merged(self.students, _read(root, "students/*/*/seed*/metrics.json", Result)),
+            screening=_merged(self.screening, _read(root, "study/*/*/*/seed*.json", Screened)),
+        )
+
+    def results(self, params: Params) -> Results:
+        """Teachers and students that params know, arranged for tables and claims."""
+        named = {f"teacher {cell.teacher}": cell for cell in self.teachers}
+        named |= {f"{cell.student} {cell.recipe} seed{cell.seed}": cell for cell in self.students}
+        return arrange(named, params)
+
+
+def _read(root: Path, pattern: str, model: type[R]) -> list[R]:
+    return [parse(model, path, "Run the command that wrote it again.")
+            for path in sorted((root / "results").glob(pattern))]
+
+
+def _merged(kept: list[R], fresh: list[R]) -> list[R]:
+    cells = {_key(cell): cell for cell in (*kept, *fresh)}
+    return [cells[key] for key in sorted(cells)]
+
+
+def _key(cell: Result) -> tuple[str, ...]:
+    screened = (cell.group, cell.variation) if isinstance(cell, Screened) else ()
+    return (*screened, cell.teacher or "", cell.student or "", cell.recipe or "", f"{cell.seed or 0:010}")

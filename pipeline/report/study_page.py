@@ -1,0 +1,171 @@
+"""The study's page: docs/study/README.md with its figures and cells."""
+
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.params import Params
+from pipeline.params.recipe import PAPER_WEIGHTS
+from pipeline.report import figures, summary
+from pipeline.report.cells import FILE, Cells, Screened
+from pipeline.report.comparisons import Comparison, comparisons, intervals
+from pipeline.report.document import Document, Section, Spread, counted, listed, shown
+from pipeline.report.page import render_markdown
+from pipeline.report.paper import TABLE_4_STUDENT
+from pipeline.report.paper_tables import table_2, table_3, table_4
+from pipeline.report.results import spread
+from pipeline.report.study import Study, label
+from pipeline.report.study_tables import arms_table, claims_table, gap_table, screening_table
+from pipeline.report.tables import students_table, teachers_table
+
+if TYPE_CHECKING:
+    from pipeline.data import DataSet
+
+TITLE = "The study: what stored teachers are worth to light students"
+HOW = (
+    "A claim is about the mean over students of their mean difference, on pairs of the same student and seed. "
+    "Students are blocks: D = mean over s of mean over k of d(s, k), with the interval D ± t(f) · √(v · Σ 1/n_s) / S, "
+    "where v is the variance of d within students, pooled over f = Σ (n_s − 1) degrees of freedom, n_s the pairs of "
+    "student s and S the number of students. So it speaks of these students and other seeds, and takes the "
+    "spread over seeds to be alike among students. A claim holds where the interval lies above 0, does not hold where "
+    "it lies below, and is undecided between. One student's interval is the same formula for that student alone."
+)
+
+
+def write_study(params: Params, data: "DataSet", cells: Cells, out: Path) -> Study:
+    """Writes cells.json, README.md and figures/ of the cells that are there; any number of them may be missing.
+
+    Args:
+        params: the arms, and names and scale.
+        data: what the cells were measured on.
+        cells: everything that was kept.
+        out: the folder; other files in it stay.
+
+    Returns:
+        The study, as the page tells it.
+    """
+    study = Study(params, cells.results(params), data)
+    claims = comparisons(study)
+    groups = groupby(cells.screening, key=lambda cell: cell.group)
+    screened = {group: list(found) for group, found in groups if group in params.screening}
+    document = Document(
+        title=TITLE,
+        subtitle=f"{study.scale.removeprefix('Ours: ')}. Written by `pipeline study collect` from `{FILE}`; "
+        "what is said follows from the numbers.",
+        summary=[*_verdicts(claims), *_cautions(study, claims)],
+        facts=[*summary.facts(study), *_facts(study, cells)],
+        sections=[
+            Section(
+                key="claims",
+                title="Claims",
+                text=[HOW],
+                tables=[claims_table(claims)],
+                pictures=[picture for picture in [figures.claims_figure(claims, out)] if picture],
+            ),
+            Section(
+                key="arms",
+                title="Recipes and students",
+                tables=[
+                    arms_table(study, "map_area", "mAP@.5 (area) on test"),
+                    arms_table(study, "unseen.map_area", "mAP@.5 (area) on drawings that nobody trained on"),
+                    gap_table(study),
+                ],
+                pictures=[picture for picture in [figures.score_figure(study, out, study.shown_recipes)] if picture],
+            ),
+            Section(key="metrics", title="All metrics", tables=[teachers_table(study), students_table(study)]),
+            Section(
+                key="paper",
+                title="Beside the paper",
+                tables=[table_2(study), table_3(study), table_4(study, _weights(study, screened))],
+            ),
+            Section(
+                key="screening",
+                title="Screening",
+                text=[_screening_words(screened)],
+                tables=[screening_table(study, group, found) for group, found in screened.items()],
+            ),
+        ],
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    (out / FILE).write_text(cells.text(), encoding="utf-8")
+    (out / "README.md").write_text(render_markdown(document), encoding="utf-8")
+    return study
+
+
+def _verdicts(claims: list[Comparison]) -> list[str]:
+    told = [claim for claim in claims if claim.overall is not None]
+    if not told:
+        return ["Nothing to compare yet: no student has both recipes of any claim."]
+    verdicts = [claim.overall.verdict if claim.overall else "no pairs yet" for claim in claims]
+    counts = [f"{verdicts.count(verdict)} {word}" for verdict, word in
+              (("holds", "held up"), ("does not hold", "refuted"), ("undecided", "undecided"),
+               ("no pairs yet", "without pairs yet")) if verdict in verdicts]  # fmt: skip
+    return [f"{counted(len(claims), 'claim')}: {listed(counts)}.", *map(_sentence, told)]
+
+
+def _sentence(claim: Comparison) -> str:
+    found = claim.overall
+    assert found is not None
+    where = f"{counted(found.pairs, 'pair')} of {counted(found.students, 'student')}"
+    text = f"{claim.claim[:1].upper()}{claim.claim[1:]}: {shown(found.mean, sign=True)} points"
+    if found.low is None or found.high is None:
+        return f"{text} ({where}; too few for an interval): undecided."
+    between = f"{shown(found.low, sign=True)} to {shown(found.high, sign=True)}"
+    text += f" (95 % interval {between}, {where}): {found.verdict}"
+    if claim.least:
+        text += f"; {claim.least:+g} was asked for, {'reached' if claim.reached else 'missed'}"
+    below = [label(name) for name, each in claim.by_student.items() if each.mean <= 0]
+    return f"{text}; not above 0 for {listed(below)}." if below and found.mean > 0 else f"{text}."
+
+
+def _cautions(study: Study, claims: list[Comparison]) -> list[str]:
+    made, told = intervals(claims), sum(claim.overall is not None for claim in claims)
+    safe = [f"“{claim.claim}”" for claim in claims if claim.overall and claim.overall.mean > 0
+            and claim.overall.p is not None and claim.overall.p * told < 0.05]  # fmt: skip
+    corrected = f"{listed(safe)} would also hold" if safe else "none would hold"
+    cautions = [
+        f"{counted(made, 'interval was', 'intervals were')} computed for the claims, in all and for single students, "
+        f"each at 95 %: one in twenty misses by chance. Corrected for {counted(told, 'claim')} (Bonferroni), "
+        f"{corrected}.",
+        "Where seeds are added because an interval contains 0, the interval is somewhat too narrow: it was looked at "
+        "before.",
+    ]
+    wanted = study.params.distill
+    cells = [(student, recipe, seed) for student in wanted.students for recipe in wanted.recipes
+             for seed in wanted.seeds]  # fmt: skip
+    done = sum(seed in study.results.runs.get((student, recipe), {}) for student, recipe, seed in cells)
+    if done < len(cells):
+        cautions.append(
+            f"Not finished: {done:,} of {len(cells):,} cells of the main table are there. "
+            "`pipeline profile study`, then `dvc repro`, makes the others, one by one."
+        )
+    return cautions
+
+
+def _facts(study: Study, cells: Cells) -> list[tuple[str, str]]:
+    origins = [run.origin for runs in study.results.runs.values() for run in runs.values() if run.origin]
+    code = sorted({origin.code[:12] for origin in origins if origin.code})
+    teachers = sorted({f"{label(name)} {sha[:12]}" for origin in origins for name, sha in origin.teachers.items()})
+    return [
+        ("Cells", f"{sum(map(len, study.results.runs.values()))} of students, {len(cells.screening)} of screening"),
+        ("Code that taught them", ", ".join(code) or "not named by these cells"),
+        ("Teachers' weights (sha256)", ", ".join(teachers) or "not named by these cells"),
+    ]
+
+
+def _weights(study: Study, screened: dict[str, list[Screened]]) -> dict[str, Spread]:
+    """What the variations of the paper's student have that are named after the paper's W."""
+    own = [cell for cells in screened.values() for cell in cells
+           if cell.variation in PAPER_WEIGHTS and cell.student == study.student(TABLE_4_STUDENT)]  # fmt: skip
+    found = {key: spread(cell.map_area for cell in own if cell.variation == key) for key in PAPER_WEIGHTS}
+    return {key: score for key, score in found.items() if score is not None}
+
+
+def _screening_words(screened: dict[str, list[Screened]]) -> str:
+    if not screened:
+        return "Nothing was screened yet: `pipeline study screen`."
+    tried = sum(len({cell.variation for cell in cells}) for cells in screened.values())
+    return (
+        f"{counted(tried, 'variation')} in {counted(len(screened), 'group')}, all scored on val, which every choice is "
+        "made on. The best of many looks better than it is: what is chosen here is confirmed above, on test."
+    )

@@ -1,0 +1,185 @@
+"""The tables of the study's page."""
+
+from itertools import groupby
+from statistics import fmean
+
+from pipeline.report.cells import Screened
+from pipeline.report.claims import Interval, interval, recovered
+from pipeline.report.comparisons import Comparison
+from pipeline.report.document import (
+    DASH,
+    Cell,
+    Column,
+    Table,
+    best_in_columns,
+    counted,
+    measured,
+    number,
+    shown,
+    words,
+)
+from pipeline.report.results import middle, minus, spread
+from pipeline.report.study import PLAIN, Study, label
+
+
+def claims_table(claims: list[Comparison]) -> Table:
+    """Every claim with its interval, for all students and for each."""
+    students = list(dict.fromkeys(student for claim in claims for student in claim.by_student))
+    rows = [
+        [
+            words(claim.claim),
+            with_interval(claim.overall),
+            *(with_interval(claim.by_student.get(student)) for student in students),
+            words(f"{claim.overall.p:.2g}" if claim.overall and claim.overall.p is not None else DASH),
+            words(claim.overall.verdict if claim.overall else DASH),
+            words(f"mean of {claim.least:+g} or more" if claim.least else "interval above 0"),
+            words({None: DASH, True: "yes", False: "no"}[claim.reached]),
+        ]
+        for claim in claims
+    ]
+    unfair = [f"“{claim.claim}”: {counted(claim.unfair, 'pair')} left out, of other passes, data, views or teachers."
+              for claim in claims if claim.unfair]
+    return Table(
+        key="claims",
+        title="Claims",
+        caption="Mean difference of mAP@.5 on test in points over n pairs of the same student and seed, with its 95 % "
+        "interval. The better single teacher is the one whose students have the higher AP on val.",
+        columns=[
+            Column(title="Claim", numeric=False),
+            Column(title="mean over students"),
+            *(Column(title=label(student)) for student in students),
+            Column(title="p"),
+            Column(title="the claim", numeric=False),
+            Column(title="asked for", numeric=False),
+            Column(title="reached", numeric=False),
+        ],
+        rows=rows,
+        notes=unfair,
+    )
+
+
+def with_interval(found: Interval | None) -> Cell:
+    """ "+3.2 [1.0, 5.4]"; a single pair has no interval."""
+    if found is None:
+        return words(DASH)
+    text = shown(found.mean, sign=True)
+    if found.low is not None and found.high is not None:
+        text += f" [{shown(found.low, sign=True)}, {shown(found.high, sign=True)}]"
+    return Cell(text=text, value=found.mean, n=found.pairs)
+
+
+def arms_table(study: Study, metric: str, title: str) -> Table:
+    """A row for each recipe, a column for each student."""
+    students, results = study.params.distill.students, study.results
+    rows = []
+    for recipe in study.params.distill.recipes:
+        means = [results.mean(student, recipe, metric) for student in students]
+        known = [mean for mean in means if mean is not None]
+        rows.append(
+            [
+                words(study.recipe_label(recipe)),
+                *(measured(results.score(student, recipe, metric)) for student in students),
+                number(fmean(known) if len(known) == len(students) else None),
+            ]
+        )
+    return Table(
+        key=f"arms-{metric.replace('.', '-')}",
+        title=title,
+        caption="Percent, mean ± standard deviation over n seeds; the best of each column stands out.",
+        columns=[
+            Column(title="Recipe", numeric=False),
+            *(Column(title=label(student)) for student in students),
+            Column(title="mean of students"),
+        ],
+        rows=best_in_columns(rows, list(range(1, 2 + len(students)))),
+    )
+
+
+def gap_table(study: Study) -> Table:
+    """How much of the way from plain to the better teacher each recipe goes."""
+    scores = {name: result.map_area for name, result in study.results.teachers.items() if result.map_area is not None}
+    best = max(scores, key=lambda name: scores[name], default="")
+    students = study.params.distill.students
+    rows = []
+    for recipe in study.params.distill.recipes:
+        if recipe == PLAIN:
+            continue
+        shares = [
+            recovered(study.results.mean(student, recipe), study.results.mean(student, PLAIN), scores.get(best))
+            for student in students
+        ]
+        known = [share for share in shares if share is not None]
+        mean = fmean(known) if len(known) == len(students) else None
+        rows.append([words(study.recipe_label(recipe)), *(number(share, 0, unit=" %") for share in shares),
+                     number(mean, 0, unit=" %")])
+    whose = f"{label(best)}, {shown(scores[best])} on test" if best else "not evaluated yet"
+    return Table(
+        key="gap",
+        title="Gap recovered",
+        caption="(recipe − plain) / (teacher − plain) of the mean mAP@.5 on test. The teacher is the better one: "
+        f"{whose}.",
+        columns=[
+            Column(title="Recipe", numeric=False),
+            *(Column(title=label(student)) for student in students),
+            Column(title="mean of students"),
+        ],
+        rows=best_in_columns(rows, list(range(1, 2 + len(students)))),
+    )
+
+
+def screening_table(study: Study, group: str, cells: list[Screened]) -> Table:
+    """One group of variations, best first, against the first that params name."""
+    variations = list(study.params.screening[group].variations)
+    rows = []
+    for student, own in groupby(cells, key=lambda cell: str(cell.student)):
+        runs: dict[str, dict[int, Screened]] = {name: {} for name in variations}
+        for cell in own:
+            if cell.variation in runs:
+                runs[cell.variation][cell.seed or 0] = cell
+        first = runs[variations[0]]
+        of_student = []
+        for name, by_seed in runs.items():
+            if not by_seed:
+                continue
+            pairs = [(cell, first[seed]) for seed, cell in by_seed.items() if seed in first]
+            differences = [minus(cell.map_area, reference.map_area) for cell, reference in pairs]
+            against = interval({student: [value for value in differences if value is not None]})
+            of_student.append(
+                [
+                    words(label(student)),
+                    words(name),
+                    measured(spread(cell.map_area for cell in by_seed.values())),
+                    words("") if name == variations[0] else with_interval(against),
+                    number(next(iter(by_seed.values())).passes, 0),
+                ]
+            )
+        rows += best_in_columns(sorted(of_student, key=lambda row: -(row[2].value or 0.0)), [2])
+    return Table(
+        key=f"screening-{group}",
+        title=f"Screening: {group}",
+        caption=f"{study.params.screening[group].title} mAP@.5 on val in percent, mean ± standard deviation over n "
+        "seeds.",
+        columns=[
+            Column(title="Student", numeric=False),
+            Column(title="Variation", numeric=False),
+            Column(title="val"),
+            Column(title=f"over {variations[0]}"),
+            Column(title="passes"),
+        ],
+        rows=rows,
+        notes=[note for student in dict.fromkeys(cell.student for cell in cells)
+               if (note := _reached(study, str(student), [cell for cell in cells if cell.student == student]))],
+    )
+
+
+def _reached(study: Study, student: str, cells: list[Screened]) -> str:
+    """After how many passes runs of different lengths are as good as plain ones at their end; empty without lengths."""
+    plain = study.results.mean(student, PLAIN, "val.map_area")
+    by_length = {length: fmean(cell.map_area or 0.0 for cell in cells if cell.passes == length)
+                 for length in sorted({cell.passes for cell in cells if cell.passes})}
+    if plain is None or len(by_length) < 2:
+        return ""
+    enough = next((f"the shortest runs as good took {shown(length, 0)} passes"
+                   for length, mean in by_length.items() if mean >= plain), "no run here is as good")
+    whole = shown(middle(run.passes for run in study.results.of(student, PLAIN)) or 0, 0)
+    return f"Passes to plain's final AP: {label(student)} alone has {shown(plain)} on val after {whole}; {enough}."

@@ -1,0 +1,121 @@
+"""What `pipeline study screen` runs: variations of recipes, scored on val. Test is never read here."""
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import UserError
+from stages import (
+    build_ensemble,
+    distill,
+    dump_teachers,
+    evaluate_teacher,
+    inputs,
+    paths,
+    prepare,
+    record_views,
+    scoring,
+    train_teacher,
+)
+
+if TYPE_CHECKING:
+    from pipeline.params import Params, Screening
+
+#: Blocks of params that decide neither data nor teachers nor what is stored of them.
+OF_STUDENTS = {"students", "recipes", "distill", "evaluate"}
+
+
+def run(params: "Params", groups: Sequence[str] = ()) -> dict[str, Any]:
+    """Trains and scores every cell of the groups (default: all) that is not done yet.
+
+    Each goes to results/study/GROUP/STUDENT/VARIATION/seedN.json.
+
+    Returns:
+        {group: {student: {variation: mean AP on val}}}, the best first.
+
+    Raises:
+        UserError: params have no such group, a variation does not fit params, or there is no val split.
+    """
+    if not params.screening:
+        raise UserError("params name no group under 'screening'; 'pipeline profile study' has examples.")
+    chosen = {name: inputs.entry(params.screening, name, "group of screening")
+              for name in groups or params.screening}
+    cells = {name: _variations(params, name, group) for name, group in chosen.items()}
+    if not inputs.prepared_data(params).splits.get("val"):
+        raise UserError(f"data set {params.data.name!r} has no val split; set data.val_fraction above 0 "
+                        "and run 'pipeline prepare' again.")
+    answer = {}
+    for name, group in chosen.items():
+        scores: dict[str, dict[str, float]] = {}
+        for (variation, student), changed in cells[name].items():
+            results = paths.screening_results(name, student, variation).resolve()
+            with _stores(changed, group.recipe, name, variation, own=_touches_stores(group, variation)):
+                found = [_score(changed, name, variation, student, group.recipe, seed, results)
+                         for seed in group.seeds]
+            scores.setdefault(student, {})[variation] = fmean(found)
+        answer[name] = {student: dict(sorted(found.items(), key=lambda item: -item[1]))
+                        for student, found in scores.items()}
+    return answer
+
+
+def _variations(params: "Params", name: str, group: "Screening") -> "dict[tuple[str, str], Params]":
+    """The params of every variation and student."""
+    from pipeline.params import changed
+
+    def filled(change: str, student: str) -> str:
+        return change.replace("{student}", student).replace("{recipe}", group.recipe)
+
+    return {(variation, student): changed(params, [filled(change, student) for change in changes],
+                                          f"screening.{name}.variations.{variation}")
+            for variation, changes in group.variations.items() for student in group.students}
+
+
+def _touches_stores(group: "Screening", variation: str) -> bool:
+    return not {change.partition(".")[0] for change in group.variations[variation]} <= OF_STUDENTS
+
+
+@contextlib.contextmanager
+def _stores(params: "Params", recipe: str, group: str, variation: str, *, own: bool) -> Iterator[None]:
+    """The folder in which a variation's data and stores lie: this one, or one of its `own` with stores as it says.
+
+    The stages before `distill` run in that folder. It shares everything else with this one, `.work` too: what
+    is the same under both params is taken over and not made again.
+    """
+    if not own:
+        yield
+        return
+    folder = paths.SCREENING / group / variation
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in Path().iterdir():
+        if path.name not in (*paths.OUTS, paths.SCREENING.name) and not (folder / path.name).is_symlink():
+            (folder / path.name).symlink_to(path.resolve())
+    paths.WORK.mkdir(exist_ok=True)
+    with contextlib.chdir(folder):
+        chosen = params.recipes[recipe]
+        prepare.run(params)
+        record_views.run(params)
+        for teacher in chosen.teachers:
+            train_teacher.run(params, teacher)
+            evaluate_teacher.run(params, teacher)
+            dump_teachers.run(params, teacher)
+        if chosen.merged:
+            build_ensemble.run(params, chosen.merged)
+        yield
+    shutil.rmtree(folder)  # its links go, what they lead to stays
+
+
+def _score(params: "Params", group: str, variation: str, student: str, recipe: str, seed: int,
+           results: Path) -> float:
+    """AP on val of one student."""
+    cell = f"{group}/{student}/{variation}/seed{seed}"
+    folder = paths.WORK / "screened" / cell
+    distill.run(params, student, recipe, seed, out=folder)
+    metrics = scoring.score(
+        params, f"screening/{cell}", module="stages.screening", model_folder=folder,
+        about={"kind": "student", "student": student, "recipe": recipe, "seed": seed, "group": group,
+               "variation": variation},
+        out=results / f"seed{seed}.json", split="val", size_hw=params.students[student].size)
+    return float(metrics["map_area"])

@@ -1,0 +1,88 @@
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from pipeline.cli import main
+from storage import open_store
+
+BOTH = "resnet18+hourglass_small"
+
+
+def cells(folder):
+    return json.loads((folder / "docs/study/cells.json").read_text())
+
+
+def test_a_screening_ranks_variations_by_val_and_the_page_shows_them(line, pipeline):
+    answer = json.loads(pipeline("study", "screen", "weights", "--json", folder=line))
+    scores = answer["weights"]["mobilenet_v2"]
+    assert set(scores) == {"table4-1", "table4-3"}
+    assert list(scores.values()) == sorted(scores.values(), reverse=True)
+    result = json.loads((line / "results/study/weights/mobilenet_v2/table4-3/seed0.json").read_text())
+    assert (result["split"], result["variation"], result["map_area"]) == ("val", "table4-3", scores["table4-3"])
+    assert len(result["origin"]["teachers"]) == 2
+
+    found = json.loads(pipeline("study", "collect", "--json", folder=line))
+    assert (found["teachers"], found["students"], found["screening"]) == (2, 2, 2)
+    page = (line / "docs/study/README.md").read_text()
+    assert "Screening: weights" in page
+    assert "table4-3" in page
+    assert list((line / "docs/study/figures").iterdir())
+
+
+def test_a_variation_with_other_views_has_stores_of_its_own(line, pipeline):
+    views = line / "targets/views.zarr/manifest.json"
+    before = views.read_bytes()
+    trained = [path.name for path in line.glob(".work/train_teacher/*/*")]
+    pipeline("study", "screen", "views", folder=line)
+    assert views.read_bytes() == before
+    assert [path.name for path in line.glob(".work/train_teacher/*/*")] == trained
+    assert len(open_store(line / "targets/views.zarr")) == 48
+    origins = {name: json.loads((line / f"results/study/views/mobilenet_v2/{name}/seed0.json").read_text())["origin"]
+               for name in ("as-they-are", "one")}
+    assert origins["one"]["views"] != origins["as-they-are"]["views"]
+    assert origins["one"]["teachers"] == origins["as-they-are"]["teachers"]
+    assert not (line / ".screening/views/one").exists()
+
+
+def test_cells_that_are_done_are_not_trained_again(line, pipeline, monkeypatch):
+    import pipeline.engine as engine
+
+    pipeline("study", "screen", "weights", folder=line)
+
+    def never(*_, **__):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(engine, "fit", never)
+    pipeline("study", "screen", "weights", folder=line)
+
+
+def test_every_result_names_what_made_it(finished):
+    student = json.loads((finished / f"results/students/mobilenet_v2/{BOTH}/seed0/metrics.json").read_text())
+    teacher = json.loads((finished / "results/teachers/resnet18/metrics.json").read_text())
+    assert set(student["origin"]["teachers"]) == {"resnet18", "hourglass_small"}
+    assert student["origin"]["data"] == teacher["origin"]["data"]
+    assert len(student["origin"]["code"]) == 64
+    assert {split for split in ("unseen", "val", "train") if teacher[split]} == {"unseen", "val", "train"}
+    assert student["val"]["map_area"] is not None
+
+
+def test_committed_cells_stay_when_results_are_gone(line, pipeline):
+    import shutil
+
+    pipeline("study", "collect", folder=line)
+    before = cells(line)
+    shutil.rmtree(line / "results")
+    pipeline("study", "collect", folder=line)
+    assert cells(line) == before
+
+
+@pytest.mark.parametrize("text", ["{", '{"students": [{"kind": "student"}]}'])
+def test_damaged_cells_are_one_line_and_stay(line, monkeypatch, text):
+    (line / "docs/study").mkdir(parents=True)
+    (line / "docs/study/cells.json").write_text(text)
+    monkeypatch.chdir(line)
+    result = CliRunner().invoke(main, ["study", "collect"])
+    assert (result.exit_code, result.output.count("\n")) == (1, 1), result.output
+    assert "docs/study/cells.json" in result.output
+    assert [path.name for path in (line / "docs/study").iterdir()] == ["cells.json"]

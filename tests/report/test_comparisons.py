@@ -1,0 +1,90 @@
+import pytest
+
+from pipeline.report.comparisons import better_single, comparisons, fair, intervals
+from pipeline.report.results import Result
+
+BOTH = "resnet50+hourglass_small"
+PAPER = f"{BOTH}-paper"
+
+
+@pytest.fixture
+def found(study, tree):
+    """A study with all arms, of two students."""
+    tree["recipes"] |= {
+        "plain-fresh": {"views": "fresh"}, "oracle": {"oracle": True, "weights": [1000, 1, 0.1, 0]},
+        "hourglass_small": {"teachers": ["hourglass_small"]},
+    }  # fmt: skip
+    tree["distill"] = {"students": ["resnet18", "mobilenet_v2"], "recipes": ["plain", BOTH, PAPER]}
+    return study
+
+
+def claim(study, over):
+    return next(each for each in comparisons(study) if (each.recipe, each.over) == (BOTH, over))
+
+
+def test_the_claims_are_those_of_the_study(found):
+    asked = [(each.recipe, each.over) for each in comparisons(found({}))]
+    assert asked == [(BOTH, "plain"), (BOTH, "plain-fresh"), (BOTH, "oracle"), (BOTH, ""), (BOTH, PAPER),
+                     (PAPER, "plain")]
+
+
+def test_claims_that_the_params_have_no_recipes_for_are_not_made(study, tree):
+    tree["recipes"] = {"plain": {}}
+    assert comparisons(study({})) == []
+
+
+def test_differences_are_of_the_same_student_and_seed(found):
+    over = claim(found({
+        ("resnet18", "plain"): [40.0, 42.0, 50.0], ("resnet18", BOTH): [45.0, 46.0], ("mobilenet_v2", BOTH): [9.0],
+    }), "plain")
+    assert over.differences == {"resnet18": [5.0, 4.0], "mobilenet_v2": []}
+    assert (over.overall.mean, over.overall.pairs, over.overall.students) == (4.5, 2, 1)
+    assert list(over.by_student) == ["resnet18"]
+
+
+def test_what_is_asked_of_our_best_recipe_is_a_mean_and_of_the_others_an_interval(found):
+    runs = {("resnet18", BOTH): [45.0, 48.0], ("resnet18", "plain"): [44.0, 44.0], ("resnet18", PAPER): [44.0, 44.0]}
+    study = found(runs)
+    assert claim(study, "plain").overall.verdict == claim(study, PAPER).overall.verdict == "undecided"
+    assert (claim(study, "plain").reached, claim(study, PAPER).reached) == (False, True)
+    assert claim(study, "oracle").reached is None
+    assert intervals(comparisons(study)) == 6  # two claims and the paper's over plain, overall and for a student
+
+
+def test_the_better_single_teacher_is_chosen_on_val(found):
+    study = found({("resnet18", "resnet50"): [50.0], ("resnet18", "hourglass_small"): [45.0]})
+    assert better_single(study) == "resnet50"
+    study.results.runs["resnet18", "hourglass_small"][0].val.map_area = 90.0
+    assert better_single(study) == "hourglass_small"
+    assert claim(study, "hourglass_small").claim.endswith("Hourglass (small)")
+    assert better_single(found({("resnet18", "resnet50"): [50.0]})) is None
+
+
+def origin(**changes):
+    return {"code": "c", "data": "d", "views": "v", "teachers": {"a": "1"}} | changes
+
+
+@pytest.mark.parametrize(("changes", "same"), [
+    ({}, True),
+    ({"passes": 12000}, False),
+    ({"origin": None}, True),
+    ({"origin": origin(code="other")}, True),
+    ({"origin": origin(teachers={})}, True),
+    ({"origin": origin(teachers={"a": "1", "b": "2"})}, True),
+    ({"origin": origin(teachers={"a": "2"})}, False),
+    ({"origin": origin(views="w")}, False),
+    ({"origin": origin(views={"size": [64, 64]})}, True),
+    ({"origin": origin(data="e")}, False),
+])
+def test_pairs_of_other_stores_or_lengths_are_not_fair(student_metrics, changes, same):
+    one = Result.model_validate(student_metrics("resnet18", BOTH, 0, 50.0, origin=origin()))
+    other = Result.model_validate(student_metrics("resnet18", "plain", 0, 40.0) | {"origin": origin()} | changes)
+    assert fair(one, other) is fair(other, one) is same
+
+
+def test_unfair_pairs_are_counted_and_left_out(found):
+    study = found({("resnet18", BOTH): [45.0, 46.0], ("resnet18", "plain"): [40.0, 40.0]})
+    runs = study.results.runs["resnet18", "plain"]
+    runs[1] = runs[1].model_copy(update={"passes": 7.0})
+    over = claim(study, "plain")
+    assert (over.differences["resnet18"], over.unfair) == ([5.0], 1)

@@ -1,0 +1,123 @@
+import pytest
+
+from pipeline.report.cells import Cells
+from pipeline.report.comparisons import comparisons
+from pipeline.report.document import DASH
+from pipeline.report.study_page import write_study
+from pipeline.report.study_tables import arms_table, claims_table, gap_table
+
+BOTH = "resnet50+hourglass_small"
+PAPER = f"{BOTH}-paper"
+RUNS = {
+    ("resnet18", "plain"): [40.0, 41.0, 42.0], ("resnet18", BOTH): [50.0, 51.5, 52.0],
+    ("mobilenet_v2", "plain"): [20.0, 21.0, 22.0], ("mobilenet_v2", BOTH): [28.0, 29.0, 31.0],
+    ("resnet18", PAPER): [39.0, 40.5, 41.0],
+}  # fmt: skip
+
+
+@pytest.fixture
+def found(study, tree):
+    tree["distill"] = {"students": ["resnet18", "mobilenet_v2"], "recipes": ["plain", PAPER, BOTH], "seeds": [0, 1, 2]}
+    weights = {name: [f"recipes.{{recipe}}.weights={name}"] for name in ("table4-1", "table4-2")}
+    tree["screening"] = {
+        "weights": {"title": "W.", "students": ["resnet18"], "recipe": BOTH, "variations": weights},
+        "length": {"students": ["resnet18"], "recipe": BOTH, "variations": {"whole": [], "half": []}},
+    }
+    return study
+
+
+@pytest.fixture
+def cells(student_metrics):
+    """Cells of a Study, with those of a screening: {(group, variation): ([AP of seed 0, …], passes)}."""
+
+    def make(study, screened=()):
+        return Cells.model_validate({
+            "teachers": [teacher.model_dump() for teacher in study.results.teachers.values()],
+            "students": [run.model_dump() for runs in study.results.runs.values() for run in runs.values()],
+            "screening": [
+                student_metrics("resnet18", BOTH, seed, score, group=group, variation=variation, split="val")
+                | {"passes": passes}
+                for (group, variation), (scores, passes) in dict(screened).items() for seed, score in enumerate(scores)
+            ],
+        })  # fmt: skip
+
+    return make
+
+
+@pytest.fixture
+def page(found, cells, tmp_path):
+    """Writes the page of runs and a screening; returns its text."""
+
+    def write(runs, screened=()):
+        study = found(runs)
+        write_study(study.params, study.data, cells(study, screened), tmp_path / "study")
+        return (tmp_path / "study/README.md").read_text()
+
+    return write
+
+
+def texts(table):
+    return {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
+
+
+def test_claims_say_how_far_they_are_known(found):
+    rows = texts(claims_table(comparisons(found(RUNS))))
+    plain = rows["two teachers over plain, same views"]
+    # pairs 10, 10.5, 10 and 8, 8, 9: mean 9.25; pooled variance (1/6 + 2/3) / 4, t(4) = 2.776
+    assert plain[0] == "+9.2 [+8.7, +9.8]"
+    assert plain[1].startswith("+10.2 [")
+    assert plain[-3:] == ["holds", "interval above 0", "yes"]
+    assert rows["our best recipe over the paper's"][-2:] == ["mean of +1 or more", "yes"]
+    assert rows["the paper's recipe over plain, same views"][-3] == "does not hold"
+    assert rows["two teachers over the better single one"] == [DASH] * 5 + ["interval above 0", DASH]
+
+
+def test_arms_and_the_mean_of_students_only_where_all_have_it(found):
+    rows = texts(arms_table(found(RUNS), "map_area", "x"))
+    assert rows["alone"] == ["41.0 ± 1.0", "21.0 ± 1.0", "31.0"]
+    assert rows["taught by ResNet-50 & Hourglass (small), paper"] == ["40.2 ± 1.0", DASH, DASH]
+
+
+def test_the_gap_is_that_to_the_better_teacher(found):
+    table = gap_table(found(RUNS))
+    assert texts(table)["taught by ResNet-50 & Hourglass (small)"] == ["26 %", "14 %", "20 %"]
+    assert "Hourglass (small), 80.0 on test" in table.caption
+    assert texts(gap_table(found(RUNS, {})))["taught by ResNet-50 & Hourglass (small)"] == [DASH] * 3
+
+
+def test_the_page_says_what_holds_and_what_does_not(page, tmp_path):
+    text = page(RUNS)
+    assert "**4 claims: 2 held up, 1 refuted and 1 without pairs yet.**" in text
+    assert "6 pairs of 2 students): holds." in text
+    assert "the paper's recipe over plain, same views: −0.8 points" in text.lower()
+    assert "7 intervals were computed" in text
+    assert "15 of 18 cells" in text
+    assert "Nothing was screened yet" in text
+    study = tmp_path / "study"
+    assert len(Cells.load(study).students) == 15
+    assert all(f"figures/{path.name}" in text for path in (study / "figures").glob("*[!k].png"))
+
+
+def test_a_screening_is_ranked_and_fills_the_papers_table_of_w(page):
+    text = page(RUNS, {("weights", "table4-1"): ([30.0, 32.0], 24000), ("weights", "table4-2"): ([35.0, 36.0], 24000)})
+    best, first = (text.index(f"| ResNet-18 | {name} |") for name in ("table4-2", "table4-1"))
+    assert best < first
+    assert "**35.5 ± 0.7** (n=2) | +4.5 [" in text
+    assert "| 100 | 10 | 0.1 | 100 | 75.39 | **35.5 ± 0.7** (n=2) |" in text
+    assert "mAP on val" in text
+    assert "2 variations in 1 group" in text
+
+
+def test_passes_to_plains_final_ap(page):
+    shorter = {("length", "whole"): ([60.0], 24000), ("length", "half"): ([43.0], 12000)}
+    assert "ResNet-18 alone has 42.0 on val after 24,000; the shortest runs as good took 12,000" in page(RUNS, shorter)
+    shorter["length", "half"] = ([41.0], 12000)
+    assert "the shortest runs as good took 24,000" in page(RUNS, shorter)
+    assert "no run here is as good" in page(RUNS, {**shorter, ("length", "whole"): ([1.0], 24000)})
+
+
+def test_a_page_of_next_to_nothing(page):
+    assert "**Nothing to compare yet" in page({})
+    text = page({("resnet18", "plain"): [40.0], ("resnet18", BOTH): [50.0]})
+    assert "+10.0 points (1 pair of 1 student; too few for an interval): undecided" in text
+    assert "2 of 18 cells" in text
