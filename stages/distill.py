@@ -38,9 +38,11 @@ def run(params: "Params", student: str, recipe: str, seed: int, *, devices: str 
     train = train_params(params.distill.train, detector.train, f"students.{student}.train")
     data = inputs.prepared_data(params)
     recorded = params.views if chosen.views == "fresh" else recorded_views(data, params.views)
+    dumped = {teacher: inputs.dumped(params, teacher) for teacher in chosen.teachers}
+    if chosen.merged:
+        dumped["ensemble"] = inputs.entry(params.ensembles, chosen.merged, "ensemble").identity
     targets = open_targets(_store_paths(params, recipe), chosen, data, recorded, size=detector.size,
-                           flip=params.distill.flip,
-                           dumped={teacher: inputs.dumped(params, teacher) for teacher in chosen.teachers})
+                           flip=params.distill.flip, dumped=dumped)
 
     seen = inputs.augmentation(recorded) if isinstance(recorded, Views) else recorded.fingerprint
     if not any(chosen.weights) and (chosen.teachers or chosen.oracle):

@@ -145,7 +145,7 @@ def _spec(stores: Mapping[str, Store], params: "Ensemble", class_ap: ClassAP | N
             "kind": "ensemble",
             "members": {name: store.fingerprint for name, store in stores.items()},
             **{field: reference.identity[field] for field in SHARED},
-            **params.model_dump(mode="json", include={"heatmap", "boxes", "iou", "threshold"}),
+            **params.identity,
             **decided,
             "ensemble_version": VERSION,
         },

@@ -164,6 +164,11 @@ class Ensemble(Block):
     iou: Fraction = 0.5
     threshold: Fraction = 0.05
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of this beside the teachers decides the content of a store, as the store's identity names it."""
+        return self.model_dump(mode="json", exclude={"teachers"})
+
 
 class Distill(Block):
     """The cells that `dvc repro` fills: students x recipes x seeds, and how a student is trained.

@@ -49,7 +49,8 @@ def open_targets(
         size: (height, width) of the student's input; None for that of the views.
         flip: largest error of the stores' maps under a mirror with which views are mirrored at random;
             None never mirrors.
-        dumped: what else the identity of a teacher's store must say, by teacher: weights, encodings.
+        dumped: what else the identity of a teacher's store (weights, encodings) and of "ensemble" (its rule)
+            must say, by name.
 
     Raises:
         FingerprintMismatch: a store is of other data, views, classes or size or not as `dumped` says, or an
@@ -81,7 +82,8 @@ def open_targets(
     if recipe.merged:
         members = {f"members.{name}": store.fingerprint for name, store in stores.items()}
         again = f"Run 'pipeline build-ensemble {recipe.merged}' again."
-        stores[ENSEMBLE] = _open(paths[ENSEMBLE], {"kind": "ensemble", **expected, **members}, again)
+        made = (dumped or {}).get(ENSEMBLE, {})
+        stores[ENSEMBLE] = _open(paths[ENSEMBLE], {"kind": "ensemble", **expected, **members, **made}, again)
     heads = ENSEMBLE if recipe.merged else None if recipe.separate else next(iter(recipe.teachers), None)
     arrays: dict[str, tuple[str, ...]] = {}
     for name, store in stores.items():

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from pipeline.cli import main
 from storage import open_store
 
+DISTILL = ["distill", "--student", "mobilenet_v2", "--recipe", "resnet18+hourglass_small"]
 KINDS = ("max", "confidence", "class-ap", "agreement")
 
 
@@ -30,8 +31,15 @@ def test_each_rule_makes_another_store(line, pipeline):
         assert not np.array_equal(heatmaps[kind], heatmaps["mean"])
     assert np.all(heatmaps["confidence"] >= heatmaps["mean"] - 0.01)
     assert np.all(heatmaps["max"] >= heatmaps["confidence"] - 0.01)
-    pipeline("distill", "--student", "mobilenet_v2", "--recipe", "resnet18+hourglass_small",
-             "--set", "ensembles.both.heatmap=agreement", folder=line)
+    pipeline(*DISTILL, "--set", "ensembles.both.heatmap=agreement", folder=line)
+
+
+def test_a_student_refuses_an_ensemble_of_another_rule(line, monkeypatch):
+    monkeypatch.chdir(line)
+    result = CliRunner().invoke(main, [*DISTILL, "--set", "ensembles.both.heatmap=max"])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert 'heatmap is "mean", expected "max"' in result.stderr
+    assert result.stderr.endswith("Run 'pipeline build-ensemble both' again.\n")
 
 
 def test_class_ap_is_that_of_val(line, pipeline):
