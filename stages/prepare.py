@@ -41,16 +41,19 @@ def run(params: "Params", *, strict: bool = False) -> dict[str, Any]:
         first = manifest["problems"][0]
         work.say(f"prepare: images set aside: {manifest['set_aside']}; problems: {len(manifest['problems'])}, all in "
             f"{out / 'manifest.json'}, the first: {first['file']}: {first['message']}")
+    if manifest["copies"]:
+        work.say(f"prepare: images of {data.unlabelled} that the data set has already, and that were left out: "
+                 f"{manifest['copies']}")
     return manifest
 
 
 def _source(data: "Data") -> Any:
-    """What tells one state of the source from another: versions, or every file's size and time."""
-    if data.source == "demo":
-        return {name: _version(name) for name in ARTISTS}
-    roots = [Path(data.source), *([Path(data.images)] if data.images else [])]
+    """What tells one state of the sources from another: versions, and every file's size and time."""
+    demo = data.source == "demo"
+    roots = [Path(name) for name in (None if demo else data.source, data.images, data.unlabelled) if name]
     files = [file for root in roots for file in (sorted(root.rglob("*")) if root.is_dir() else [root])]
-    return [[str(file), *_state(file)] for file in files if file.is_file()]
+    return {"versions": {name: _version(name) for name in ARTISTS} if demo else {},
+            "files": [[str(file), *_state(file)] for file in files if file.is_file()]}
 
 
 def _state(file: Path) -> tuple[int, int]:

@@ -1,10 +1,10 @@
-"""Stage `record_views`: the views of every training image, drawn once, at targets/views.zarr."""
+"""Stage `record_views`: the views of every image that teaches, labelled or not, drawn once, at targets/views.zarr."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages import entry, inputs, paths, work
-from stages.views import recorded_views
+from stages.views import recorded_views, viewed_split
 
 if TYPE_CHECKING:
     from pipeline.params import Params
@@ -21,14 +21,15 @@ def run(params: "Params", *, restart: bool = False) -> dict[str, Any]:
     from pipeline.inform import progress_bar
 
     data, out = inputs.prepared_data(params), paths.views_store()
+    split = viewed_split(data)
 
     def build(folder: Path, result: Path, _: str) -> None:
         older = [] if restart else [out, *work.finished(STAGE, out.name)]  # DVC deletes the out first
-        old = older_views(older, data, inputs.TRAIN, params.views, result)
+        old = older_views(older, data, split, params.views, result)
         if old:
             work.say(f"{STAGE}: {len(old)} views are taken over from {old.path}")
         with progress_bar("record-views") as progress:
-            record_views(data, inputs.TRAIN, params.views, result, progress=progress, old=old)
+            record_views(data, split, params.views, result, progress=progress, old=old)
 
     given = {"data": data.fingerprint, "views": inputs.values(params.views, without=("on_mismatch",))}
     work.run(STAGE, module="stages.record_views", inputs=given, out=out, build=build, restart=restart)

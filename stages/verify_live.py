@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 def run(params: "Params", path: Path | str, count: int, *, seed: int = 0) -> dict[str, Any]:
     """Compares `count` random views of a store with what its teacher says of them now.
 
-    The loss is that of the first of `distill.recipes` with this teacher alone or, without one, the default W; its
-    gradient is taken at the outputs of a student: the first trained one of `distill.students`, or one that is
-    not trained yet.
+    Views of images without labels count in all but the AP. The loss is that of the first of `distill.recipes` with
+    this teacher alone or, without one, the default W; its gradient is taken at the outputs of a student: the first
+    trained one of `distill.students`, or one that is not trained yet.
 
     Returns:
         `Fidelity.result`, which views, W and student.
@@ -91,18 +91,19 @@ def _loss(params: "Params", store: "Store", student: "Detector") -> "tuple[Disti
 
     from pipeline.distillation import DistillationLoss
     from pipeline.params import Recipe
+    from pipeline.targets import channel_weights
 
     name = store.spec.identity["teacher"]
     alone = [params.recipes[recipe] for recipe in params.distill.recipes
              if recipe in params.recipes and params.recipes[recipe].teachers == [name]]
     recipe = alone[0] if alone else Recipe(teachers=[name])
     features = next((array for array in store.spec.arrays if array.name == "features"), None)
-    channels = {name: features.shape[0]} if features else {}
+    channels = {name: channel_weights(features, recipe)} if features else {}
     weights = [*recipe.weights[:3], recipe.weights[3] if channels else 0.0]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        loss = DistillationLoss(weights, channels, student.config.feature_channels,
-                                peak_threshold=recipe.peak_threshold, attention=recipe.attention)
+        loss = DistillationLoss(recipe.model_copy(update={"weights": weights}), channels,
+                                student.config.feature_channels)
     return loss, weights
 
 
@@ -120,6 +121,7 @@ def _compare(teacher: "Detector", student: "Detector", loss: "DistillationLoss",
     from pipeline.targets.dequantising import dequantise
 
     identity, fidelity, done = store.spec.identity, Fidelity(loss.to(device), len(data.classes)), 0
+    labelled = [record.labelled for record in data.records(recorded.split)]
     name, kinds = identity["teacher"], [array.name for array in store.spec.arrays]
     with inference(teacher, device), inference(student, device):
         for some, images in rendered(recorded, data, rows, batch, on_mismatch):
@@ -137,7 +139,8 @@ def _compare(teacher: "Detector", student: "Detector", loss: "DistillationLoss",
                                  TeacherTargets(live.heatmap, peaks, exact),
                                  TeacherTargets(kept["heatmap"], kept["peaks"], stored))
             fidelity.add_maps(peaks, kept["peaks"], kept["heatmap"], kept["wh_offset"],
-                              identity["stride"], [recorded.boxes(row) for row in some])
+                              identity["stride"],
+                              [recorded.boxes(row) if labelled[recorded.view(row).image] else None for row in some])
             done += len(some)
             progress(done, len(rows), "views")
     return fidelity.result()

@@ -11,6 +11,13 @@ if TYPE_CHECKING:
     from pipeline.params import Views
 
 
+def viewed_split(data: "DataSet") -> str:
+    """Of which images views are recorded, as `data.records` takes it: of train, then of those without labels."""
+    from pipeline.data.dataset import UNLABELLED
+
+    return f"{inputs.TRAIN}+{UNLABELLED}" if data.splits.get(UNLABELLED) else inputs.TRAIN
+
+
 def recorded_views(data: "DataSet", params: "Views") -> "RecordedViews":
     """targets/views.zarr, of this data set and drawn as params say.
 
@@ -22,6 +29,6 @@ def recorded_views(data: "DataSet", params: "Views") -> "RecordedViews":
 
     inputs.needs(paths.views_store(), "pipeline record-views")
     try:
-        return RecordedViews(paths.views_store(), data, inputs.TRAIN, params)
+        return RecordedViews(paths.views_store(), data, viewed_split(data), params)
     except FingerprintMismatch as error:
         raise UserError(f"{error}. Run 'pipeline record-views' again.") from None

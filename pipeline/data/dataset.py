@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from numpy.typing import NDArray
 from pipeline.data.images import read_image
 from pipeline.errors import UserError, unknown
 
-__all__ = ["FORMAT", "DataSet", "ImageRecord", "load_data", "read_image"]
+__all__ = ["FORMAT", "UNLABELLED", "DataSet", "ImageRecord", "load_data", "read_image"]
 
 FORMAT = 1
+#: The split of images whose objects nobody names: a labelled image without objects is another thing.
+UNLABELLED = "unlabelled"
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +39,7 @@ class ImageRecord:
         labels: (n,) int64 index in the class list.
         difficult, truncated: (n,) bool flags of the objects.
         sha256: of the image file; empty where nobody looked.
+        labelled: False where nobody says what is in it: no boxes then does not mean no objects.
     """
 
     id: str
@@ -47,6 +51,7 @@ class ImageRecord:
     difficult: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
     sha256: str = ""
+    labelled: bool = True
 
     def read(self) -> NDArray[np.uint8]:
         """The picture: (height, width, 3) uint8 RGB."""
@@ -61,7 +66,7 @@ class DataSet:
         name: the folder's name in params.
         root: the folder.
         classes: names, in the order of the labels.
-        splits: the records of each split.
+        splits: the records of each split; those of `UNLABELLED`, and of no other, are not labelled.
         fingerprint: sha256 of images, boxes, flags, classes and splits.
         manifest: all of manifest.json.
     """
@@ -74,14 +79,16 @@ class DataSet:
     manifest: dict[str, Any]
 
     def records(self, split: str) -> tuple[ImageRecord, ...]:
-        """The records of a split.
+        """The records of a split, or of "train+unlabelled": those of several, one split after the other.
 
         Raises:
             UserError: there is no such split.
         """
-        if split not in self.splits:
-            raise unknown(f"{self.root}: split", split, list(self.splits))
-        return self.splits[split]
+        names = [split] if split in self.splits else split.split("+")
+        for name in names:
+            if name not in self.splits:
+                raise unknown(f"{self.root}: split", name, list(self.splits))
+        return tuple(chain.from_iterable(self.splits[name] for name in names))
 
 
 def load_data(root: str | Path) -> DataSet:
@@ -103,7 +110,8 @@ def load_data(root: str | Path) -> DataSet:
                         "it changed after prepare. Run 'pipeline prepare' again.")
     tree = json.loads(content)
     folder = root / "JPEGImages"
-    records = {key: _record(key, folder, image) for key, image in tree["images"].items()}
+    unlabelled = set(tree["splits"].get(UNLABELLED, ()))
+    records = {key: _record(key, folder, image, key not in unlabelled) for key, image in tree["images"].items()}
     present = set(os.listdir(folder)) if folder.is_dir() else set()
     missing = [record.path for record in records.values() if record.path.name not in present]
     if missing:
@@ -130,10 +138,10 @@ def _read_manifest(root: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
-def _record(key: str, folder: Path, image: dict[str, Any]) -> ImageRecord:
+def _record(key: str, folder: Path, image: dict[str, Any], labelled: bool) -> ImageRecord:
     return ImageRecord(
         id=key, path=folder / image["file"], width=image["width"], height=image["height"],
         boxes=np.array(image["boxes"], np.float32).reshape(-1, 4),
         labels=np.array(image["labels"], np.int64),
         difficult=np.array(image["difficult"], np.bool_),
-        truncated=np.array(image["truncated"], np.bool_), sha256=image["sha256"])
+        truncated=np.array(image["truncated"], np.bool_), sha256=image["sha256"], labelled=labelled)

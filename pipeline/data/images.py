@@ -1,6 +1,7 @@
 """Reading image files: whatever is on disk comes out as RGB uint8, or as one clear error."""
 
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pipeline.errors import UserError
 
 #: What Pillow's plugins raise on broken files.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF: turned by a quarter
 
 
 class BadFile(UserError):
@@ -63,8 +65,24 @@ def read_image(path: str | Path, size_hw: tuple[int, int] | None = None) -> NDAr
     except BadFile:
         raise
     except _BROKEN as error:
-        reason = "it is empty" if path.is_file() and path.stat().st_size == 0 else _first_line(error)
-        raise BadFile(path, f"the image cannot be read: {reason}") from None
+        raise _unreadable(path, error) from None
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(width, height) of an image file as a viewer shows it, upright by its EXIF orientation; reads the header alone.
+
+    Raises:
+        BadFile: the file is empty or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height, about = *image.size, image.info.get("exif", b"")
+    except _BROKEN as error:
+        raise _unreadable(path, error) from None
+    exif = Image.Exif()  # not image.getexif(), which decodes all of a PNG
+    with suppress(*_BROKEN):  # nonsense there spoils no picture
+        exif.load(about)
+    return (height, width) if exif.get(_ORIENTATION) in _TURNED else (width, height)
 
 
 def _rgb(image: Image.Image) -> NDArray[np.uint8]:
@@ -77,5 +95,7 @@ def _rgb(image: Image.Image) -> NDArray[np.uint8]:
     return np.array(image.convert("RGB"), dtype=np.uint8)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _unreadable(path: Path, error: Exception) -> BadFile:
+    empty = path.is_file() and path.stat().st_size == 0
+    reason = "it is empty" if empty else (str(error).splitlines() or [type(error).__name__])[0]
+    return BadFile(path, f"the image cannot be read: {reason}")

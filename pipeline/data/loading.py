@@ -166,7 +166,7 @@ class FreshViews:
     """Images of a split as views that are drawn afresh for each (seed, epoch, image).
 
     Args:
-        records: the split.
+        records: the split; of labelled images.
         num_classes: planes of the heatmap.
         views: how views are drawn.
         stride: input pixels per cell.
@@ -178,6 +178,7 @@ class FreshViews:
         self, records: Sequence["ImageRecord"], num_classes: int, views: "Views", *,
         stride: int = 4, seed: int = 0, cache_mb: float = 1024,
     ) -> None:
+        assert all(record.labelled for record in records), "an image without labels is no image without objects"
         self.records, self.num_classes, self.views = records, num_classes, views
         self.stride, self.seed = stride, seed
         self.images = ImageCache(cache_mb)

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from pipeline.data.coco import read_coco
-from pipeline.data.dataset import FORMAT, ImageRecord
+from pipeline.data.dataset import FORMAT, UNLABELLED, ImageRecord
 from pipeline.data.download import download_voc
 from pipeline.data.images import BadFile
 from pipeline.data.sources import DECIMALS, Found, Problems, no_progress
+from pipeline.data.unlabelled import read_images, withhold_labels, without_copies
 from pipeline.data.voc import read_voc, write_annotation
 from pipeline.errors import UserError
 from pipeline.inform import Progress
@@ -37,10 +38,12 @@ def prepare(params: Data, out: Path, *, strict: bool | None = None,
         strict: fail on the first bad file; None takes it from params.
 
     Returns:
-        The manifest: format, name, classes, splits (images of each), counts (images, objects,
-        difficult, truncated, objects per_class), problems (file and message), set_aside (images),
-        licence, source, fingerprint. The fingerprint is the sha256 of annotations.json, which
-        holds classes, splits, boxes, flags and the sha256 of every image file.
+        The manifest: format, name, classes, splits (images of each), counts (images, those labelled and
+        unlabelled, objects, difficult, truncated, objects per_class), problems (file and message), set_aside
+        (images), copies (images of data.unlabelled that were in the data set already), licence, source,
+        labels and unlabelled (of params), fingerprint. The fingerprint is the sha256 of annotations.json,
+        which holds classes, splits, boxes, flags and the sha256 of every image file. What the source says
+        of an image in the split `unlabelled` is nowhere.
 
     Raises:
         UserError: the source or its sets are not there, strict meets a bad file, an image is in
@@ -51,25 +54,31 @@ def prepare(params: Data, out: Path, *, strict: bool | None = None,
     found = _read(params, out, problems, progress)
     for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    splits, hashes = _take_in(found, out / "JPEGImages", problems, progress)
+    sources = _with_unlabelled(found, params, problems, progress)
+    splits, hashes = _take_in(sources, out / "JPEGImages", problems, progress)
+    copies = without_copies(splits, hashes)
     for split, records in splits.items():
         if not records:
             first = f" (first problem: {': '.join(problems.found[0])})" if problems.found else ""
+            if split == UNLABELLED:
+                raise UserError(f"data.unlabelled: {params.unlabelled} has no usable image that the data set does not "
+                                f"have already{first}.")
             raise UserError(f"data.source: {params.source} has no usable image in split {split!r}{first}.")
     if "train" not in splits:
         raise UserError(f"data.source: {params.source} has no split 'train', only "
                         f"{', '.join(splits) or 'none'}: data.sets says what it is made of.")
     wanted = ("val", "test") if found.undivided else ("val",)
     splits = hold_out(splits, wanted, params.val_fraction, params.seed)
+    splits = withhold_labels(splits, params.labels, params.seed)
     _write_voc(out, splits, found.classes)
     fingerprint = _write_annotations(out, splits, found.classes, hashes)
-    manifest = {
+    manifest: dict[str, Any] = {
         "format": FORMAT, "name": params.name, "classes": list(found.classes),
         "splits": {split: len(records) for split, records in splits.items()},
         "counts": _counts(splits, found.classes),
         "problems": [problem._asdict() for problem in problems.found], "set_aside": problems.set_aside,
-        "licence": None, "source": {"path": params.source, "sets": found.sets},
-        "fingerprint": fingerprint}
+        "copies": copies, "licence": None, "source": {"path": params.source, "sets": found.sets},
+        "labels": params.labels, "unlabelled": params.unlabelled, "fingerprint": fingerprint}
     if params.source == "demo":
         from pipeline.data import demo
 
@@ -122,16 +131,27 @@ def _read(params: Data, out: Path, problems: Problems, progress: Progress) -> Fo
     return read_voc(source, sets=params.sets, classes=params.classes, problems=problems, progress=progress)
 
 
-def _take_in(found: Found, folder: Path, problems: Problems,
+def _with_unlabelled(found: Found, params: Data, problems: Problems,
+                     progress: Progress) -> dict[str, list[ImageRecord]]:
+    """The splits of the source, and the images of data.unlabelled as one more, behind them."""
+    if UNLABELLED in found.splits:
+        raise UserError(f"data.source: {params.source} has a split {UNLABELLED!r}, but those are the images without "
+                        "annotations: data.sets gives it another name, data.unlabelled names their folder.")
+    if params.unlabelled is None:
+        return found.splits
+    return found.splits | {UNLABELLED: read_images(Path(params.unlabelled), problems, progress)}
+
+
+def _take_in(sources: Mapping[str, Sequence[ImageRecord]], folder: Path, problems: Problems,
              progress: Progress) -> tuple[dict[str, list[ImageRecord]], dict[str, str]]:
     """Copies the images that can be decoded; returns their records and their sha256 by id."""
     ids: set[str] = set()
     plan = []
-    for split, records in found.splits.items():
+    for split, records in sources.items():
         for record in records:
             name = _unique(record.id, ids)
             plan.append((split, record, replace(record, id=name, path=folder / (name + record.path.suffix))))
-    splits: dict[str, list[ImageRecord]] = {split: [] for split in found.splits}
+    splits: dict[str, list[ImageRecord]] = {split: [] for split in sources}
     hashes: dict[str, str] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding and hashing release the GIL
         futures = [pool.submit(_copy, record, copy.path) for _, record, copy in plan]
@@ -167,7 +187,11 @@ def _copy(record: ImageRecord, target: Path) -> str:
 
 
 def _write_voc(out: Path, splits: Mapping[str, Sequence[ImageRecord]], classes: Sequence[str]) -> None:
+    for record in splits.get(UNLABELLED, ()):  # the demo's scenes came with annotations
+        (out / "Annotations" / f"{record.id}.xml").unlink(missing_ok=True)
     for split, records in splits.items():
+        if split == UNLABELLED:  # other tools would look for its annotations
+            continue
         names = "".join(f"{record.id}\n" for record in records)
         (out / "ImageSets" / "Main" / f"{split}.txt").write_text(names, encoding="utf-8")
         for record in records:
@@ -195,7 +219,8 @@ def _counts(splits: Mapping[str, Sequence[ImageRecord]], classes: Sequence[str])
     records = [record for records in splits.values() for record in records]
     labels = [label for record in records for label in record.labels.tolist()]
     return {
-        "images": len(records), "objects": len(labels),
+        "images": len(records), "labelled": sum(record.labelled for record in records),
+        "unlabelled": sum(not record.labelled for record in records), "objects": len(labels),
         "difficult": sum(int(record.difficult.sum()) for record in records),
         "truncated": sum(int(record.truncated.sum()) for record in records),
         "per_class": {name: labels.count(index) for index, name in enumerate(classes)}}

@@ -41,7 +41,7 @@ class RecordedViews:
     Attributes:
         fingerprint: of the store; what teachers' stores name as their views.
         grown_from: {fingerprint: views} of the older stores whose views come first here.
-        data, split: whose images they show, the data set by its fingerprint.
+        data, split: whose images they show, the data set by its fingerprint; "train+unlabelled" is of two splits.
         size: (height, width) of a view in pixels.
         per_image: views V of each image.
         rows: (images, V) int64: where in the store view n of image i is.

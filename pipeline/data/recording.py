@@ -41,7 +41,7 @@ def record_views(
 
     Args:
         data: prepared images.
-        split: whose.
+        split: whose, or of which several ("train+unlabelled").
         params: how views are drawn.
         out: where the store goes.
         progress: called as views are rendered.
@@ -89,7 +89,7 @@ def growable(path: Path, data: "DataSet", split: str, params: "Views") -> Record
     """
     try:
         open_store(path, {"kind": "views", **drawn(params, without="per_image")})
-        old = RecordedViews(path, split=split)
+        old = RecordedViews(path)  # of whatever split: its images are looked for
     except (StoreError, OSError):
         return None
     records = data.records(split)

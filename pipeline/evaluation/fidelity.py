@@ -33,7 +33,7 @@ class BoxFidelity:
         self._found: dict[str, list[NDArray[np.float64]]] = {}
 
     def add_maps(self, exact: "Tensor", stored: "Tensor", heatmap: "Tensor", wh_offset: "Tensor", stride: int,
-                 objects: "Sequence[NDArray[np.float32]]") -> None:
+                 objects: "Sequence[NDArray[np.float32] | None]") -> None:
         """Adds a batch to the AP of the peaks, and of boxes decoded from the stored maps without them.
 
         Args:
@@ -49,21 +49,23 @@ class BoxFidelity:
         scale = exact.new_tensor([stride] * 4 + [1, 1])
         self.add_boxes(objects, **{way: (found * scale).cpu().numpy() for way, found in boxes.items()})
 
-    def add_boxes(self, objects: "Sequence[NDArray[np.float32]]", **found: "NDArray[np.float32]") -> None:
+    def add_boxes(self, objects: "Sequence[NDArray[np.float32] | None]", **found: "NDArray[np.float32]") -> None:
         """Adds a batch to the AP.
 
         Args:
-            objects: per view (n, 6) x1, y1, x2, y2, class, difficult, in the boxes' units.
+            objects: per view (n, 6) x1, y1, x2, y2, class, difficult, in the boxes' units; None where nobody says
+                what is in it, so that no box is right or wrong.
             found: "exact", "stored" and, if there are any, "maps": (B, k, 6) x1, y1, x2, y2, score, class; rows
                 of score 0 are none.
         """
         first = len(self._objects)
-        for number, rows in enumerate(objects, first):
+        for number, truth in enumerate(objects, first):
+            rows = np.empty((0, 6), np.float32) if truth is None else truth
             image = np.full(len(rows), number)
             self._objects.append(np.column_stack([image, rows[:, 4:6], rows[:, :4] + TO_VOC]))
         for way, boxes in found.items():
-            for number, rows in enumerate(boxes, first):
-                rows = rows[rows[:, 4] > 0]
+            for number, (rows, truth) in enumerate(zip(boxes, objects, strict=True), first):
+                rows = rows[(rows[:, 4] > 0) & (truth is not None)]
                 image = np.full(len(rows), number)
                 table = np.column_stack([image, rows[:, 5], rows[:, 4], rows[:, :4] + TO_VOC])
                 self._found.setdefault(way, []).append(table)

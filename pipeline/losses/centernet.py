@@ -26,13 +26,14 @@ def own_count(count: Tensor) -> Tensor:
     return count
 
 
-def focal_loss(logits_BCHW: Tensor, target_BCHW: Tensor, *,
+def focal_loss(logits_BCHW: Tensor, target_BCHW: Tensor, *, labelled_B: Tensor | None = None,
                mean_over_ranks: "Callable[[Tensor], Tensor]" = own_count) -> Tensor:
     """Penalty-reduced focal loss of the heatmap, per object.
 
     Args:
         logits_BCHW: heatmap before the sigmoid, any float dtype.
         target_BCHW: heatmap in [0, 1]; a cell that is exactly 1 is an object's centre.
+        labelled_B: bool; images where it is False do not count, background or centres. None: all do.
         mean_over_ranks: mean of a scalar count over all processes.
 
     Returns:
@@ -45,8 +46,12 @@ def focal_loss(logits_BCHW: Tensor, target_BCHW: Tensor, *,
     centre = target == 1
     at_centre = (1 - p).square() * p.log()
     elsewhere = (1 - target).pow(4) * p.square() * (1 - p).log()  # pow(4) is 0 at a centre
+    loss = torch.where(centre, at_centre, elsewhere)
+    if labelled_B is not None:
+        labelled = labelled_B[:, None, None, None]
+        centre, loss = centre & labelled, torch.where(labelled, loss, 0.0)
     objects = mean_over_ranks(centre.sum(dtype=torch.float32))
-    return -torch.where(centre, at_centre, elsewhere).sum() / torch.where(objects > 0, objects, 1.0)
+    return -loss.sum() / torch.where(objects > 0, objects, 1.0)
 
 
 def gather_cells(map_BCHW: Tensor, indices_BM: Tensor) -> Tensor:
@@ -95,17 +100,22 @@ class GroundTruthLoss(nn.Module):
         Args:
             outputs: one per stack.
             batch: "heatmap" (B, C, H, W), "wh" and "offset" (B, M, 2) in cells, "indices" (B, M)
-                int64, "mask" (B, M).
+                int64, "mask" (B, M). Where there is also "labelled" (B,) bool, the others do not count; a batch
+                of unlabelled images has a loss of 0.
 
         Returns:
             "heatmap", "wh" and "offset": float32 scalars whose sum is the loss.
         """
+        labelled, mask = batch.get("labelled"), batch["mask"]
+        if labelled is not None:
+            mask = mask * labelled[:, None]
+
         def regression(name: str) -> Tensor:
             return torch.stack([
-                l1_at(getattr(stack, name), batch["mask"], batch["indices"], batch[name],
+                l1_at(getattr(stack, name), mask, batch["indices"], batch[name],
                       mean_over_ranks=self.mean_over_ranks) for stack in outputs]).mean()
 
         heatmap = torch.stack([
-            focal_loss(stack.heatmap, batch["heatmap"], mean_over_ranks=self.mean_over_ranks)
+            focal_loss(stack.heatmap, batch["heatmap"], labelled_B=labelled, mean_over_ranks=self.mean_over_ranks)
             for stack in outputs]).mean()
         return {"heatmap": heatmap, "wh": WH_WEIGHT * regression("wh"), "offset": regression("offset")}

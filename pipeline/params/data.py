@@ -55,7 +55,13 @@ class Data(Block):
             COCO json by their ids, and otherwise the names found, sorted. Images with an object
             of another class are set aside.
         val_fraction: share of train that becomes val where the source has no val; 0 for none.
-        seed: decides which images are held out.
+        labels: share of the train images (without those held out) whose annotations are used. The others become
+            images without labels; of two shares the smaller one's images are among the larger one's. Where
+            `classes` is null, the class list is still that of all annotations.
+        unlabelled: a folder of images (jpg, png, at any depth) that nobody annotated. Images without labels are a
+            split of their own, `unlabelled`: teachers are asked about them, and a student whose recipe says
+            `unlabelled: true` learns from what they said.
+        seed: decides which images are held out, and which keep their labels.
         download: let torchvision fetch VOC (07+12, or `sets`) where it is missing.
         strict: fail on the first bad file instead of setting it aside.
         cache_mb: memory for decoded images, per loader process.
@@ -68,6 +74,8 @@ class Data(Block):
     images: str | None = None
     classes: list[str] | None = None
     val_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    labels: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    unlabelled: Annotated[str, Field(min_length=1)] | None = None
     seed: Seed = 0
     download: bool = False
     strict: bool = False

@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import UserError, unknown
+from pipeline.params.recipe import SEPARATE
 from pipeline.params.schema import Params, Train
 
 if TYPE_CHECKING:
@@ -80,12 +81,19 @@ def _check_references(params: Params) -> None:
               for key, ensemble in params.ensembles.items()]
     for key, recipe in params.recipes.items():
         asked += [(f"recipes.{key}.teachers", recipe.teachers, "teacher", params.teachers),
-                  (f"recipes.{key}.ensemble", [recipe.ensemble] if recipe.ensemble else [], "ensemble",
+                  (f"recipes.{key}.ensemble", [recipe.merged] if recipe.merged else [], "ensemble",
                    params.ensembles)]
+    if SEPARATE in params.ensembles:
+        raise UserError(f"ensembles.{SEPARATE}: recipes use this name for no ensemble at all; choose another.")
     for where, names, kind, table in asked:
         for name in names:
             if name not in table:
                 raise unknown(f"{where}: {kind}", name, list(table))
+    for key, recipe in params.recipes.items():
+        merged = params.ensembles[recipe.merged].teachers if recipe.merged else recipe.teachers
+        for name in set(recipe.teachers) - set(merged):
+            raise UserError(f"recipes.{key}: teacher {name!r} is not merged in the ensemble {recipe.merged!r}, which "
+                            f"has {', '.join(merged)}; add it there or leave it out here.")
     for name, teacher in params.teachers.items():
         train_params(params.train, teacher.train, f"teachers.{name}.train")
     for name, student in params.students.items():

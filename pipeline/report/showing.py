@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PANEL = 3.4  # inches
 TRUTH = "Ground truth"
+NO_TRUTH = "No ground truth"
 
 
 def open_of_views(path: Path, recorded: "RecordedViews") -> Store:
@@ -76,7 +77,7 @@ def stored_view(store: Store, row: int, *, score: float) -> Heat:
 def show_view(
     row: int, data: "DataSet", recorded: "RecordedViews", stores: Mapping[str, Store], out: Path, *, score: float
 ) -> dict[str, str]:
-    """Draws one view: its ground truth, and what each store says of it.
+    """Draws one view: its ground truth, where it has any, and what each store says of it.
 
     Args:
         row: of the view.
@@ -100,9 +101,10 @@ def show_view(
     record = data.records(recorded.split)[recorded.view(row).image]
     image = recorded.render(row, record.read, record.path)
     truth = [Box(box[:4], int(box[4]), difficult=bool(box[5])) for box in recorded.boxes(row)]
-    panels: list[tuple[str, Content]] = [(TRUTH, truth)]
+    panels: list[tuple[str, Content]] = [(TRUTH if record.labelled else NO_TRUTH, truth)]
     panels += [(heading, stored_view(store, row, score=score)) for heading, store in stores.items()]
     figure = draw_panels(LIGHT, image, panels, data.classes, panel=PANEL)
     figure.savefig(out, dpi=DPI, facecolor=LIGHT.paper)
-    return {heading: say(content.boxes if isinstance(content, Heat) else content, data.classes)
+    seen = {heading: say(content.boxes if isinstance(content, Heat) else content, data.classes)
             for heading, content in panels}
+    return seen if record.labelled else {**seen, NO_TRUTH: "the image has no labels"}

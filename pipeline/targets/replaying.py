@@ -1,17 +1,22 @@
 """Recorded views with what teachers said of them: the batches of students."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.data.loading import Arrays, ImageCache, collate_views
 from pipeline.data.views import Image, render_view
+from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.data.dataset import DataSet
     from pipeline.data.recorded import RecordedViews
     from storage import Store
+
+#: The loss terms that an array is the target of.
+TERMS = {"heatmap": "kd_heatmap", "peaks": "kd_wh and kd_offset", "features": "kd_features"}
 
 
 class ReplayedViews:
@@ -26,6 +31,7 @@ class ReplayedViews:
         arrays: which arrays of each store a batch holds.
         size: (height, width) of the student's input; other sides than the recorded ones stretch the view.
         stride: input pixels per cell of the ground truth.
+        unlabelled: show the images without labels too.
         flip: mirror every other view, drawn anew in each epoch.
         seed: of the views' order and of what is mirrored.
         on_mismatch: what happens when a view has other pixels than the recorded one.
@@ -35,10 +41,14 @@ class ReplayedViews:
     def __init__(
         self, data: "DataSet", recorded: "RecordedViews", stores: "Mapping[str, Store] | None" = None, *,
         arrays: Mapping[str, Sequence[str]] | None = None, size: tuple[int, int] | None = None, stride: int = 4,
-        flip: bool = False, seed: int = 0, on_mismatch: Literal["error", "warn"] = "error", cache_mb: float = 1024,
+        unlabelled: bool = False, flip: bool = False, seed: int = 0,
+        on_mismatch: Literal["error", "warn"] = "error", cache_mb: float = 1024,
     ) -> None:
         assert recorded.data == data.fingerprint, "RecordedViews(path, data) refuses other views"
-        self.records, self.num_classes = data.records(recorded.split), len(data.classes)
+        records = data.records(recorded.split)
+        self.records = records if unlabelled else tuple(record for record in records if record.labelled)
+        assert self.records == records[: len(self.records)], "labelled images come first, so that rows of images stay"
+        self.unlabelled, self.num_classes = unlabelled, len(data.classes)
         self.recorded, self.stores, self.arrays = recorded, dict(stores or {}), dict(arrays or {})
         self.size, self.stride, self.flip = size or recorded.size, stride, flip
         self.seed, self.on_mismatch = seed, on_mismatch
@@ -62,8 +72,8 @@ class ReplayedViews:
     def fetch(self, items: Sequence[tuple[int, int]]) -> Arrays:
         """The arrays of `collate_views`, view (B,) int64 rows, and "store/array" codes (B, …).
 
-        With `flip` also mirrored (B,) bool, which says of which views the codes (and nothing else)
-        are yet to be mirrored.
+        With `unlabelled` also labelled (B,) bool: of which views the ground truth counts. With `flip` also
+        mirrored (B,) bool, which says of which views the codes (and nothing else) are yet to be mirrored.
         """
         rows = [self.row(index, epoch) for index, epoch in items]
         mirrored = [self.mirrored(index, epoch) for index, epoch in items]
@@ -80,11 +90,15 @@ class ReplayedViews:
         batch = collate_views(images, boxes, labels, num_classes=self.num_classes, stride=self.stride,
                               max_objects=self.recorded.max_objects)
         batch["view"] = np.array(rows, np.int64)
+        if self.unlabelled:
+            batch["labelled"] = np.array([self.records[index].labelled for index, _ in items])
         if self.flip:
             batch["mirrored"] = np.array(mirrored)
         for name, arrays in self.arrays.items():
             for array in arrays:
-                batch[f"{name}/{array}"] = self.stores[name].read(array, rows)
+                batch[f"{name}/{array}"] = codes = self.stores[name].read(array, rows)
+                if codes.dtype.kind == "f" and not np.isfinite(codes).all():
+                    raise _not_finite(self.stores[name], array, codes, rows)
         return batch
 
     @property
@@ -103,3 +117,10 @@ class ReplayedViews:
             self._checked.add(index)
         view = self.recorded.view(row)
         return render_view(pixels, view._replace(matrix=view.matrix * np.array(self._scale)[:, None]), self.size)
+
+
+def _not_finite(store: "Store", array: str, codes: NDArray[Any], rows: Sequence[int]) -> UserError:
+    broken = [row for row, view in zip(rows, codes, strict=True) if not np.isfinite(view).all()]
+    return UserError(f"{store.path}: {array!r}, the target of {TERMS[array]}, is NaN or infinite in the views {broken} "
+                     "of the next batch; the last checkpoint is kept. No dump writes such values: dump the teacher "
+                     "again.")

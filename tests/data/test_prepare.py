@@ -86,8 +86,8 @@ def test_the_manifest_counts(tmp_path: Path, source: Any) -> None:
                     .replace("<difficult>0", "<difficult>1").replace("<truncated>0", "<truncated>1"))
     manifest = prepare(data(source), tmp_path / "out")
     assert manifest["splits"] == {"train": 4, "val": 1, "test": 1}
-    assert manifest["counts"] == {"images": 6, "objects": 7, "difficult": 1, "truncated": 1,
-                                  "per_class": {"cat": 2, "dog": 5}}
+    assert manifest["counts"] == {"images": 6, "labelled": 6, "unlabelled": 0, "objects": 7,
+                                  "difficult": 1, "truncated": 1, "per_class": {"cat": 2, "dog": 5}}
     assert manifest["problems"] == []
     assert manifest["set_aside"] == 0
     assert manifest["licence"] is None

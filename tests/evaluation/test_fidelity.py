@@ -6,6 +6,7 @@ from pipeline.distillation import DistillationLoss, TeacherTargets
 from pipeline.evaluation.fidelity import BoxFidelity, Fidelity
 from pipeline.models import find_peaks
 from pipeline.outputs import DenseOutputs
+from pipeline.params import Recipe
 
 CLASSES, SIDE = 3, 8
 
@@ -19,7 +20,7 @@ def outputs(seed):
 
 
 def fidelity():
-    return Fidelity(DistillationLoss((1000, 1, 0.1, 0), {}, 4, peak_threshold=0.1, attention=False), CLASSES)
+    return Fidelity(DistillationLoss(Recipe(teachers=["a"], weights=[1000.0, 1.0, 0.1, 0.0]), {}, 4), CLASSES)
 
 
 def targets(heatmap, wh, offset, scale=1.0):
@@ -75,6 +76,15 @@ def test_without_objects_there_is_no_ap():
     compared.add_targets(student, targets(*maps), targets(*maps))
     compared.add_boxes([np.empty((0, 6), np.float32)], exact=FOUND, stored=FOUND)
     assert compared.result()["ap_difference"] is None
+
+
+def test_views_without_labels_are_left_out_of_the_ap():
+    compared = BoxFidelity(CLASSES)
+    compared.add_boxes([None, BOX], exact=np.repeat(FOUND, 2, 0), stored=np.repeat(FOUND, 2, 0))
+    assert compared.result()["ap_exact"] == pytest.approx(100)  # no false positives of the first view
+    unknown = BoxFidelity(CLASSES)
+    unknown.add_boxes([None], exact=FOUND, stored=FOUND)
+    assert unknown.result() == {"ap_exact": None, "ap_stored": None, "ap_difference": None}
 
 
 def test_boxes_come_from_the_peaks_and_from_the_maps_in_pixels():

@@ -56,6 +56,12 @@ def run_pipeline(*arguments: str, folder: Path) -> str:
 
 
 @pytest.fixture(scope="session")
+def tiny():
+    """The params of the finished folder, as text."""
+    return PARAMS
+
+
+@pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """A folder in which every command ran once. Read it, don't write in it."""
     folder = tmp_path_factory.mktemp("line")
@@ -72,7 +78,7 @@ def line(finished, tmp_path):
     return tmp_path / "line"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def pipeline():
     """Runs one command: pipeline("prepare", "--json", folder=...) -> what it printed."""
     return run_pipeline

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from pipeline.cli import main
 from storage import open_store, verify
@@ -72,6 +73,26 @@ def test_more_images_after_dvc_deleted_the_outs(line, command):
     assert_grown(line, before, 60)
     command("build-ensemble", *more)
     assert open_store(line / "targets/ensemble-both.zarr").spec.views == 60
+
+
+def test_images_without_labels_are_dumped_beside_what_is_there(line, command):
+    (line / "loose").mkdir()
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (50, 70, 3), np.uint8)
+        Image.fromarray(pixels).save(line / f"loose/{number}.png")
+    before, more = stores(line), ["--set", "data.unlabelled=loose"]
+    taught = ["--set", f"recipes.{BOTH}.unlabelled=true"]
+    assert "has no images without labels: name a folder of them as data.unlabelled" in command(
+        *DISTILL, *taught, fails=True)
+    command("prepare", *more)
+    assert "Run 'pipeline record-views' again" in command(*DISTILL, *more, *taught, fails=True)
+    assert "record_views: 48 views are taken over from" in command("record-views", *more)
+    said = command("dump-teachers", *more)
+    for name in TEACHERS:
+        assert f"dump_teachers/{name}: 48 views are taken over from" in said
+    assert_grown(line, before, 54)
+    command("build-ensemble", *more)
+    command(*DISTILL, *more, *taught)
 
 
 def test_another_teacher_is_one_more_store_and_one_more_ensemble(line, command):

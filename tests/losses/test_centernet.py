@@ -111,6 +111,35 @@ def test_ground_truth_loss_weighs_terms_and_averages_stacks():
     assert terms["offset"].item() == pytest.approx(mean(lambda o: l1_at(o.offset, *where, batch["offset"])))
 
 
+def test_images_without_labels_do_not_count_whatever_their_targets_say():
+    outputs, batch = random_batch(1)
+    labelled = torch.tensor([True, False, True, False])
+    batch["heatmap"][1].view(-1)[:3] = 1  # centres where nobody said so
+    loss = GroundTruthLoss()
+    terms = loss([outputs], {**batch, "labelled": labelled})
+    alone = loss([DenseOutputs(*(part[labelled] for part in outputs))], {k: v[labelled] for k, v in batch.items()})
+    for name, term in alone.items():
+        assert term > 0
+        assert terms[name].item() == pytest.approx(term.item())
+    every = loss([outputs], {**batch, "labelled": torch.ones(4, dtype=torch.bool)})
+    assert {name: term.item() for name, term in every.items()} == {
+        name: term.item() for name, term in loss([outputs], batch).items()}
+
+
+def test_images_without_labels_have_no_gradient_and_a_batch_of_them_no_loss():
+    outputs, batch = random_batch(2)
+    for labelled in (torch.tensor([False, True, False, True]), torch.zeros(4, dtype=torch.bool)):
+        leaves = DenseOutputs(*(part.clone().requires_grad_() for part in outputs))
+        terms = GroundTruthLoss()([leaves], {**batch, "labelled": labelled})
+        sum(terms.values()).backward()
+        for part in (leaves.heatmap, leaves.wh, leaves.offset):
+            assert (part.grad[~labelled] == 0).all()
+        if labelled.any():
+            assert (leaves.heatmap.grad[labelled] != 0).any()
+        else:
+            assert [term.item() for term in terms.values()] == [0, 0, 0]
+
+
 def test_with_shared_normalisers_the_mean_of_two_processes_is_the_loss_of_the_whole_batch():
     outputs, batch = random_batch(3)
     whole = GroundTruthLoss()([outputs], batch)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import matplotlib.image
 import numpy as np
 import pytest
@@ -90,6 +92,13 @@ def test_a_picture_has_a_panel_for_the_truth_and_each_store(store, data, recorde
     assert panels[0] > panels[1] > panels[2]  # photograph, heat and boxes over grey, faint heat over grey
     height, width = picture.shape[:2]
     assert width / height == pytest.approx(3 * WIDTH / HEIGHT, rel=0.15)  # a heading's height less
+
+
+def test_an_image_without_labels_has_no_ground_truth(store, data, recorded, tmp_path):
+    unlabelled = tuple(replace(record, labelled=False) for record in data.splits["train"])
+    seen = show_view(2, replace(data, splits={"train": unlabelled}), recorded, {"Sure": store}, tmp_path / "x.png",
+                     score=0.3)
+    assert seen == {"No ground truth": "the image has no labels", "Sure": "cat 0.90, dog 0.40"}
 
 
 def test_views_are_named_by_row_or_by_image_and_number(data, recorded):

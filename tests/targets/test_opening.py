@@ -99,6 +99,11 @@ def test_a_recipe_that_teaches_nothing_is_refused(data, recorded, two_teachers):
             open_targets(paths, recipe, data, recorded).objective(student())
 
 
+def test_unlabelled_images_are_asked_for_in_vain(data, recorded, two_teachers):
+    with pytest.raises(UserError, match=r"data 'tiny' has no images without labels: .*data\.unlabelled.*data\.labels"):
+        open_targets(two_teachers, BOTH.model_copy(update={"unlabelled": True}), data, recorded)
+
+
 def test_a_student_of_a_stride_that_targets_cannot_be_brought_to_is_refused(data, recorded):
     with pytest.raises(UserError, match="tiny has stride 16, but students learn at stride 2, 4, 8"):
         open_targets({}, Recipe(), data, recorded).objective(student(stride=16))
