@@ -67,10 +67,10 @@ def _store_paths(params: "Params", recipe: str) -> dict[str, Path]:
     for teacher in chosen.teachers:
         inputs.entry(params.teachers, teacher, f"teacher of recipe {recipe!r}")
         stores[teacher] = inputs.needs(paths.teacher_store(teacher), f"pipeline dump-teachers {teacher}")
-    if chosen.ensemble is not None:
-        inputs.entry(params.ensembles, chosen.ensemble, f"ensemble of recipe {recipe!r}")
-        stores["ensemble"] = inputs.needs(paths.ensemble_store(chosen.ensemble),
-                                          f"pipeline build-ensemble {chosen.ensemble}")
+    if chosen.merged is not None:
+        inputs.entry(params.ensembles, chosen.merged, f"ensemble of recipe {recipe!r}")
+        stores["ensemble"] = inputs.needs(paths.ensemble_store(chosen.merged),
+                                          f"pipeline build-ensemble {chosen.merged}")
     return stores
 
 

@@ -102,7 +102,7 @@ def _loss(params: "Params", store: "Store", student: "Detector") -> "tuple[Disti
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         loss = DistillationLoss(weights, channels, student.config.feature_channels,
-                                peak_threshold=recipe.peak_threshold, attention=recipe.attention)
+                                peak_threshold=recipe.peak_threshold, attention=bool(recipe.attention))
     return loss, weights
 
 

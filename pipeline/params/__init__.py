@@ -2,6 +2,7 @@
 
 from pipeline.params.data import Data, DemoScenes, Views
 from pipeline.params.loading import load_params, read_yaml, train_params
+from pipeline.params.recipe import Recipe
 from pipeline.params.schema import (
     Detector,
     Distill,
@@ -10,7 +11,6 @@ from pipeline.params.schema import (
     Ensemble,
     Evaluate,
     Params,
-    Recipe,
     Report,
     Student,
     Train,

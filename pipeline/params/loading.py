@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import UserError, unknown
+from pipeline.params.recipe import SEPARATE
 from pipeline.params.schema import Params, Train
 
 if TYPE_CHECKING:
@@ -80,8 +81,10 @@ def _check_references(params: Params) -> None:
               for key, ensemble in params.ensembles.items()]
     for key, recipe in params.recipes.items():
         asked += [(f"recipes.{key}.teachers", recipe.teachers, "teacher", params.teachers),
-                  (f"recipes.{key}.ensemble", [recipe.ensemble] if recipe.ensemble else [], "ensemble",
+                  (f"recipes.{key}.ensemble", [recipe.merged] if recipe.merged else [], "ensemble",
                    params.ensembles)]
+    if SEPARATE in params.ensembles:
+        raise UserError(f"ensembles.{SEPARATE}: recipes use this name for no ensemble at all; choose another.")
     for where, names, kind, table in asked:
         for name in names:
             if name not in table:

@@ -6,10 +6,11 @@ models and classes are resolved by the stage before any work.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field
 
 from pipeline.params.blocks import Block, Fraction, Name, Positive, Seed
 from pipeline.params.data import Data, Views
+from pipeline.params.recipe import Recipe, Weights
 
 
 class Train(Block):
@@ -136,60 +137,6 @@ class Ensemble(Block):
     boxes: Literal["fused"] = "fused"
     iou: Fraction = 0.5
     threshold: Fraction = 0.05
-
-
-#: The six W of the paper's Table 4, best first.
-PAPER_WEIGHTS = {
-    "table4-1": [1000.0, 1.0, 0.1, 100.0],
-    "table4-2": [100.0, 10.0, 0.1, 100.0],
-    "table4-3": [100.0, 10.0, 1.0, 1.0],
-    "table4-4": [10.0, 0.1, 1000.0, 10.0],
-    "table4-5": [10.0, 100.0, 0.1, 100.0],
-    "table4-6": [0.1, 10.0, 1000.0, 1.0],
-}
-
-
-def _named_weights(value: Any) -> Any:
-    if isinstance(value, str):
-        if value not in PAPER_WEIGHTS:
-            raise ValueError(
-                f"{value!r} is no W: expected four numbers [heatmap, wh, offset, features] "
-                f"or one of {', '.join(PAPER_WEIGHTS)}")
-        return PAPER_WEIGHTS[value]
-    if isinstance(value, list) and len(value) != 4:
-        raise ValueError(
-            f"W has {len(value)} numbers, expected four: [heatmap, wh, offset, features]")
-    return value
-
-
-Weights = Annotated[list[Annotated[float, Field(ge=0)]], BeforeValidator(_named_weights)]
-
-
-class Recipe(Block):
-    """What a student learns from.
-
-    Attributes:
-        teachers: none for ground truth alone.
-        ensemble: key of `ensembles` whose merged heads are the target; needed for several teachers.
-        weights: W = [w1 heatmap, w2 wh, w3 offset, w4 features], or the name of one of the
-            paper's six: "table4-1" … "table4-6".
-        peak_threshold: least probability of a teacher's peak that the wh and offset terms use.
-        attention: weight the feature term by the teachers' attention.
-        ground_truth: weight of the ground-truth loss.
-    """
-
-    teachers: list[Name] = []
-    ensemble: Name | None = None
-    weights: Weights = [1000.0, 1.0, 0.1, 100.0]
-    peak_threshold: Fraction = 0.1
-    attention: bool = True
-    ground_truth: Annotated[float, Field(ge=0)] = 1.0
-
-    @model_validator(mode="after")
-    def _several_teachers_are_merged(self) -> "Recipe":
-        if len(self.teachers) > 1 and self.ensemble is None:
-            raise ValueError("several teachers need the key 'ensemble', one of 'ensembles'")
-        return self
 
 
 class Distill(Block):

@@ -23,7 +23,7 @@ BACKBONES = {
 #: The teacher, as Tables 2 and 3 show it beside its students.
 TEACHERS = {"resnet50": 80.22}
 
-#: ResNet-18 by W; the keys are those of `pipeline.params.schema.PAPER_WEIGHTS`.
+#: ResNet-18 by W; the keys are those of `pipeline.params.recipe.PAPER_WEIGHTS`.
 TABLE_4 = {
     "table4-1": 76.36,
     "table4-2": 75.39,

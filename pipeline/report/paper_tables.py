@@ -1,6 +1,6 @@
 """The paper's tables and its claim, with ours beside them."""
 
-from pipeline.params.schema import PAPER_WEIGHTS
+from pipeline.params.recipe import PAPER_WEIGHTS
 from pipeline.report import paper
 from pipeline.report.document import (
     Column,

@@ -66,11 +66,11 @@ def open_targets(
         again = f"Run 'pipeline dump-teachers {teacher}' again."
         made = (dumped or {}).get(teacher, {})
         stores[teacher] = _open(paths[teacher], {"kind": "teacher", **expected, **made}, again)
-    if recipe.ensemble:
+    if recipe.merged:
         members = {f"members.{name}": store.fingerprint for name, store in stores.items()}
-        again = f"Run 'pipeline build-ensemble {recipe.ensemble}' again."
+        again = f"Run 'pipeline build-ensemble {recipe.merged}' again."
         stores[ENSEMBLE] = _open(paths[ENSEMBLE], {"kind": "ensemble", **expected, **members}, again)
-    heads = ENSEMBLE if recipe.ensemble else next(iter(recipe.teachers), None)
+    heads = ENSEMBLE if recipe.merged else next(iter(recipe.teachers), None)
     arrays: dict[str, tuple[str, ...]] = {}
     for name, store in stores.items():
         wanted = HEADS * (name == heads) + (FEATURES,) * (name != ENSEMBLE and recipe.weights[3] > 0)
@@ -163,7 +163,7 @@ class Targets:
                     for name, arrays in self.arrays.items() if FEATURES in arrays}
         distillation = DistillationLoss(
             self.recipe.weights, channels, student.config.feature_channels,
-            peak_threshold=self.recipe.peak_threshold, attention=self.recipe.attention,
+            peak_threshold=self.recipe.peak_threshold, attention=bool(self.recipe.attention),
             mean_over_ranks=mean_over_ranks) if taught else None
         return Objective(GroundTruthLoss(mean_over_ranks), self.recipe.ground_truth, distillation)
 

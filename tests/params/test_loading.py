@@ -2,7 +2,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.params import load_params, train_params
-from pipeline.params.schema import PAPER_WEIGHTS
+from pipeline.params.recipe import PAPER_WEIGHTS
 
 SMALLEST = """
 teachers: {resnet50: {model: resnet50}}
@@ -64,7 +64,8 @@ def test_a_bad_value_is_named_by_its_dotted_key(params_file, override, words):
     ("tune.students=[x]", ["tune.students", "resnet18"]),
     ("tune.recipe=plane", ["tune.recipe", "'plain'"]),
     ("recipes.plain.teachers=[resnet5]", ["recipes.plain.teachers", "teacher 'resnet5'", "'resnet50'"]),
-    ("recipes.plain.ensemble=both", ["recipes.plain.ensemble", "'both'", "none"]),
+    ("recipes.plain={teachers: [resnet50], ensemble: both}", ["recipes.plain.ensemble", "'both'", "none"]),
+    ("ensembles.separate={teachers: [resnet50, b]}", ["ensembles.separate", "choose another"]),
     ("ensembles.both={teachers: [resnet50, hourglass]}", ["ensembles.both.teachers", "'hourglass'", "resnet50"]),
     ("teachers.resnet50.train={lrr: 1}", ["teachers.resnet50.train.lrr", "'lr'"]),
     ("students.resnet18.train={lr: fast}", ["students.resnet18.train.lr", "'fast'"]),

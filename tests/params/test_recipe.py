@@ -1,0 +1,45 @@
+import pytest
+from pydantic import ValidationError
+
+from pipeline.params import Recipe
+
+TWO = {"teachers": ["a", "b"], "ensemble": "both"}
+HEADS = [1000.0, 1.0, 0.1, 0.0]
+
+
+@pytest.mark.parametrize("recipe", [
+    {}, {"views": "fresh"}, {"teachers": ["a"]}, TWO, {**TWO, "ensemble": "separate"},
+    {"oracle": True, "weights": HEADS}, {**TWO, "attention": ["agreement"]}, {"teachers": ["a"], "attention": []},
+    {"oracle": True, "weights": HEADS, "attention": ["heatmap"], "attend_outputs": True},
+])
+def test_what_fits_together_is_taken(recipe):
+    Recipe(**recipe)
+
+
+def test_separate_reads_no_merged_store():
+    assert Recipe(**TWO).merged == "both"
+    separate = Recipe(**TWO | {"ensemble": "separate"})
+    assert separate.separate
+    assert separate.merged is None
+
+
+@pytest.mark.parametrize(("recipe", "words"), [
+    ({"teachers": ["a", "b"]}, "ensembles' or 'separate'"),
+    ({"teachers": ["a", "a"], "ensemble": "both"}, "twice"),
+    ({"ensemble": "both"}, "'both' without teachers"),
+    ({"teachers": ["a"], "ensemble": "separate"}, "two teachers"),
+    ({"oracle": True, "teachers": ["a"], "weights": HEADS}, "drop the teachers"),
+    ({"oracle": True}, r"write weights: \[1000, 1, 0.1, 0\]"),
+    ({"views": "fresh", "teachers": ["a"]}, "'fresh' is for recipes without teachers"),
+    ({"views": "fresh", "oracle": True, "weights": HEADS}, "teachers and without oracle"),
+    ({"attention": True}, "list of spatial, channel, heatmap and agreement"),
+    ({"attention": ["spatial", "spatial"]}, "twice"),
+    ({"teachers": ["a"], "attention": ["agreement"]}, "'agreement' needs at least two teachers"),
+    ({"teachers": ["a"], "attention": ["channel"], "attend_outputs": True}, "spatial, heatmap or agreement"),
+    ({"oracle": True, "weights": HEADS, "attend_outputs": True}, r"write attention: \[heatmap\]"),
+    ({"schedule_share": 0.0}, "greater than 0"),
+    ({"heatmap": "focal"}, "'soft-focal'"),
+])
+def test_what_does_not_is_refused_with_what_to_write(recipe, words):
+    with pytest.raises(ValidationError, match=words):
+        Recipe(**recipe)
