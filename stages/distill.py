@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages import entry, inputs, paths, training
+from stages import entry, inputs, paths, training, work
 from stages.views import recorded_views
 
 if TYPE_CHECKING:
@@ -30,17 +30,21 @@ def run_all(params: "Params", students: Sequence[str], recipes: Sequence[str] = 
 def run(params: "Params", student: str, recipe: str, seed: int, *, devices: str = "auto",
         restart: bool = False, out: Path | None = None) -> dict[str, Any]:
     """Trains models/students/STUDENT/RECIPE/seedN (or `out`); returns the summary of the run."""
-    from pipeline.params import train_params
+    from pipeline.params import Views, train_params
     from pipeline.targets import open_targets
 
     detector = inputs.entry(params.students, student, "student")
     chosen = inputs.entry(params.recipes, recipe, "recipe")
     train = train_params(params.distill.train, detector.train, f"students.{student}.train")
     data = inputs.prepared_data(params)
-    recorded = recorded_views(data, params.views)
+    recorded = params.views if chosen.views == "fresh" else recorded_views(data, params.views)
     targets = open_targets(_store_paths(params, recipe), chosen, data, recorded, size=detector.size,
                            flip=params.distill.flip,
                            dumped={teacher: inputs.dumped(params, teacher) for teacher in chosen.teachers})
+
+    seen = inputs.augmentation(recorded) if isinstance(recorded, Views) else recorded.fingerprint
+    if not any(chosen.weights) and (chosen.teachers or chosen.oracle):
+        work.say(f"Recipe {recipe!r} has W of zeros: {student} is trained on ground truth alone.")
 
     def source(model: "Detector") -> "Source":
         return targets.source(seed=seed, stride=model.config.stride, on_mismatch=params.views.on_mismatch,
@@ -56,7 +60,7 @@ def run(params: "Params", student: str, recipe: str, seed: int, *, devices: str 
         out=out or paths.student_model(student, recipe, seed), data=data, detector=detector, train=train, seed=seed,
         size_hw=targets.size, source=source, objective=objective, devices=devices, restart=restart,
         prepare=targets.on_device,
-        inputs={"views": recorded.fingerprint, "recipe": inputs.values(chosen), "stores": targets.fingerprints,
+        inputs={"views": seen, "recipe": inputs.values(chosen), "stores": targets.fingerprints,
                 "flip": targets.flip})
 
 

@@ -91,18 +91,19 @@ def _loss(params: "Params", store: "Store", student: "Detector") -> "tuple[Disti
 
     from pipeline.distillation import DistillationLoss
     from pipeline.params import Recipe
+    from pipeline.targets import channel_weights
 
     name = store.spec.identity["teacher"]
     alone = [params.recipes[recipe] for recipe in params.distill.recipes
              if recipe in params.recipes and params.recipes[recipe].teachers == [name]]
     recipe = alone[0] if alone else Recipe(teachers=[name])
     features = next((array for array in store.spec.arrays if array.name == "features"), None)
-    channels = {name: features.shape[0]} if features else {}
+    channels = {name: channel_weights(features, recipe)} if features else {}
     weights = [*recipe.weights[:3], recipe.weights[3] if channels else 0.0]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        loss = DistillationLoss(weights, channels, student.config.feature_channels,
-                                peak_threshold=recipe.peak_threshold, attention=bool(recipe.attention))
+        loss = DistillationLoss(recipe.model_copy(update={"weights": weights}), channels,
+                                student.config.feature_channels)
     return loss, weights
 
 

@@ -8,7 +8,7 @@ from storage.base import Store
 from storage.conversion import convert
 from storage.encodings import ENCODINGS, decode, encode, encode_views, measure
 from storage.errors import CorruptStore, FingerprintMismatch, FormatError, IncompleteStore, RemoteError, StoreError
-from storage.features import codec, fit_parameters, reduce, reduced_shape, sample_cells
+from storage.features import channel_variances, codec, fit_parameters, reduce, reduced_shape, sample_cells
 from storage.files import is_url
 from storage.growth import continues, copy_views
 from storage.manifest import begun
@@ -20,6 +20,7 @@ from storage.writer import ShardClaim, StoreWriter, create_store
 __all__ = [
     "ENCODINGS", "ArraySpec", "CorruptStore", "FingerprintMismatch", "FormatError", "IncompleteStore",
     "RemoteError", "Report", "ShardClaim", "Store", "StoreError", "StoreSpec", "StoreWriter", "begun", "canonical",
-    "codec", "continues", "convert", "copy_views", "create_store", "decode", "encode", "encode_views", "fingerprint",
-    "fit_parameters", "is_url", "measure", "open_store", "reduce", "reduced_shape", "sample_cells", "verify",
+    "channel_variances", "codec", "continues", "convert", "copy_views", "create_store", "decode", "encode",
+    "encode_views", "fingerprint", "fit_parameters", "is_url", "measure", "open_store", "reduce", "reduced_shape",
+    "sample_cells", "verify",
 ]

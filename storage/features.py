@@ -124,6 +124,18 @@ def fit_parameters(encoding: str, cells: Array) -> dict[str, Any]:
     return fitted
 
 
+def channel_variances(spec: "ArraySpec") -> list[float]:
+    """How much each stored channel varies in the teacher's own map, as a multiple of their mean.
+
+    Components of pca-K are stored with variance 1 each; the projection still knows what it was. Channels that are no
+    components count 1.
+    """
+    if components(spec.encoding) is None:
+        return [1.0] * spec.shape[0]
+    variances = 1 / np.square(np.asarray(spec.parameters["projection"], np.float64)).sum(1)
+    return [float(value) for value in variances / variances.mean()]
+
+
 def _short(values: Array) -> Array:
     """Six digits: what a float32 holds, in half the text."""
     return np.array([float(f"{value:.6g}") for value in values.ravel()]).reshape(values.shape)

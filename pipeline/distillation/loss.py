@@ -1,82 +1,53 @@
 """The distillation loss: what a student is told about its teachers' dense outputs.
 
-Shape suffixes: B batch, C classes, H and W cells, K peaks, F a teacher's channels.
+Shape suffixes: B batch, C classes, H and W cells, h and w cells of stored features, K peaks, F a teacher's channels.
 
-Reference: the forms of the heatmap, wh and offset terms are those of an earlier public CenterNet
-distillation code, whose weights the paper's best W carries; normalised so that W means the same at
-every input size and class count. The paper does not publish its feature term and attention: ours
-is a reading of them.
+Reference: the forms of the heatmap, wh and offset terms are by default those of an earlier public
+CenterNet distillation code, whose weights the paper's best W carries; normalised so that W means the
+same at every input size and class count. The paper does not publish its feature term and attention:
+ours is a reading of them.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.distillation.features import attention, standardise
+from pipeline.distillation import attention, features, heatmap, peaks
+from pipeline.distillation.teacher import TeacherTargets
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable
 
     from pipeline.outputs import DenseOutputs
+    from pipeline.params import Recipe
 
 HEATMAP_SCALE = 1 / 20  # W's first number belongs to a mean over VOC's twenty classes
 FEATURE_SCALE = 0.005
-SMALLEST_SIDE = 0.5  # cells; smaller boxes of a teacher count as this large where sizes are divided by
-
-
-class TeacherTargets(NamedTuple):
-    """What teachers, or their ensemble, said of a batch of views.
-
-    Attributes:
-        heatmap: (B, C, H, W) float32 probabilities.
-        peaks: (B, K, 7) float32: cell y * W + x, class, score, w, h, dx, dy; padded with score 0.
-        features: (B, F, h, w) float32 of each teacher that has them, by name; h <= H, w <= W.
-    """
-
-    heatmap: Tensor
-    peaks: Tensor
-    features: dict[str, Tensor]
-
-
-def peak_weights(peaks_BK7: Tensor, cells: int, threshold: float) -> Tensor:
-    """How much each peak counts, (B, K): its score if above the threshold, else 0.
-
-    Where peaks of several classes share a cell, the strongest stands for the cell.
-
-    Args:
-        peaks_BK7: as in `TeacherTargets`.
-        cells: H * W.
-        threshold: least probability; without one a map's background outweighs its objects.
-    """
-    cell, score = peaks_BK7[..., 0].long(), peaks_BK7[..., 2]
-    strongest = score.new_zeros(len(score), cells).scatter_reduce(1, cell, score, "amax")
-    return torch.where((score > threshold) & (score == strongest.gather(1, cell)), score, 0.0)
 
 
 class DistillationLoss(nn.Module):
     """The weighted terms between a student's answer and its teachers' stored outputs.
 
-    - kd_heatmap: w1 / 20 x the mean over B, H, W of the class-summed squared difference of
-      probabilities.
-    - kd_wh: w2 x the L1 distance of wh at the teacher's peaks, divided by the teacher's (w + h) / 2;
-      kd_offset: w3 x the L1 distance of offset there. Both are weighted by `peak_weights` and
-      divided by their sum. The peaks are those kept exactly (3x3 maxima per class, found in
-      float32), so that a coarse encoding of the maps does not move them.
-    - kd_features: w4 x 0.005 x the attention-weighted mean square of standardised maps, the
+    - kd_heatmap: w1 / 20 x the mean over B, H, W of the class-summed distance of the recipe's form.
+    - kd_wh: w2 x the L1 distance of wh at the teacher's peaks; kd_offset: w3 x that of offset. Both are
+      weighted by `peak_weights` and divided by their sum. The peaks are those kept exactly (3x3 maxima per
+      class, found in float32), so that a coarse encoding of the maps does not move them.
+    - kd_features: w4 x 0.005 x the distance of the recipe's form between standardised maps, the
       student's through a trained 1x1 convolution per teacher; the mean over teachers. Where a
       teacher's map is coarser, the student's is averaged to its grid first.
 
-    A term of weight 0 is neither computed nor named. Everything is float32 whatever autocast says.
+    Of teachers that are kept separate, each is compared with by itself, and the first three terms are
+    the means over them. A term of weight 0 is neither computed nor named. Everything is float32 whatever
+    autocast says.
 
     Args:
-        weights: W = (w1, w2, w3, w4).
-        teacher_features: channels of each teacher's features, by name.
+        recipe: weights, forms and attention.
+        channels: of each teacher's stored features, by name: how much each channel weighs, of mean 1.
         student_channels: of the student's features.
-        peak_threshold: least probability of a peak.
-        attention: weight the features by the teacher's attention instead of all alike.
         mean_over_ranks: mean of a tensor over all processes, differentiable
             (`engine.mean_over_ranks`).
 
@@ -84,58 +55,98 @@ class DistillationLoss(nn.Module):
         UserError: w4 is positive and no teacher has features.
     """
 
-    def __init__(self, weights: "Sequence[float]", teacher_features: "Mapping[str, int]",
-                 student_channels: int, *, peak_threshold: float, attention: bool,
+    def __init__(self, recipe: "Recipe", channels: Mapping[str, Sequence[float]], student_channels: int, *,
                  mean_over_ranks: "Callable[[Tensor], Tensor]" = lambda tensor: tensor) -> None:
         super().__init__()
-        self.w_heatmap, self.w_wh, self.w_offset, self.w_features = weights
-        if self.w_features and not teacher_features:
+        self.recipe, self.channels, self.mean_over_ranks = recipe, tuple(channels), mean_over_ranks
+        self.w_heatmap, self.w_wh, self.w_offset, self.w_features = recipe.weights
+        if self.w_features and not channels:
             raise UserError(f"the recipe's w4 is {self.w_features:g} but no teacher's store holds features; "
                             "dump them (dump.features) or set w4 to 0.")
-        self.peak_threshold, self.attention = peak_threshold, attention
-        self.mean_over_ranks = mean_over_ranks
-        channels = teacher_features if self.w_features else {}
+        for name, weights in channels.items():
+            spread_F11 = torch.tensor(weights, dtype=torch.float32).sqrt().view(-1, 1, 1)
+            self.register_buffer(f"spread of {name}", spread_F11, persistent=False)
         self.adapters = nn.ModuleDict({  # without a bias: standardising takes it away again
-            name: nn.Conv2d(student_channels, number, 1, bias=False) for name, number in channels.items()})
+            name: nn.Conv2d(student_channels, len(weights), 1, bias=False)
+            for name, weights in channels.items() if self.w_features})
 
     def forward(self, outputs: "Sequence[DenseOutputs]", teacher: TeacherTargets) -> dict[str, Tensor]:
         """The weighted terms, float32 scalars, of the last stack's outputs."""
-        student = outputs[-1]
-        terms = {}
+        student, terms = outputs[-1], {}
+        maps = {name: self._standard(name, teacher.features[name]) for name in self.channels}
+        cells_B1HW = (self._cells(teacher, list(maps.values()), teacher.heatmap.shape[2:])
+                      if self.recipe.attend_outputs else None)
+        said = list(teacher.members.values()) if self.recipe.separate else [teacher]
         if self.w_heatmap:
-            difference = student.heatmap.float().sigmoid() - teacher.heatmap
-            terms["kd_heatmap"] = self.w_heatmap * HEATMAP_SCALE * difference.square().sum(1).mean()
+            distance = torch.stack([self._heatmap(student, one, cells_B1HW) for one in said]).mean()
+            terms["kd_heatmap"] = self.w_heatmap * HEATMAP_SCALE * distance
         if self.w_wh or self.w_offset:
-            terms |= self._at_peaks(student, teacher.peaks)
+            pairs = [self._boxes(student, one, cells_B1HW) for one in said]
+            for name, weight, distances in zip(("kd_wh", "kd_offset"), (self.w_wh, self.w_offset),
+                                               zip(*pairs, strict=True), strict=True):
+                if weight:
+                    terms[name] = weight * torch.stack(distances).mean()
         if self.w_features:
-            per_teacher = [self._features(student.features, name, teacher.features[name])
-                           for name in self.adapters]
+            per_teacher = [self._features(student.features, name, maps[name], teacher) for name in self.adapters]
             terms["kd_features"] = self.w_features * FEATURE_SCALE * torch.stack(per_teacher).mean()
         return terms
 
-    def _at_peaks(self, student: "DenseOutputs", peaks_BK7: Tensor) -> dict[str, Tensor]:
-        cells = student.wh.shape[2] * student.wh.shape[3]
-        weights_BK = peak_weights(peaks_BK7, cells, self.peak_threshold)
+    def _heatmap(self, student: "DenseOutputs", teacher: TeacherTargets, cells_B1HW: Tensor | None) -> Tensor:
+        form = self.recipe.heatmap
+        distance_BHW = heatmap.FORMS[form](student.heatmap.float(), teacher.heatmap)
+        weighted = distance_BHW if cells_B1HW is None else cells_B1HW[:, 0] * distance_BHW
+        return heatmap.SCALES[form] * weighted.mean()
+
+    def _boxes(self, student: "DenseOutputs", teacher: TeacherTargets,
+               cells_B1HW: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The mean distances of wh and of offset over the peaks."""
+        found_BK7, cells = teacher.peaks, student.wh.shape[2] * student.wh.shape[3]
+        weights_BK = peaks.peak_weights(found_BK7, cells, self.recipe.peak_threshold)
+        if cells_B1HW is not None:
+            weights_BK = weights_BK * peaks.at_peaks(cells_B1HW[:, 0], found_BK7)
         total = self.mean_over_ranks(weights_BK.sum()).clamp(min=1e-4)  # 0 where nothing peaks
-        index_B2K = peaks_BK7[..., 0].long().unsqueeze(1).expand(-1, 2, -1)
+        wh_BK = peaks.wh_distance(student.wh, found_BK7, normalised=self.recipe.wh == "normalised")
+        offset_BK = peaks.offset_distance(student.offset, found_BK7)
+        return (weights_BK * wh_BK).sum() / total, (weights_BK * offset_BK).sum() / total
 
-        def distance_BK(output_B2HW: Tensor, first: int) -> Tensor:
-            output_BK2 = output_B2HW.flatten(2).gather(2, index_B2K).transpose(1, 2).float()
-            return (output_BK2 - peaks_BK7[..., first : first + 2]).abs().sum(2)
+    def _features(self, student: Tensor, name: str, told: Tensor, teacher: TeacherTargets) -> Tensor:
+        form, grid_hw = self.recipe.features, (told.shape[2], told.shape[3])
+        if student.shape[2:] != grid_hw:
+            student = F.adaptive_avg_pool2d(student, grid_hw)
+        adapted, spread_F11 = self._standard(name, self.adapters[name](student)), self._spread(name)
+        if form == "pkd":
+            return features.pkd(adapted, told)
+        if form == "cwd":
+            return features.cwd(adapted, told)
+        if form == "fgd":
+            shares = peaks.object_shares(teacher.peaks, self.recipe.peak_threshold, teacher.heatmap.shape[2:], grid_hw)
+            return features.fgd(adapted, told, spread_F11, shares)
+        weights = self._cells(teacher, [told], grid_hw)
+        if "channel" in self.recipe.attention:
+            weights = weights * attention.channel(told / spread_F11)
+        return features.hint(adapted, told, weights)
 
-        terms = {}
-        if self.w_wh:
-            side_BK = peaks_BK7[..., 3:5].mean(2).clamp(min=SMALLEST_SIDE)
-            terms["kd_wh"] = self.w_wh * (weights_BK * distance_BK(student.wh, 3) / side_BK).sum() / total
-        if self.w_offset:
-            terms["kd_offset"] = self.w_offset * (weights_BK * distance_BK(student.offset, 5)).sum() / total
-        return terms
+    def _cells(self, teacher: TeacherTargets, maps: Sequence[Tensor], grid_hw: Sequence[int]) -> Tensor:
+        """The product of the recipe's kinds of attention that differ from cell to cell, (B, 1, *grid_hw) of mean 1.
 
-    def _features(self, student: Tensor, name: str, teacher_BFHW: Tensor) -> Tensor:
-        height, width = teacher_BFHW.shape[2:]
-        if student.shape[2:] != (height, width):
-            student = F.adaptive_avg_pool2d(student, (height, width))
-        adapted = standardise(self.adapters[name](student), self.mean_over_ranks)
-        target = standardise(teacher_BFHW, self.mean_over_ranks)
-        square = (adapted - target).square()
-        return (attention(target) * square).mean() if self.attention else square.mean()
+        Args:
+            teacher: its heatmap and members.
+            maps: standardised features, whose spatial attentions are averaged.
+            grid_hw: the grid of the answer.
+        """
+        kinds, factors = self.recipe.attention, [teacher.heatmap.new_ones(len(teacher.heatmap), 1, *grid_hw)]
+        if "spatial" in kinds:
+            places = [attention.on_grid(attention.spatial(one), grid_hw) for one in maps]
+            factors.append(torch.stack(places).mean(0))
+        if "heatmap" in kinds:
+            factors.append(attention.on_grid(attention.heatmap(teacher.heatmap), grid_hw))
+        if "agreement" in kinds:
+            said = torch.stack([one.heatmap for one in teacher.members.values()])
+            factors.append(attention.on_grid(attention.agreement(said), grid_hw))
+        return attention.mean_one(torch.stack(factors).prod(0))
+
+    def _standard(self, name: str, map_BFhw: Tensor) -> Tensor:
+        return features.standardise(map_BFhw, self.mean_over_ranks) * self._spread(name)
+
+    def _spread(self, name: str) -> Tensor:
+        return self.get_buffer(f"spread of {name}")

@@ -94,7 +94,8 @@ def fit(model: nn.Module, batches: Batches, objective: "Objective", *, params: "
         model: a detector.
         batches: of this process.
         objective: (outputs per stack, batch) -> weighted terms, whose sum is minimised. If it is a
-            module, its parameters are trained with the model's.
+            module, its parameters are trained with the model's. The batch also says "progress", the share
+            of the run that is done.
         params: the block `train`; fabric has its `precision`, batches the rest of what they need.
         folder: for checkpoint.pt, log.csv and tensorboard/; all processes see it.
         fabric: from `make_fabric`.
@@ -134,6 +135,7 @@ def fit(model: nn.Module, batches: Batches, objective: "Objective", *, params: "
                 group["lr"] = rate
             batch = prepare({key: value.to(fabric.device, non_blocking=True) for key, value in raw.items()})
             batch["image"] = batch["image"].to(memory_format=layout)
+            batch["progress"] = (step - 1) / batches.steps
 
             loss = runner(_Held(batch))
             window.add(module.terms, raw.get("view"))

@@ -89,6 +89,11 @@ def _check_references(params: Params) -> None:
         for name in names:
             if name not in table:
                 raise unknown(f"{where}: {kind}", name, list(table))
+    for key, recipe in params.recipes.items():
+        merged = params.ensembles[recipe.merged].teachers if recipe.merged else recipe.teachers
+        for name in set(recipe.teachers) - set(merged):
+            raise UserError(f"recipes.{key}: teacher {name!r} is not merged in the ensemble {recipe.merged!r}, which "
+                            f"has {', '.join(merged)}; add it there or leave it out here.")
     for name, teacher in params.teachers.items():
         train_params(params.train, teacher.train, f"teachers.{name}.train")
     for name, student in params.students.items():

@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
-from pipeline.distillation import DistillationLoss
+from pipeline.data.loading import FreshViews
+from pipeline.distillation import DistillationLoss, ground_truth_targets, share_of_weight
 from pipeline.errors import UserError
 from pipeline.losses import GroundTruthLoss
+from pipeline.params import Views
 from pipeline.targets.replaying import ReplayedViews
 from pipeline.targets.transforming import TargetTransform
-from storage import FingerprintMismatch, Store, open_store
+from storage import ArraySpec, FingerprintMismatch, Store, channel_variances, open_store
 
 if TYPE_CHECKING:
     from pipeline.data.dataset import DataSet
+    from pipeline.data.loading import Source
     from pipeline.data.recorded import RecordedViews
     from pipeline.models import Detector
     from pipeline.outputs import DenseOutputs
@@ -25,12 +28,13 @@ ENSEMBLE = "ensemble"
 HEADS = ("heatmap", "peaks")
 FEATURES = "features"
 STRIDES = (2, 4, 8)
+TRAIN = "train"
 #: Least and greatest side of a student's input, as a share of the views'.
 SIZES = (0.5, 2.0)
 
 
 def open_targets(
-    paths: Mapping[str, Path], recipe: "Recipe", data: "DataSet", recorded: "RecordedViews", *,
+    paths: Mapping[str, Path], recipe: "Recipe", data: "DataSet", recorded: "RecordedViews | Views", *,
     size: tuple[int, int] | None = None, flip: float | None = None,
     dumped: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> "Targets":
@@ -40,7 +44,7 @@ def open_targets(
         paths: the store of each of the recipe's teachers, by name, and of its ensemble as "ensemble".
         recipe: whose teachers and weights decide what is read.
         data: the student's images.
-        recorded: the views that it will see.
+        recorded: the views that it will see or, for a recipe with fresh ones, how they are drawn.
         size: (height, width) of the student's input; None for that of the views.
         flip: largest error of the stores' maps under a mirror with which views are mirrored at random;
             None never mirrors.
@@ -57,6 +61,8 @@ def open_targets(
     if not all(SIZES[0] <= mine / theirs <= SIZES[1] for mine, theirs in zip(size, recorded.size, strict=True)):
         raise UserError(f"The student's input is {list(size)}, but the views are {list(recorded.size)}: its sides "
                         f"may be {SIZES[0]:g} to {SIZES[1]:g} times theirs; set the student's size, or views.size.")
+    if isinstance(recorded, Views):
+        return Targets(data, recorded, recipe, {}, {}, None, size, False)
     expected = {
         "data": data.fingerprint, "views": recorded.fingerprint, "classes": list(data.classes),
         "size": list(recorded.size),
@@ -70,18 +76,33 @@ def open_targets(
         members = {f"members.{name}": store.fingerprint for name, store in stores.items()}
         again = f"Run 'pipeline build-ensemble {recipe.merged}' again."
         stores[ENSEMBLE] = _open(paths[ENSEMBLE], {"kind": "ensemble", **expected, **members}, again)
-    heads = ENSEMBLE if recipe.merged else next(iter(recipe.teachers), None)
+    heads = ENSEMBLE if recipe.merged else None if recipe.separate else next(iter(recipe.teachers), None)
     arrays: dict[str, tuple[str, ...]] = {}
     for name, store in stores.items():
-        wanted = HEADS * (name == heads) + (FEATURES,) * (name != ENSEMBLE and recipe.weights[3] > 0)
+        wanted = _wanted(recipe, name, heads)
         if missing := set(wanted) - {array.name for array in store.spec.arrays}:
             raise UserError(f"{store.path} has no {' and no '.join(sorted(missing))}, but the recipe needs "
                             f"it: set dump.features: true and run 'pipeline dump-teachers {name}' again, "
-                            "or set w4 of the recipe to 0.")
+                            "or set w4 of the recipe to 0 (and attend_outputs: false).")
         arrays[name] = wanted
         if flip is not None:
             _check_flip(store, flip, name)
     return Targets(data, recorded, recipe, stores, arrays, heads, size, flip is not None)
+
+
+def _wanted(recipe: "Recipe", name: str, heads: str | None) -> tuple[str, ...]:
+    """The arrays that a recipe reads of the store `name`."""
+    if not any(recipe.weights):
+        return ()
+    alone = name != ENSEMBLE
+    own_heads = name == heads or (alone and (recipe.separate or "agreement" in recipe.attention))
+    places = recipe.attend_outputs and "spatial" in recipe.attention
+    return HEADS * own_heads + (FEATURES,) * (alone and (recipe.weights[3] > 0 or places))
+
+
+def channel_weights(features: ArraySpec, recipe: "Recipe") -> list[float]:
+    """How much each channel of a store's features weighs in a recipe's feature term, of mean 1."""
+    return channel_variances(features) if recipe.standardise == "map" else [1.0] * features.shape[0]
 
 
 def _check_flip(store: Store, allowed: float, name: str) -> None:
@@ -110,13 +131,13 @@ class Targets:
         recipe: what is learnt from the stores.
         stores: by teacher's name, and "ensemble".
         arrays: what is read of each store.
-        heads: the store whose heatmap and peaks are the target; None without a teacher.
+        heads: the store whose heatmap and peaks are the target; None without a teacher, or where each is one.
         size: (height, width) of the student's input.
         flip: whether views are mirrored at random.
     """
 
     data: "DataSet"
-    recorded: "RecordedViews"
+    recorded: "RecordedViews | Views"
     recipe: "Recipe"
     stores: dict[str, Store]
     arrays: dict[str, tuple[str, ...]]
@@ -136,10 +157,19 @@ class Targets:
                                 for name, arrays in self.arrays.items() for array in arrays}, self.heads)
 
     def source(self, *, seed: int, stride: int = 4, on_mismatch: Literal["error", "warn"] = "error",
-               cache_mb: float = 1024) -> ReplayedViews:
+               cache_mb: float = 1024) -> "Source":
         """The samples of a student with this many input pixels per cell."""
+        if isinstance(self.recorded, Views):
+            views = self.recorded.model_copy(update={"size": self.size})
+            return FreshViews(self.data.records(TRAIN), len(self.data.classes), views, stride=stride, seed=seed,
+                              cache_mb=cache_mb)
         return ReplayedViews(self.data, self.recorded, self.stores, arrays=self.arrays, size=self.size, stride=stride,
                              flip=self.flip, seed=seed, on_mismatch=on_mismatch, cache_mb=cache_mb)
+
+    @property
+    def taught(self) -> bool:
+        """Whether there is more to learn from than the ground-truth loss."""
+        return any(self.recipe.weights) and (bool(self.stores) or self.recipe.oracle)
 
     def objective(self, student: "Detector",
                   mean_over_ranks: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> "Objective":
@@ -155,17 +185,14 @@ class Targets:
         if student.config.stride not in STRIDES:
             raise UserError(f"{student.config.model} has stride {student.config.stride}, but students learn at stride "
                             f"{', '.join(map(str, STRIDES))}: give it two to four deconvolutions (arch.deconv).")
-        taught = bool(self.stores) and any(self.recipe.weights)
-        if not taught and not self.recipe.ground_truth:
+        if not self.taught and not self.recipe.ground_truth:
             raise UserError("The recipe has ground_truth 0, and no teachers or only zeros for weights: there is "
                             "nothing to learn from.")
-        channels = {name: self.stores[name].spec[FEATURES].shape[0]
+        channels = {name: channel_weights(self.stores[name].spec[FEATURES], self.recipe)
                     for name, arrays in self.arrays.items() if FEATURES in arrays}
-        distillation = DistillationLoss(
-            self.recipe.weights, channels, student.config.feature_channels,
-            peak_threshold=self.recipe.peak_threshold, attention=bool(self.recipe.attention),
-            mean_over_ranks=mean_over_ranks) if taught else None
-        return Objective(GroundTruthLoss(mean_over_ranks), self.recipe.ground_truth, distillation)
+        distillation = DistillationLoss(self.recipe, channels, student.config.feature_channels,
+                                        mean_over_ranks=mean_over_ranks) if self.taught else None
+        return Objective(GroundTruthLoss(mean_over_ranks), self.recipe, distillation)
 
 
 class Objective(nn.Module):
@@ -173,20 +200,30 @@ class Objective(nn.Module):
 
     Args:
         ground_truth: its loss.
-        weight: of its terms; 0 leaves them out.
+        recipe: the weight of its terms, where 0 leaves them out, and the schedule of the teachers'.
         distillation: the teachers' loss, if there are any.
     """
 
-    def __init__(self, ground_truth: GroundTruthLoss, weight: float,
+    def __init__(self, ground_truth: GroundTruthLoss, recipe: "Recipe",
                  distillation: DistillationLoss | None) -> None:
         super().__init__()
-        self.ground_truth, self.weight, self.distillation = ground_truth, weight, distillation
+        self.ground_truth, self.recipe, self.distillation = ground_truth, recipe, distillation
 
     def forward(self, outputs: "list[DenseOutputs]", batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The weighted terms; `batch` is as `TargetTransform` leaves it."""
-        terms: dict[str, Tensor] = {}
-        if self.weight:
-            terms = {name: self.weight * term for name, term in self.ground_truth(outputs, batch).items()}
+        """The weighted terms.
+
+        Args:
+            outputs: one per stack.
+            batch: as `TargetTransform` leaves it; where W has a schedule also "progress", the share of the
+                run that is done.
+        """
+        recipe, terms = self.recipe, {}
+        if recipe.ground_truth:
+            terms = {name: recipe.ground_truth * term for name, term in self.ground_truth(outputs, batch).items()}
         if self.distillation is not None:
-            terms |= self.distillation(outputs, batch["teacher"])
+            told = self.distillation(outputs, ground_truth_targets(batch) if recipe.oracle else batch["teacher"])
+            if recipe.schedule != "constant":
+                share = share_of_weight(recipe.schedule, recipe.schedule_share, batch["progress"])
+                told = {name: share * term for name, term in told.items()}
+            terms |= told
         return terms

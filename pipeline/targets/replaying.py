@@ -1,17 +1,22 @@
 """Recorded views with what teachers said of them: the batches of students."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.data.loading import Arrays, ImageCache, collate_views
 from pipeline.data.views import Image, render_view
+from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.data.dataset import DataSet
     from pipeline.data.recorded import RecordedViews
     from storage import Store
+
+#: The loss terms that an array is the target of.
+TERMS = {"heatmap": "kd_heatmap", "peaks": "kd_wh and kd_offset", "features": "kd_features"}
 
 
 class ReplayedViews:
@@ -84,7 +89,9 @@ class ReplayedViews:
             batch["mirrored"] = np.array(mirrored)
         for name, arrays in self.arrays.items():
             for array in arrays:
-                batch[f"{name}/{array}"] = self.stores[name].read(array, rows)
+                batch[f"{name}/{array}"] = codes = self.stores[name].read(array, rows)
+                if codes.dtype.kind == "f" and not np.isfinite(codes).all():
+                    raise _not_finite(self.stores[name], array, codes, rows)
         return batch
 
     @property
@@ -103,3 +110,10 @@ class ReplayedViews:
             self._checked.add(index)
         view = self.recorded.view(row)
         return render_view(pixels, view._replace(matrix=view.matrix * np.array(self._scale)[:, None]), self.size)
+
+
+def _not_finite(store: "Store", array: str, codes: NDArray[Any], rows: Sequence[int]) -> UserError:
+    broken = [row for row, view in zip(rows, codes, strict=True) if not np.isfinite(view).all()]
+    return UserError(f"{store.path}: {array!r}, the target of {TERMS[array]}, is NaN or infinite in the views {broken} "
+                     "of the next batch; the last checkpoint is kept. No dump writes such values: dump the teacher "
+                     "again.")

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
+from pipeline.distillation import TeacherTargets
+
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from pipeline.distillation import TeacherTargets
 
 
 def resample(teacher: "TeacherTargets", grid_hw: Sequence[int]) -> "TeacherTargets":
@@ -34,7 +34,8 @@ def resample(teacher: "TeacherTargets", grid_hw: Sequence[int]) -> "TeacherTarge
     kept_BCHW = heatmap_BCHW.flatten(1).scatter_reduce(1, place_BK, score, "amax").view_as(heatmap_BCHW)
     features = {name: _interpolate(values, (min(height, values.shape[2]), min(width, values.shape[3])))
                 for name, values in teacher.features.items()}
-    return teacher._replace(heatmap=kept_BCHW, peaks=peaks_BK7, features=features)
+    members = {name: resample(member, grid_hw) for name, member in teacher.members.items()}
+    return TeacherTargets(kept_BCHW, peaks_BK7, features, members)
 
 
 def mirror(teacher: "TeacherTargets", mirrored_B: "Tensor") -> "TeacherTargets":
@@ -54,7 +55,8 @@ def mirror(teacher: "TeacherTargets", mirrored_B: "Tensor") -> "TeacherTargets":
         return torch.where(mirrored_B.view(-1, 1, 1, 1), values_BCHW.flip(-1), values_BCHW)
 
     features = {name: turn(values) for name, values in teacher.features.items()}
-    return teacher._replace(heatmap=turn(teacher.heatmap), peaks=peaks_BK7, features=features)
+    members = {name: mirror(member, mirrored_B) for name, member in teacher.members.items()}
+    return TeacherTargets(turn(teacher.heatmap), peaks_BK7, features, members)
 
 
 def _move(peaks_BK7: "Tensor", stored_hw: Sequence[int], grid_hw: Sequence[int]) -> "Tensor":

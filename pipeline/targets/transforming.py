@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.distillation import TeacherTargets
+from pipeline.distillation import TeacherTargets, together
 from pipeline.targets.dequantising import dequantise
 from pipeline.targets.resampling import mirror, resample
 
@@ -19,7 +19,8 @@ class TargetTransform:
 
     Args:
         arrays: description of every "store/array" in the batch; without any, batches pass as they are.
-        heads: the store whose heatmap and peaks are the target.
+        heads: the store whose heatmap and peaks are the target; None where those of each teacher are. Other stores
+            whose heatmap and peaks are there are its `members`.
     """
 
     def __init__(self, arrays: "Mapping[str, ArraySpec]", heads: str | None) -> None:
@@ -30,11 +31,14 @@ class TargetTransform:
         if not self.arrays:
             return dict(batch)
         values = {name: dequantise(batch[name], array) for name, array in self.arrays.items()}
-        teacher = TeacherTargets(
-            heatmap=values[f"{self.heads}/heatmap"],
-            peaks=values[f"{self.heads}/peaks"],
-            features={name.removesuffix("/features"): value for name, value in values.items()
-                      if name.endswith("/features")})
+        features = {name.removesuffix("/features"): value for name, value in values.items()
+                    if name.endswith("/features")}
+        said = {name: TeacherTargets(values[f"{name}/heatmap"], values[f"{name}/peaks"], {})
+                for name in (key.removesuffix("/heatmap") for key in values if key.endswith("/heatmap"))}
+        if self.heads is None:
+            teacher = together(said, features)
+        else:
+            teacher = said.pop(self.heads)._replace(features=features, members=said)
         if "mirrored" in batch:
             teacher = mirror(teacher, batch["mirrored"])
         grid = batch["heatmap"].shape[-2:]

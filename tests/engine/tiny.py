@@ -15,6 +15,7 @@ from pipeline.distillation import DistillationLoss, TeacherTargets
 from pipeline.engine import fit, make_fabric, mean_over_ranks, seed_everything
 from pipeline.losses import GroundTruthLoss
 from pipeline.outputs import DenseOutputs
+from pipeline.params import Recipe
 from pipeline.params.schema import Train
 
 CLASSES, SIZE, OBJECTS, TEACHER_CHANNELS = 3, 8, 4, 6
@@ -66,8 +67,7 @@ class StudentObjective(nn.Module):
         super().__init__()
         self.ground_truth = GroundTruthLoss(mean) if ground_truth else lambda *_: {}
         self.distillation = DistillationLoss(
-            (1000, 1, 0.1, 100), {"teacher": TEACHER_CHANNELS}, 8, peak_threshold=0.1, attention=True,
-            mean_over_ranks=mean)
+            Recipe(teachers=["teacher"]), {"teacher": [1.0] * TEACHER_CHANNELS}, 8, mean_over_ranks=mean)
 
     def forward(self, outputs, batch):
         return {**self.ground_truth(outputs, batch), **self.distillation(outputs, batch["teacher"])}

@@ -6,6 +6,7 @@ from pipeline.distillation import DistillationLoss, TeacherTargets
 from pipeline.evaluation.fidelity import BoxFidelity, Fidelity
 from pipeline.models import find_peaks
 from pipeline.outputs import DenseOutputs
+from pipeline.params import Recipe
 
 CLASSES, SIDE = 3, 8
 
@@ -19,7 +20,7 @@ def outputs(seed):
 
 
 def fidelity():
-    return Fidelity(DistillationLoss((1000, 1, 0.1, 0), {}, 4, peak_threshold=0.1, attention=False), CLASSES)
+    return Fidelity(DistillationLoss(Recipe(teachers=["a"], weights=[1000.0, 1.0, 0.1, 0.0]), {}, 4), CLASSES)
 
 
 def targets(heatmap, wh, offset, scale=1.0):

@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+import torch
+
+from pipeline.distillation.features import cwd, fgd, hint, pkd, standardise
+
+SPREAD = torch.ones(6, 1, 1)
+NONE = torch.zeros(4, 1, 8, 8)
+
+
+def identity(tensor):
+    return tensor
+
+
+def maps(seed, mixed=0.0):
+    """(4, 6, 8, 8) standardised, smooth; the two have `mixed` in common."""
+    generator = torch.Generator().manual_seed(seed)
+    one, other = (torch.nn.functional.avg_pool2d(torch.randn(4, 6, 10, 10, generator=generator), 3, 1)
+                  for _ in range(2))
+    return standardise(mixed * one + (1 - mixed) * other, identity), standardise(one, identity)
+
+
+FORMS = {
+    "hint": lambda student, teacher: hint(student, teacher, 1.0), "pkd": pkd, "cwd": cwd,
+    "fgd": lambda student, teacher: fgd(student, teacher, SPREAD, NONE),
+}
+FORM = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+
+
+@FORM
+def test_equal_maps_have_no_distance(form):
+    _, teacher = maps(0)
+    assert form(teacher, teacher).item() == pytest.approx(0, abs=1e-6)
+
+
+@FORM
+def test_the_distance_falls_as_a_student_learns(form):
+    distances = [form(*maps(0, mixed)).item() for mixed in (0, 0.3, 0.6, 0.9)]
+    assert distances == sorted(distances, reverse=True)
+
+
+@FORM
+@pytest.mark.parametrize("mixed", [0.0, 0.5])
+def test_one_w4_fits_all_forms(form, mixed):
+    student, teacher = maps(1, mixed)
+    leaf = student.clone().requires_grad_()
+    ours, plain = (torch.autograd.grad(term, leaf)[0].norm()
+                   for term in (form(leaf, teacher), hint(leaf, teacher, 1.0)))
+    assert 1 / 3 < ours / plain < 3
+
+
+@FORM
+def test_a_step_down_the_gradient_lessens_the_distance(form):
+    student, teacher = maps(2)
+    leaf = student.clone().requires_grad_()
+    before = form(leaf, teacher)
+    step = torch.autograd.grad(before, leaf)[0]
+    assert form(student - 0.1 * step / step.abs().max(), teacher) < before
+
+
+def test_pkd_is_twice_one_minus_the_correlation():
+    student, teacher = maps(3, 0.4)
+    pairs = zip(*(side.transpose(0, 1).flatten(1).numpy() for side in (student, teacher)), strict=True)
+    r = np.mean([np.corrcoef(*pair)[0, 1] for pair in pairs])
+    assert pkd(student, teacher).item() == pytest.approx(2 * (1 - r), rel=1e-3)
+
+
+def test_cwd_sees_where_a_channel_is_active_and_not_how_high_it_lies():
+    student, teacher = maps(4)
+    assert cwd(student + 5, teacher).item() == pytest.approx(cwd(student, teacher).item(), rel=1e-4)
+
+
+def test_hint_counts_what_attention_weighs():
+    student, teacher = maps(5)
+    weights = torch.zeros(4, 1, 8, 8)
+    weights[..., 0, 0] = 64
+    expected = (student - teacher)[..., 0, 0].square().mean().item()
+    assert hint(student, teacher, weights).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("rows", "columns", "share"), [
+    (slice(0, 4), slice(0, 4), 1 / 3), (slice(7, 8), slice(7, 8), 1 / 3), (slice(4, 7), slice(8), 24 / 47 / 3)])
+def test_fgd_weighs_small_objects_as_large_ones_and_all_objects_twice_the_background(rows, columns, share):
+    shares = torch.zeros(4, 1, 8, 8)
+    shares[..., :4, :4], shares[..., 7, 7] = 1 / 16, 1
+    teacher = torch.ones(4, 6, 8, 8)
+    student = teacher.clone()
+    student[..., rows, columns] = -1  # as strong as the teacher, so attention stays as it is
+    context = (2 * (student < 0)[0, 0].float().mean().item()) ** 2
+    assert fgd(student, teacher, SPREAD, shares).item() == pytest.approx(4 * share + context, rel=1e-4)
+
+
+def test_standardised_channels_have_mean_zero_and_variance_one_over_the_batch():
+    features = torch.randn(4, 3, 5, 5) * torch.tensor([1.0, 30.0, 0.0]).view(3, 1, 1) + 8
+    flat = standardise(features.bfloat16().float(), identity).transpose(0, 1).flatten(1)
+    assert flat.mean(1).tolist() == pytest.approx([0, 0, 0], abs=1e-4)
+    assert flat.var(1, unbiased=False).tolist() == pytest.approx([1, 1, 0], abs=1e-3)
