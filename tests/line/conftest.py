@@ -28,6 +28,8 @@ recipes:
   plain: {}
   resnet18: {teachers: [resnet18]}
   resnet18+hourglass_small: {teachers: [resnet18, hourglass_small], ensemble: both}
+  plain-fresh: {views: fresh}
+  oracle: {oracle: true, weights: [1000, 1, 0.1, 0]}
 distill: {students: [mobilenet_v2], recipes: [plain, resnet18+hourglass_small], seeds: [0], train: *train}
 evaluate: {latency_runs: 2}
 report: {images: 2, baseline: resnet18}

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 from click.testing import CliRunner
@@ -74,8 +75,11 @@ def test_another_w_retrains_the_distilled_student_alone(line, pipeline):
     assert "kd_features" not in (both.parent / "log.csv").read_text()
 
 
-def test_w_of_zeros_trains_as_plain_does(line, pipeline):
-    pipeline("distill", "--student", "mobilenet_v2", "--set", f"recipes.{BOTH}.weights=[0, 0, 0, 0]", folder=line)
+def test_w_of_zeros_trains_as_plain_does_and_says_so(line, monkeypatch):
+    monkeypatch.chdir(line)
+    zeros = CliRunner().invoke(main, ["distill", "--student", "mobilenet_v2", "--set",
+                                     f"recipes.{BOTH}.weights=[0, 0, 0, 0]"])
+    assert f"'{BOTH}' has W of zeros" in zeros.stderr
     rows = [(line / STUDENTS / recipe / "seed0/log.csv").read_text().splitlines() for recipe in ("plain", BOTH)]
     losses = [[float(line.split(",")[rows[0][0].split(",").index("loss")]) for line in part[1:]] for part in rows]
     assert losses[0] == losses[1]
@@ -84,6 +88,32 @@ def test_w_of_zeros_trains_as_plain_does(line, pipeline):
 def test_a_recipe_of_one_teacher_needs_no_ensemble(line, pipeline):
     pipeline("distill", "--student", "mobilenet_v2", "--recipe", "resnet18", "--seed", "3", folder=line)
     assert (line / STUDENTS / "resnet18/seed3/weights.safetensors").exists()
+
+
+def test_an_oracle_and_fresh_views_need_no_store_and_fresh_views_no_recorded_ones(line, pipeline):
+    for name in ("resnet18", "hourglass_small", "ensemble-both"):
+        shutil.rmtree(line / f"targets/{name}.zarr")
+    pipeline("distill", "--student", "mobilenet_v2", "--recipe", "oracle", folder=line)
+    shutil.rmtree(line / "targets")
+    pipeline("distill", "--student", "mobilenet_v2", "--recipe", "plain-fresh", folder=line)
+    headers = {recipe: (line / STUDENTS / recipe / "seed0/log.csv").read_text().splitlines()[0]
+               for recipe in ("oracle", "plain-fresh")}
+    assert {"kd_heatmap", "kd_wh", "kd_offset"} <= set(headers["oracle"].split(","))
+    assert "kd_" not in headers["plain-fresh"]
+    plain, fresh = ((line / STUDENTS / recipe / "seed0/weights.safetensors").read_bytes()
+                    for recipe in ("plain", "plain-fresh"))
+    assert plain != fresh
+
+
+def test_forms_attention_schedule_and_separate_teachers_train(line, pipeline):
+    change = ("{teachers: [resnet18, hourglass_small], ensemble: separate, heatmap: soft-focal, wh: absolute, "
+              "features: fgd, standardise: map, attention: [heatmap, agreement], attend_outputs: true, "
+              "schedule: warmup}")
+    pipeline("distill", "--student", "mobilenet_v2", "--recipe", BOTH, "--seed", "5", "--set",
+             f"recipes.{BOTH}={change}", folder=line)
+    header, first, *_ = (line / STUDENTS / BOTH / "seed5/log.csv").read_text().splitlines()
+    row = dict(zip(header.split(","), first.split(","), strict=True))
+    assert all(float(row[name]) > 0 for name in ("kd_heatmap", "kd_wh", "kd_offset", "kd_features"))
 
 
 def test_dry_run_says_what_a_dump_costs_and_writes_nothing(line, pipeline):

@@ -97,6 +97,15 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
         load_params(broken)
 
 
+def test_a_recipes_teachers_are_those_that_its_ensemble_merges(params_file):
+    teachers = ["teachers.a={model: resnet18}", "teachers.b={model: resnet34}"]
+    merged = "ensembles.both={teachers: [resnet50, a]}"
+    load_params(params_file, [*teachers, merged, "recipes.plain={teachers: [resnet50, a], ensemble: both}"])
+    load_params(params_file, [*teachers, "recipes.plain={teachers: [resnet50, a, b], ensemble: separate}"])
+    with pytest.raises(UserError, match=r"recipes\.plain: teacher 'b' is not merged .*'both', which has resnet50, a"):
+        load_params(params_file, [*teachers, merged, "recipes.plain={teachers: [resnet50, b], ensemble: both}"])
+
+
 def test_an_entrys_train_keys_lie_on_top_of_the_block(params_file):
     base = load_params(params_file).train
     assert train_params(base, {"lr": 0.5}, "teachers.a.train").lr == 0.5

@@ -9,6 +9,7 @@ from storage import (
     ArraySpec,
     StoreError,
     StoreSpec,
+    channel_variances,
     decode,
     encode,
     encode_views,
@@ -80,6 +81,15 @@ def test_components_are_standardised_and_explain_what_varies():
     again = np.linalg.lstsq(np.c_[flat.T, np.ones(flat.shape[1])],
                             values.transpose(0, 2, 3, 1).reshape(-1, 12), rcond=None)[1]
     assert (again < 1e-3 * values.var((0, 2, 3)) * flat.shape[1] + 1e-2).all()
+
+
+def test_a_store_still_knows_how_much_each_component_varied():
+    values = features()
+    cells = values.transpose(0, 2, 3, 1).reshape(-1, values.shape[1])
+    variance = np.linalg.eigvalsh(np.cov(cells, rowvar=False, ddof=0))[::-1][:2]
+    told = channel_variances(fitted("pca-2+u8-channel", values))
+    np.testing.assert_allclose(told, variance / variance.mean(), rtol=1e-3)
+    assert channel_variances(fitted("u8-channel", values)) == [1.0] * 12
 
 
 def test_fitting_is_repeatable_and_says_how_much_is_lost():

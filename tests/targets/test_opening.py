@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.data.loading import Batches
+from pipeline.data.loading import Batches, FreshViews
 from pipeline.errors import UserError
 from pipeline.losses import GroundTruthLoss
 from pipeline.outputs import DenseOutputs
-from pipeline.params import Recipe
-from pipeline.targets import open_targets
-from storage import FingerprintMismatch, IncompleteStore, open_store
+from pipeline.params import Recipe, Views
+from pipeline.targets import channel_weights, open_targets
+from storage import ArraySpec, FingerprintMismatch, IncompleteStore, open_store
 
 BOTH = Recipe(teachers=["small", "large"], ensemble="both")
+SEPARATE = Recipe(teachers=["small", "large"], ensemble="separate")
 
 
 def student(stride=4, channels=6):
@@ -97,6 +98,107 @@ def test_a_recipe_that_teaches_nothing_is_refused(data, recorded, two_teachers):
     for paths, recipe in (({}, Recipe(ground_truth=0.0)), (two_teachers, zeros)):
         with pytest.raises(UserError, match="nothing to learn"):
             open_targets(paths, recipe, data, recorded).objective(student())
+
+
+def test_separate_teachers_need_no_merged_store(data, recorded, two_teachers):
+    del two_teachers["ensemble"]
+    targets = open_targets(two_teachers, SEPARATE, data, recorded)
+    assert targets.arrays == dict.fromkeys(("small", "large"), ("heatmap", "peaks", "features"))
+    batch = first_batch(targets)
+    rows, teacher = batch["view"].numpy(), batch["teacher"]
+    assert list(teacher.members) == ["small", "large"]
+    for name, member in teacher.members.items():
+        store = open_store(two_teachers[name])
+        np.testing.assert_array_equal(member.heatmap, store.decode("heatmap", store.read("heatmap", rows)))
+    torch.testing.assert_close(teacher.heatmap, sum(one.heatmap for one in teacher.members.values()) / 2)
+    assert teacher.peaks.shape == (4, 10, 7)
+    terms = targets.objective(student())(answer(), batch)
+    assert all(torch.isfinite(term) for term in terms.values())
+
+
+def test_agreement_reads_the_heads_of_each_teacher_beside_the_merged_ones(data, recorded, two_teachers):
+    recipe = BOTH.model_copy(update={"attention": ["agreement"], "weights": [1000.0, 1.0, 0.1, 0.0]})
+    targets = open_targets(two_teachers, recipe, data, recorded)
+    assert targets.arrays == dict.fromkeys(("small", "large", "ensemble"), ("heatmap", "peaks"))
+    teacher = first_batch(targets)["teacher"]
+    assert list(teacher.members) == ["small", "large"]
+    store = open_store(two_teachers["ensemble"])
+    rows = first_batch(targets)["view"].numpy()
+    np.testing.assert_array_equal(teacher.heatmap, store.decode("heatmap", store.read("heatmap", rows)))
+
+
+@pytest.mark.parametrize(("size", "flip"), [((64, 48), None), (None, 1.0)])
+def test_members_are_brought_to_the_students_grid_and_mirrored_as_the_target_is(
+        data, recorded, two_teachers, monkeypatch, size, flip):
+    monkeypatch.setattr("pipeline.targets.opening._check_flip", lambda *_: None)  # these stores do not say
+    targets = open_targets(two_teachers, SEPARATE, data, recorded, size=size, flip=flip)
+    batch = first_batch(targets)
+    single = open_targets(two_teachers, Recipe(teachers=["large"]), data, recorded, size=size, flip=flip)
+    member, alone = batch["teacher"].members["large"], first_batch(single)["teacher"]
+    assert member.heatmap.shape[2:] == batch["heatmap"].shape[2:]
+    assert torch.equal(member.heatmap, alone.heatmap)
+    assert torch.equal(member.peaks, alone.peaks)
+    assert bool(flip) == ("mirrored" in batch and bool(batch["mirrored"].any()))
+
+
+def test_spatial_attention_to_the_outputs_reads_features_that_have_no_weight(data, recorded, two_teachers, write_store):
+    recipe = Recipe(teachers=["large"], weights=[1000.0, 1.0, 0.1, 0.0], attention=["spatial"], attend_outputs=True)
+    targets = open_targets(two_teachers, recipe, data, recorded)
+    assert targets.arrays == {"large": ("heatmap", "peaks", "features")}
+    objective = targets.objective(student())
+    assert not list(objective.parameters())
+    assert "kd_features" not in objective(answer(), first_batch(targets))
+    bare = recipe.model_copy(update={"teachers": ["bare"]})
+    with pytest.raises(UserError, match=r"has no features.*attend_outputs: false"):
+        open_targets({"bare": write_store("bare")}, bare, data, recorded)
+
+
+def test_w_of_zeros_reads_nothing_and_is_plain(data, recorded, two_teachers):
+    targets = open_targets(two_teachers, BOTH.model_copy(update={"weights": [0.0] * 4}), data, recorded)
+    assert not any(targets.arrays.values())
+    assert not targets.taught
+    batch = first_batch(targets)
+    assert "teacher" not in batch
+    assert set(targets.objective(student())(answer(), batch)) == {"heatmap", "wh", "offset"}
+
+
+def test_an_oracle_learns_from_rendered_ground_truth_without_a_store(data, recorded):
+    oracle = Recipe(oracle=True, weights=[1000.0, 1.0, 0.1, 0.0])
+    targets = open_targets({}, oracle, data, recorded)
+    assert targets.fingerprints == {}
+    terms = targets.objective(student())(answer(), first_batch(targets))
+    assert set(terms) == {"heatmap", "wh", "offset", "kd_heatmap", "kd_wh", "kd_offset"}
+
+
+def test_fresh_views_are_those_that_a_teacher_would_see_at_the_students_size(data):
+    views = Views(size=(32, 32), max_objects=5)
+    targets = open_targets({}, Recipe(views="fresh"), data, views, size=(32, 64))
+    ours = targets.source(seed=3).fetch([(0, 0), (0, 1)])
+    theirs = FreshViews(data.records("train"), 2, views.model_copy(update={"size": (32, 64)}), seed=3)
+    np.testing.assert_array_equal(ours["image"], theirs.fetch([(0, 0), (0, 1)])["image"])
+    assert not np.array_equal(ours["image"][0], ours["image"][1])
+
+
+@pytest.mark.parametrize(("schedule", "shares"), [("warmup", [0.0, 0.5, 1.0]), ("decay", [1.0, 1.0, 0.0])])
+def test_a_schedule_weighs_the_teachers_terms_alone(data, recorded, two_teachers, schedule, shares):
+    scheduled = BOTH.model_copy(update={"schedule": schedule, "schedule_share": 0.5})
+    targets, outputs = open_targets(two_teachers, scheduled, data, recorded), answer()
+    batch, objective = first_batch(targets), targets.objective(student())
+    objective.recipe = BOTH
+    full = objective(outputs, batch)
+    objective.recipe = scheduled
+    for progress, share in zip((0.0, 0.25, 1.0), shares, strict=True):
+        terms = objective(outputs, {**batch, "progress": progress})
+        assert list(terms) == list(full)
+        assert torch.equal(terms["heatmap"], full["heatmap"])
+        torch.testing.assert_close(terms["kd_heatmap"], share * full["kd_heatmap"])
+
+
+def test_components_weigh_alike_or_as_they_vary():
+    array = ArraySpec("features", (2, 4, 4), encoding="pca-2+exact-fp16", parameters={
+        "mean": [0.0, 0.0, 0.0], "projection": [[0.5, 0, 0], [0, 1.0, 0]]})
+    assert channel_weights(array, Recipe(teachers=["a"])) == [1, 1]
+    assert channel_weights(array, Recipe(teachers=["a"], standardise="map")) == pytest.approx([1.6, 0.4])
 
 
 def test_unlabelled_images_are_asked_for_in_vain(data, recorded, two_teachers):

@@ -104,3 +104,24 @@ def test_a_changed_image_is_noticed(data, views):
         ReplayedViews(data, RecordedViews(views)).fetch([(1, 0), (2, 0)])
     with pytest.warns(UserWarning, match=r"2\.png"):
         ReplayedViews(data, RecordedViews(views), on_mismatch="warn").fetch([(2, 0), (2, 1)])
+
+
+@pytest.mark.parametrize(("array", "term"), [
+    ("heatmap", "kd_heatmap"), ("peaks", "kd_wh"), ("features", "kd_features")])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_targets_that_are_not_finite_are_named(data, recorded, two_teachers, array, term, value):
+    class Broken:
+        def __init__(self, store):
+            self.store, self.path = store, store.path
+
+        def read(self, array, rows):
+            codes = self.store.read(array, rows).copy()
+            codes[np.array(rows) == 4, 0] = value
+            return codes
+
+    source = ReplayedViews(data, recorded, {"large": Broken(open_store(two_teachers["large"]))},
+                           arrays={"large": [array]})
+    source.fetch([(0, 0)])
+    items = [(index, epoch) for index in (0, 1) for epoch in range(3)]
+    with pytest.raises(UserError, match=rf"large\.zarr: '{array}', the target of {term}.*views \[4\]"):
+        source.fetch(items)
