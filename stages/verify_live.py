@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 def run(params: "Params", path: Path | str, count: int, *, seed: int = 0) -> dict[str, Any]:
     """Compares `count` random views of a store with what its teacher says of them now.
 
-    Views of images without labels count in all but the AP. The loss is that of the first of `distill.recipes` with
-    this teacher alone or, without one, the default W; its gradient is taken at the outputs of a student: the first
-    trained one of `distill.students`, or one that is not trained yet.
+    Views of images without labels count in all but the AP. The loss is that of the first of `distill.recipes` that
+    learns from this teacher's heads alone or, without one, the default; its gradient is taken at the outputs of a
+    student: the first trained one of `distill.students`, or one that is not trained yet.
 
     Returns:
         `Fidelity.result`, which views, W and student.
@@ -95,7 +95,8 @@ def _loss(params: "Params", store: "Store", student: "Detector") -> "tuple[Disti
 
     name = store.spec.identity["teacher"]
     alone = [params.recipes[recipe] for recipe in params.distill.recipes
-             if recipe in params.recipes and params.recipes[recipe].teachers == [name]]
+             if recipe in params.recipes and params.recipes[recipe].teachers == [name]
+             and any(params.recipes[recipe].weights[:3])]
     recipe = alone[0] if alone else Recipe(teachers=[name])
     features = next((array for array in store.spec.arrays if array.name == "features"), None)
     channels = {name: channel_weights(features, recipe)} if features else {}

@@ -7,8 +7,8 @@ student towards its teacher from either side.
 SCALES make one W fit all: on maps of rendered objects (6 classes at 16x16 cells, 20 at 32x32 and
 128x128) the gradient with respect to the logits has the norm of the squared form's, on geometric
 average over students between "not trained" and "knows most of it"; tests/distillation/test_heatmap.py
-has them. No constant makes the forms alike at each of these: soft-focal's share falls as a student
-learns (3 times the squared form's at first, a fifth at the end), logit's grows (a thirtieth, then 5).
+has them. No constant makes the forms alike at each of these: soft-focal's falls as a student learns (up to
+2.5 times the squared form's at first, a fifth at the end), logit's grows (a thirtieth, then 5 times).
 """
 
 from collections.abc import Callable

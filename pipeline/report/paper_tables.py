@@ -138,7 +138,7 @@ def claim_table(study: Study) -> Table:
     student, baseline = study.student(paper.CLAIM_STUDENT), results.teacher(base)
     runs = results.of(student, recipe)
     params = middle(run.params for run in runs)
-    latency = middle(run.latency_ms for run in runs)
+    latency = results.latency(student)
     return Table(
         key="claim",
         title=f"The paper's claim: MobileNetV2, taught by two, against {label(base)}",

@@ -124,6 +124,11 @@ class Results:
         found = self.score(student, recipe, metric)
         return found.mean if found else None
 
+    def latency(self, student: str | None) -> float | None:
+        """Milliseconds of one image: the median over all runs of a student, for all are the same network."""
+        return middle(run.latency_ms for name, recipe in self.runs if name == student
+                      for run in self.of(name, recipe))
+
     def teacher(self, name: str) -> Result:
         """The teacher's result; one without any numbers where there is none."""
         return self.teachers.get(name) or Result(kind="teacher", teacher=name, data="")

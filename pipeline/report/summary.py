@@ -99,7 +99,7 @@ def _size(study: Study) -> str:
     if not sizes or not baseline.params:
         return ""
     params, student = min(sizes)
-    latency = middle(run.latency_ms for run in study.results.of(student, study.headline))
+    latency = study.results.latency(student)
     parts = [f"has {shown(100 * (1 - params / baseline.params))} % fewer parameters than {label(base)}"]
     if latency and baseline.latency_ms:
         parts.append(f"runs {shown(baseline.latency_ms / latency)} times as fast")

@@ -224,3 +224,22 @@ def test_plain_functions_are_objectives_too(run):
     model, summary = run(2, lambda outputs, batch: {"size": outputs[-1].wh.square().mean()})
     assert list(summary.losses) == ["loss", "size"]
     assert isinstance(model, nn.Module)
+
+
+def test_the_objective_is_told_the_progress_of_the_run_wherever_it_continues(run, tiny):
+    class Seeing(GroundTruthLoss):
+        def __init__(self):
+            super().__init__()
+            self.seen = []
+
+        def forward(self, outputs, batch):
+            self.seen.append(batch["progress"])
+            return super().forward(outputs, batch)
+
+    whole, first, rest = Seeing(), Seeing(), Seeing()
+    run(8, whole, folder="whole")
+    with pytest.raises(RuntimeError, match="killed"):
+        run(8, first, batches=stopping_at(tiny, 5, 8), checkpoint_minutes=1e-9)
+    run(8, rest)
+    assert whole.seen == [step / 8 for step in range(8)]
+    assert first.seen + rest.seen == whole.seen

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.report.results import load_log, load_logs, load_results, mean_log, middle, minus, spread
+from pipeline.report.results import Result, Results, load_log, load_logs, load_results, mean_log, middle, minus, spread
 
 BOTH = "resnet50+hourglass_small"
 
@@ -119,3 +119,13 @@ def test_a_file_that_is_no_log_is_named(tmp_path):
         load_log(path)
     path.write_text("")
     assert load_log(path) == {}
+
+
+def test_a_student_has_one_latency_whatever_taught_it():
+    def run(latency):
+        return Result(kind="student", student="any", recipe="any", seed=0, data="demo", latency_ms=latency)
+
+    results = Results({}, {("resnet18", "plain"): {0: run(12.0), 1: run(9.0)}, ("resnet18", BOTH): {0: run(8.0)},
+                           ("mobilenet_v2", BOTH): {0: run(1.0)}})
+    assert results.latency("resnet18") == 9.0
+    assert results.latency("resnet34") is None
