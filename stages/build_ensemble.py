@@ -1,6 +1,6 @@
 """Stage `build_ensemble`: the heads of several teachers merged, at targets/ensemble-KEY.zarr."""
 
-from collections.abc import Sequence
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,28 +11,30 @@ if TYPE_CHECKING:
     from pipeline.params import Params
     from storage import Store
 
-
-def run_all(params: "Params", keys: Sequence[str], *, restart: bool = False) -> dict[str, Any]:
-    """`run` for each of `keys`, or for all ensembles; every key is checked before any work."""
-    for key in keys:
-        inputs.entry(params.ensembles, key, "ensemble")
-    return {key: run(params, key, restart=restart) for key in keys or params.ensembles}
+BY_AP, BY_TRUTH = "class-ap", "agreement"
 
 
 def run(params: "Params", key: str, *, restart: bool = False) -> dict[str, Any]:
     """Merges the stores of one ensemble's teachers; returns what the result holds."""
-    from pipeline.ensemble import build_ensemble
+    from pipeline.data.recorded import RecordedViews
+    from pipeline.ensemble.building import build_ensemble
     from pipeline.inform import progress_bar
     from storage import open_store
 
     ensemble = inputs.entry(params.ensembles, key, "ensemble")
-    stores = {teacher: _open(params, teacher) for teacher in ensemble.teachers}
+    class_ap = _class_ap(params, key) if ensemble.heatmap == BY_AP else None
+    truth, views = None, {}
+    if ensemble.heatmap == BY_TRUTH:
+        recorded = RecordedViews(inputs.needs(paths.views_store(), "pipeline record-views"))
+        truth, views = recorded.boxes, {"views": recorded.fingerprint}
+    stores = {teacher: _open(params, teacher, views) for teacher in ensemble.teachers}
 
     def build(folder: Path, result: Path, _: str) -> None:
         with progress_bar(f"ensemble {key}") as progress:
-            build_ensemble(stores, result, params=ensemble, progress=progress)
+            build_ensemble(stores, result, params=ensemble, class_ap=class_ap, truth=truth, progress=progress)
 
-    given = {"stores": {name: store.fingerprint for name, store in stores.items()}, "ensemble": inputs.values(ensemble)}
+    given = {"stores": {name: store.fingerprint for name, store in stores.items()}, "ensemble": inputs.values(ensemble),
+             "class_ap": class_ap}
     out = paths.ensemble_store(key)
     work.run(f"build_ensemble/{key}", module="stages.build_ensemble", inputs=given, out=out, build=build,
              restart=restart)
@@ -40,13 +42,28 @@ def run(params: "Params", key: str, *, restart: bool = False) -> dict[str, Any]:
     return {"views": len(store), "fingerprint": store.fingerprint}
 
 
-def _open(params: "Params", teacher: str) -> "Store":
+def _class_ap(params: "Params", key: str) -> dict[str, dict[str, float | None]]:
+    """AP of each class on val, in percent to the hundredth, of each teacher of an ensemble."""
+    found = {}
+    for teacher in params.ensembles[key].teachers:
+        path = inputs.needs(paths.teacher_results(teacher) / "metrics.json", "pipeline evaluate")
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        if not metrics["val"]:
+            raise UserError(f"ensembles.{key}.heatmap: {BY_AP} weighs teachers by their AP on val, but data set "
+                            f"{metrics['data']!r} has no val split; set data.val_fraction above 0 and run "
+                            "'pipeline prepare' again, or choose another rule.")
+        found[teacher] = {name: ap and round(ap, 2) for name, ap in metrics["val"]["per_class"].items()}
+    return found
+
+
+def _open(params: "Params", teacher: str, views: dict[str, str]) -> "Store":
     from storage import FingerprintMismatch, open_store
 
     inputs.entry(params.teachers, teacher, "teacher")
     command = f"pipeline dump-teachers {teacher}"
     try:
-        return open_store(inputs.needs(paths.teacher_store(teacher), command), inputs.dumped(params, teacher))
+        return open_store(inputs.needs(paths.teacher_store(teacher), command),
+                          {**views, **inputs.dumped(params, teacher)})
     except FingerprintMismatch as error:
         raise UserError(f"{error}. Run '{command}' again.") from None
 

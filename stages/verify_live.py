@@ -114,20 +114,22 @@ def _compare(teacher: "Detector", student: "Detector", loss: "DistillationLoss",
 
     from pipeline.distillation import TeacherTargets
     from pipeline.evaluation.fidelity import Fidelity
-    from pipeline.inference.prediction import inference, predict
+    from pipeline.inference.augmentation import answer
+    from pipeline.inference.prediction import inference
     from pipeline.inference.rendering import rendered
     from pipeline.inference.sampling import reduce_features
-    from pipeline.models import find_peaks, preprocess
+    from pipeline.models import preprocess
+    from pipeline.params import Augmentation
     from pipeline.targets.dequantising import dequantise
 
     identity, fidelity, done = store.spec.identity, Fidelity(loss.to(device), len(data.classes)), 0
     labelled = [record.labelled for record in data.records(recorded.split)]
+    tta = Augmentation.model_validate(identity["tta"])
     name, kinds = identity["teacher"], [array.name for array in store.spec.arrays]
     with inference(teacher, device), inference(student, device):
         for some, images in rendered(recorded, data, rows, batch, on_mismatch):
             pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
-            live = predict(teacher, pixels, identity["precision"])
-            peaks = find_peaks(live.heatmap, live.wh, live.offset, identity["peaks"])
+            live = answer(teacher, pixels, precision=identity["precision"], peaks=identity["peaks"], tta=tta)
             kept = {kind: dequantise(torch.from_numpy(store.read(kind, some)).to(device), store.spec[kind])
                     for kind in kinds}
             exact: dict[str, torch.Tensor] = {}
@@ -136,9 +138,9 @@ def _compare(teacher: "Detector", student: "Detector", loss: "DistillationLoss",
                 exact = {name: reduce_features(live.features, store.spec["features"])}
                 stored = {name: kept["features"]}
             fidelity.add_targets(student(preprocess(pixels, student.config))[-1],
-                                 TeacherTargets(live.heatmap, peaks, exact),
+                                 TeacherTargets(live.heatmap, live.peaks, exact),
                                  TeacherTargets(kept["heatmap"], kept["peaks"], stored))
-            fidelity.add_maps(peaks, kept["peaks"], kept["heatmap"], kept["wh_offset"],
+            fidelity.add_maps(live.peaks, kept["peaks"], kept["heatmap"], kept["wh_offset"],
                               identity["stride"],
                               [recorded.boxes(row) if labelled[recorded.view(row).image] else None for row in some])
             done += len(some)

@@ -120,9 +120,9 @@ def dump_teachers(params: "Params", names: tuple[str, ...], devices: str, dry_ru
 @reads_params
 def build_ensemble(params: "Params", keys: tuple[str, ...], restart: bool, as_json: bool) -> None:
     """Merge the teachers' stores into targets/ensemble-KEY.zarr (default: all ensembles)."""
-    from stages import build_ensemble as stage
+    from stages import ensembles
 
-    _answer(stage.run_all(params, keys, restart=restart), as_json)
+    _answer(ensembles.run(params, keys, restart=restart), as_json)
 
 
 @main.command()

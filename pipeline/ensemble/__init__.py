@@ -1,6 +1,5 @@
-"""Several teachers' stores merged into one: mean heatmaps, fused boxes."""
+"""Several teachers merged into one: heatmaps by a rule, boxes matched and fused.
 
-from pipeline.ensemble.building import build_ensemble
-from pipeline.ensemble.merging import Merged, merge_view
-
-__all__ = ["Merged", "build_ensemble", "merge_view"]
+Import the module that is meant: `merging` (one view), `weighting` (the rules) or `building` (the stores). A dump
+with test-time augmentation merges its passes, and is not to be made again when a rule changes.
+"""

@@ -1,14 +1,15 @@
 """From the stores of several teachers to one merged store."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.ensemble.merging import merge_view
+from pipeline.ensemble.merging import Rule, merge_view
+from pipeline.ensemble.weighting import class_weights, rule_of
 from pipeline.errors import UserError
 from storage import Store, StoreSpec, create_store
 
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
     from pipeline.params import Ensemble
     from storage.manifest import Manifest
 
+ClassAP = Mapping[str, Mapping[str, float | None]]
+Truth = Callable[[int], NDArray[np.float32]]
+
 #: Of the merging: a store that another version merged is not continued.
-VERSION = 2
+VERSION = 3
 ARRAYS = ("heatmap", "wh_offset", "peaks")
 #: What of a teacher's identity all teachers must share, and how to say it.
 SHARED = {
@@ -34,6 +38,8 @@ def build_ensemble(
     out: Path,
     *,
     params: "Ensemble",
+    class_ap: ClassAP | None = None,
+    truth: Truth | None = None,
     progress: "Progress | None" = None,
 ) -> "Manifest":
     """Merges the teachers' heads, view by view; features stay in the teachers' stores.
@@ -43,7 +49,10 @@ def build_ensemble(
     Args:
         stores: each teacher's store; their order does not matter.
         out: where the merged store goes.
-        params: how to match peaks.
+        params: how much each teacher counts, and how to match peaks.
+        class_ap: for class-ap, AP in percent on val, by teacher and by class; None where no object counts.
+        truth: for agreement, the objects of a view, (n, 5 or more) x1 y1 x2 y2 in input pixels, label
+            (`RecordedViews.boxes`).
         progress: called with views done and in all.
 
     Returns:
@@ -55,8 +64,10 @@ def build_ensemble(
     """
     stores = dict(sorted(stores.items()))
     check_members(stores)
-    spec = _spec(stores, params)
+    shares = _shares(stores, class_ap) if params.heatmap == "class-ap" else None
+    spec = _spec(stores, params, class_ap, shares)
     writer = create_store(out, spec)
+    rule = _rules(params.heatmap, shares, truth, spec.identity["stride"])
     start = time.perf_counter()
     done = spec.views - sum(len(spec.shard_range(shard)) for shard in writer.pending())
     for shard in writer.pending():
@@ -66,7 +77,7 @@ def build_ensemble(
         with claim:
             for first in range(claim.views.start, claim.views.stop, BATCH):
                 views = range(first, min(first + BATCH, claim.views.stop))
-                claim.extend(_merged(stores, views, params))
+                claim.extend(_merged(stores, views, params, rule))
                 done += len(views)
                 if progress:
                     progress(done, spec.views, "views")
@@ -101,8 +112,31 @@ def check_members(stores: Mapping[str, Store]) -> None:
                     "Dump both again from the same data, views and params.")
 
 
-def _spec(stores: Mapping[str, Store], params: "Ensemble") -> StoreSpec:
+def _shares(stores: Mapping[str, Store], class_ap: ClassAP | None) -> NDArray[np.float64]:
+    """(T, C) by the teachers' AP."""
+    assert class_ap is not None, "class-ap needs the teachers' AP"
+    classes = next(iter(stores.values())).spec.identity["classes"]
+    return class_weights([class_ap[teacher] for teacher in stores], classes)
+
+
+def _rules(kind: str, shares: NDArray[np.float64] | None, truth: Truth | None, stride: int) -> Callable[[int], Rule]:
+    """The rule for each view."""
+    if kind == "agreement":
+        assert truth is not None, "agreement needs the views' objects"
+        return lambda view: rule_of(kind, truth=truth(view)[:, :5] / ([stride] * 4 + [1]))
+    rule = rule_of(kind, shares=shares)
+    return lambda _: rule
+
+
+def _spec(stores: Mapping[str, Store], params: "Ensemble", class_ap: ClassAP | None,
+          shares: NDArray[np.float64] | None) -> StoreSpec:
     reference = next(iter(stores.values())).spec
+    decided: dict[str, Any] = {}
+    weights: dict[str, Any] = {}
+    if shares is not None and class_ap is not None:
+        decided["class_ap"] = {teacher: dict(class_ap[teacher]) for teacher in stores}
+        weights["weights"] = {teacher: dict(zip(reference.identity["classes"], share.round(4).tolist(), strict=True))
+                              for teacher, share in zip(stores, shares, strict=True)}
     return StoreSpec(
         arrays=tuple(reference[array] for array in ARRAYS),
         views=reference.views,
@@ -112,18 +146,20 @@ def _spec(stores: Mapping[str, Store], params: "Ensemble") -> StoreSpec:
             "members": {name: store.fingerprint for name, store in stores.items()},
             **{field: reference.identity[field] for field in SHARED},
             **params.model_dump(mode="json", include={"heatmap", "boxes", "iou", "threshold"}),
+            **decided,
             "ensemble_version": VERSION,
         },
-        attributes={**reference.attributes, "teachers": list(stores)},
+        attributes={**reference.attributes, "teachers": list(stores), **weights},
     )
 
 
-def _merged(stores: Mapping[str, Store], views: range, params: "Ensemble") -> dict[str, NDArray[np.float32]]:
+def _merged(stores: Mapping[str, Store], views: range, params: "Ensemble",
+            rule: Callable[[int], Rule]) -> dict[str, NDArray[np.float32]]:
     """The merged arrays of a batch of views."""
     teachers = [np.stack([store.decode(array, store.read(array, views)) for store in stores.values()], axis=1)
                 for array in ARRAYS]
-    rows = [merge_view(*outputs, iou=params.iou, threshold=params.threshold)
-            for outputs in zip(*teachers, strict=True)]
+    rows = [merge_view(*outputs, iou=params.iou, threshold=params.threshold, rule=rule(view))
+            for view, *outputs in zip(views, *teachers, strict=True)]
     return {array: np.stack(values) for array, values in zip(ARRAYS, zip(*rows, strict=True), strict=True)}
 
 

@@ -1,12 +1,13 @@
 """Merging what several teachers say of one view.
 
 Offsets and sizes are trained at centre cells alone, so where two teachers peak in neighbouring cells
-a mean of their maps mixes coordinates. Heatmaps are averaged; boxes are matched, fused as absolute
-boxes and written back where the merged heatmap peaks.
+a mean of their maps mixes coordinates. Heatmaps are merged cell by cell, by a rule; boxes are matched,
+fused as absolute boxes and written back where the merged heatmap peaks.
 
 Shapes: T teachers, C classes, h x w cells, K peaks of a teacher, N peaks of all, G objects.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -35,14 +36,37 @@ class Merged(NamedTuple):
     peaks: Float32s
 
 
+class Weighed(NamedTuple):
+    """What a rule says of one view.
+
+    Attributes:
+        heatmap: (C, h, w) float32 merged probabilities.
+        trust: positive float64 that broadcasts to (T, C, h, w): how much a teacher's box counts that it
+            has for a class in a cell, beside its score.
+    """
+
+    heatmap: Float32s
+    trust: Floats
+
+
+#: From (T, C, h, w) probabilities and (T, K, 7) peaks; the others are in `weighting`.
+Rule = Callable[[Float32s, Float32s], Weighed]
+
+
+def mean(heatmaps: Float32s, peaks: Float32s) -> Weighed:
+    """The mean of the probabilities; all teachers' boxes count alike."""
+    # In double precision, or the order of three teachers would decide which of two equal peaks is higher.
+    return Weighed(heatmaps.mean(axis=0, dtype=np.float64).astype(np.float32), np.ones((1, 1, 1, 1)))
+
+
 def merge_view(
-    heatmaps: Float32s, wh_offsets: Float32s, peaks: Float32s, *, iou: float, threshold: float
+    heatmaps: Float32s, wh_offsets: Float32s, peaks: Float32s, *, iou: float, threshold: float, rule: Rule = mean
 ) -> Merged:
     """Merges the teachers' outputs for one view; their order does not matter.
 
-    The heatmap is the mean of the probabilities. The teachers' peaks of one object (`match_peaks`)
-    become one box, the mean of their boxes weighted by score; the peak of a single teacher keeps its
-    box. The box is written into wh_offset at every cell where the merged heatmap may peak for it, so
+    The rule merges the heatmaps. The teachers' peaks of one object (`match_peaks`) become one box, the
+    mean of their boxes weighted by score and by what the rule trusts them; the peak of a single teacher
+    keeps its box. The box is written into wh_offset at every cell where the merged heatmap may peak for it, so
     that decoding the merged maps finds it: at the teachers' own peaks, at the cell of the fused
     centre and in the rectangle between those. Where several objects want a cell, one that has a peak
     or its centre there comes before one that has the cell between, then the one whose class is more
@@ -52,7 +76,7 @@ def merge_view(
 
     A merged peak stands at the cell of its fused centre. Its score is the merged heatmap's highest
     value over the object's cells, the score with which decoding the merged heatmap finds the object:
-    the mean of the teachers' scores where all peak in one cell, less where they disagree on it.
+    by the mean that of the teachers' scores where all peak in one cell, less where they disagree on it.
 
     Args:
         heatmaps: (T, C, h, w) probabilities.
@@ -60,12 +84,12 @@ def merge_view(
         peaks: (T, K, 7) as `find_peaks` returns them.
         iou: least IoU of two boxes of one object.
         threshold: least score of a peak that takes part.
+        rule: how the heatmaps are merged.
 
     Reference: weighted box fusion is Solovyev et al., "Weighted boxes fusion" (2021).
     """
     grid = heatmaps.shape[2:]
-    # In double precision, or the order of three teachers would decide which of two equal peaks is higher.
-    heatmap = heatmaps.mean(axis=0, dtype=np.float64).astype(np.float32)
+    heatmap, trust = rule(heatmaps, peaks)
     kept = wh_offsets.any(axis=1, keepdims=True)
     confidence = (heatmaps.max(axis=1, keepdims=True) + np.float32(_TINY)) * kept
     total = confidence.sum(axis=0)
@@ -77,8 +101,9 @@ def merge_view(
     if not len(rows):
         return merged
     member_of = match_peaks(rows, teacher, grid[1], iou)
-    weight = rows[:, _SCORE] / np.bincount(member_of, rows[:, _SCORE])[member_of]
-    boxes = _weighted_sums(_centre_and_size(rows, grid[1]), weight, member_of)
+    weight = rows[:, _SCORE] * _at_peaks(trust, heatmaps.shape, rows, teacher)
+    weight /= np.bincount(member_of, weight)[member_of]
+    boxes = _weighted_sums(peak_boxes(rows, grid[1]), weight, member_of)
     labels = np.zeros(len(boxes), np.int64)
     labels[member_of] = rows[:, _CLASS]
     home = _cell_of(boxes[:, :2], grid)
@@ -125,8 +150,8 @@ def _candidates(rows: Floats, teacher: Ints, width: int, iou: float) -> list[tup
     """Pairs of peaks that may be one object, by the first of them, then by descending overlap."""
     label = rows[:, _CLASS]
     one, other = np.nonzero(np.triu((label[:, None] == label) & (teacher[:, None] != teacher)))
-    boxes = _centre_and_size(rows, width)
-    overlap = _iou(boxes[one], boxes[other])
+    boxes = peak_boxes(rows, width)
+    overlap = box_iou(boxes[one], boxes[other])
     order = np.lexsort((-overlap, one))
     order = order[(overlap[order] >= iou) & (overlap[order] > 0)]
     return list(zip(one[order].tolist(), other[order].tolist(), strict=True))
@@ -144,10 +169,17 @@ def _ranked(peaks: Float32s, threshold: float) -> tuple[Floats, Ints]:
     return rows[order], teacher[order]
 
 
-def _centre_and_size(rows: Floats, width: int) -> Floats:
+def peak_boxes(rows: Floats, width: int) -> Floats:
     """(N, 4) cx, cy, w, h in cells."""
     y, x = np.divmod(rows[:, _CELL], width)
     return np.column_stack([np.column_stack([x, y]) + rows[:, _OFFSET], rows[:, _SIZE]])
+
+
+def _at_peaks(trust: Floats, shape: tuple[int, ...], rows: Floats, teacher: Ints) -> Floats:
+    """(N,) what a rule trusts each peak."""
+    cell, label = rows[:, _CELL].astype(np.int64), rows[:, _CLASS].astype(np.int64)
+    trusted: Floats = np.broadcast_to(trust, shape)[teacher, label, *np.divmod(cell, shape[3])]
+    return trusted
 
 
 def _size_and_offset(boxes: Floats, cell: Ints, width: int) -> Floats:
@@ -156,7 +188,7 @@ def _size_and_offset(boxes: Floats, cell: Ints, width: int) -> Floats:
     return np.column_stack([boxes[:, 2:], boxes[:, :2] - np.column_stack([x, y])])
 
 
-def _iou(a: Floats, b: Floats) -> Floats:
+def box_iou(a: Floats, b: Floats) -> Floats:
     """(P,) IoU of (P, 4) cx, cy, w, h each; boxes without area overlap nothing."""
     size_a, size_b = a[:, 2:].clip(0), b[:, 2:].clip(0)
     low = np.maximum(a[:, :2] - size_a / 2, b[:, :2] - size_b / 2)

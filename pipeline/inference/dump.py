@@ -13,11 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError
+from pipeline.inference.augmentation import answer, check_scales
 from pipeline.inference.growing import sample_of, taken_over
-from pipeline.inference.prediction import inference, predict
+from pipeline.inference.prediction import inference
 from pipeline.inference.rendering import OnMismatch, rendered
 from pipeline.inference.sampling import Sample, reduce_features, sample_views, study_sample
-from pipeline.models import check_size, find_peaks
+from pipeline.models import check_size
 from storage import ArraySpec, Store, StoreSpec, StoreWriter, begun, continues, create_store, reduced_shape
 
 if TYPE_CHECKING:
@@ -153,6 +154,7 @@ def dump_spec(
     """
     config = model.config
     check_size(config, views.size)
+    check_scales(config, views.size, params.tta)
     if config.num_classes != len(data.classes) or config.classes not in (None, data.classes):
         known, wanted = ", ".join(config.classes or ["unnamed"]), ", ".join(data.classes)
         raise UserError(
@@ -188,13 +190,10 @@ def outputs(
 ) -> Values:
     """The arrays of a store for a batch of (B, H, W, 3) images, features reduced; `model` is inside `inference`."""
     pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
-    heatmap, wh, offset, features = predict(model, pixels, params.precision)
-    found = {
-        "heatmap": heatmap, "wh_offset": torch.cat([wh, offset], 1),
-        "peaks": find_peaks(heatmap, wh, offset, params.peaks),
-    }
+    said = answer(model, pixels, precision=params.precision, peaks=params.peaks, tta=params.tta)
+    found = {"heatmap": said.heatmap, "wh_offset": said.wh_offset, "peaks": said.peaks}
     if params.features:
-        found[FEATURES] = reduce_features(features, spec[FEATURES])
+        found[FEATURES] = reduce_features(said.features, spec[FEATURES])
     return {name: values.cpu().numpy() for name, values in found.items()}
 
 

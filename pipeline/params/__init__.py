@@ -4,6 +4,7 @@ from pipeline.params.data import Data, DemoScenes, Views
 from pipeline.params.loading import changed, load_params, read_yaml, train_params
 from pipeline.params.recipe import Recipe
 from pipeline.params.schema import (
+    Augmentation,
     Detector,
     Distill,
     Dump,
@@ -18,6 +19,6 @@ from pipeline.params.schema import (
 )
 
 __all__ = [
-    "Data", "DemoScenes", "Detector", "Distill", "Dump", "Encodings", "Ensemble", "Evaluate", "Params",
+    "Augmentation", "Data", "DemoScenes", "Detector", "Distill", "Dump", "Encodings", "Ensemble", "Evaluate", "Params",
     "Recipe", "Report", "Screening", "Student", "Train", "Views", "changed", "load_params", "read_yaml", "train_params",
 ]

@@ -6,7 +6,7 @@ models and classes are resolved by the stage before any work.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from pipeline.params.blocks import Block, Fraction, Name, Positive, Seed
 from pipeline.params.data import Data, Views
@@ -99,6 +99,24 @@ class Encodings(Block):
     features: str = "pca-32+pooled+u8-channel"
 
 
+def _with_the_plain_pass(scales: list[float]) -> list[float]:
+    if 1.0 not in scales or len({*scales}) < len(scales):
+        raise ValueError("expected different scales with 1 among them, whose pass gives the features")
+    return sorted(scales)
+
+
+class Augmentation(Block):
+    """How often a teacher sees a view at dump time; its answers are merged. It costs students nothing.
+
+    Attributes:
+        flip: also mirrored, at each scale.
+        scales: of the view's size, above 0 and up to 2; 1 is the plain pass. The sizes must suit every teacher.
+    """
+
+    flip: bool = False
+    scales: Annotated[list[Annotated[float, Field(gt=0, le=2)]], AfterValidator(_with_the_plain_pass)] = [1.0]
+
+
 class Dump(Block):
     """`dump_teachers`: what of a teacher's outputs is kept.
 
@@ -107,6 +125,7 @@ class Dump(Block):
         peaks: peaks kept exactly, per view.
         features: keep the map that the heads read.
         precision: of the body; heads and sigmoid are always fp32.
+        tta: test-time augmentation; a batch of `batch` views is in memory at the largest scale.
         encodings: encoding of each array.
     """
 
@@ -114,6 +133,7 @@ class Dump(Block):
     peaks: Positive = 100
     features: bool = True
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    tta: Augmentation = Augmentation()
     shard_views: Positive = 512
     encodings: Encodings = Encodings()
 
@@ -121,7 +141,8 @@ class Dump(Block):
     def identity(self) -> dict[str, Any]:
         """What of this decides the content of a store, as the store's identity names it."""
         encodings = self.encodings.model_dump(mode="json", exclude=set() if self.features else {"features"})
-        return {"encodings": encodings, "peaks": self.peaks, "precision": self.precision}
+        return {"encodings": encodings, "peaks": self.peaks, "precision": self.precision,
+                "tta": self.tta.model_dump(mode="json")}
 
 
 class Ensemble(Block):
@@ -129,12 +150,16 @@ class Ensemble(Block):
 
     Attributes:
         teachers: whose stores are merged, at least two.
+        heatmap: how much each teacher counts: equally (mean), the surest in each cell alone (max) or the more the
+            surer (confidence), by its AP of each class on val (class-ap), or for each object by its agreement with
+            the ground truth (agreement); docs/ensembles.md has the formulas.
+        boxes: matched and fused, weighted by score and by what `heatmap` says of the teachers.
         iou: least IoU at which two teachers' boxes of a class are one object.
         threshold: least score of a peak that takes part in the fusion of boxes.
     """
 
     teachers: Annotated[list[Name], Field(min_length=2)]
-    heatmap: Literal["mean"] = "mean"
+    heatmap: Literal["mean", "max", "confidence", "class-ap", "agreement"] = "mean"
     boxes: Literal["fused"] = "fused"
     iou: Fraction = 0.5
     threshold: Fraction = 0.05

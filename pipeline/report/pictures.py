@@ -10,15 +10,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.data import View, invert, plain_view, render_view
+from pipeline.data import View, invert, plain_view, render_view, view_boxes
 from pipeline.data.dataset import ImageRecord
 from pipeline.data.views import IDENTITY_COLOR
-from pipeline.ensemble import merge_view
+from pipeline.ensemble.merging import merge_view
+from pipeline.ensemble.weighting import class_weights, rule_of
 from pipeline.errors import UserError
 from pipeline.inference import detect
-from pipeline.inference.prediction import inference, predict
+from pipeline.inference.augmentation import answer
+from pipeline.inference.prediction import inference
 from pipeline.inform import Progress
-from pipeline.models import Detector, find_peaks, load_detector
+from pipeline.models import Detector, load_detector
 from pipeline.report.document import Picture, listed
 from pipeline.report.drawing import save
 from pipeline.report.overlays import Box, Content, Heat, draw_panels, say
@@ -74,12 +76,15 @@ def _teachers(study: Study, root: Path, records: Sequence[ImageRecord]) -> tuple
     key = params.recipes[study.headline].ensemble if study.headline else None
     ensemble = params.ensembles.get(key or "")
     if ensemble and outputs.keys() >= {*ensemble.teachers}:
+        of_val = [study.results.teacher(name).val for name in ensemble.teachers]
+        shares = class_weights([scores.per_class if scores else {} for scores in of_val], study.data.classes)
         merged = []
-        for views in zip(*(outputs[name] for name in ensemble.teachers), strict=True):
+        for record, *views in zip(records, *(outputs[name] for name in ensemble.teachers), strict=True):
             heatmaps, wh_offsets, peaks = (np.stack(arrays) for arrays in zip(*views, strict=True))
-            merged.append(
-                merge_view(heatmaps, wh_offsets, peaks, iou=ensemble.iou, threshold=ensemble.threshold).heatmap
-            )
+            truth = _objects(record, params.views.size, heatmaps.shape[2:])
+            rule = rule_of(ensemble.heatmap, shares=shares, truth=truth)
+            merged.append(merge_view(
+                heatmaps, wh_offsets, peaks, iou=ensemble.iou, threshold=ensemble.threshold, rule=rule).heatmap)
         columns.append(("Ensemble", _heats(merged, records, params.views.size)))
     return columns, notes
 
@@ -91,9 +96,9 @@ def teacher_outputs(path: Path, records: Sequence[ImageRecord], study: Study) ->
         for record in records:
             view = View(0, 0, plain_view(record.width, record.height, size), False, IDENTITY_COLOR)
             pixels = torch.from_numpy(render_view(record.read(), view, size)).permute(2, 0, 1)
-            heatmap, wh, offset, _ = predict(model, pixels[None], "32-true")
-            peaks = find_peaks(heatmap, wh, offset, study.params.dump.peaks)
-            found.append((heatmap[0].numpy(), torch.cat([wh, offset], dim=1)[0].numpy(), peaks[0].numpy()))
+            dump = study.params.dump
+            said = answer(model, pixels[None], precision="32-true", peaks=dump.peaks, tta=dump.tta)
+            found.append((said.heatmap[0].numpy(), said.wh_offset[0].numpy(), said.peaks[0].numpy()))
     return found
 
 
@@ -138,6 +143,15 @@ def _load(path: Path, study: Study) -> Detector:
             f"has {', '.join(study.data.classes)}: train it again or prepare the data it belongs to."
         )
     return model
+
+
+def _objects(
+    record: ImageRecord, size_hw: tuple[int, int], grid_hw: tuple[int, ...]
+) -> NDArray[np.float32]:
+    """(n, 5) x1, y1, x2, y2 in cells, class of what a plain view shows."""
+    view = View(0, 0, plain_view(record.width, record.height, size_hw), False, IDENTITY_COLOR)
+    boxes, _ = view_boxes(record, view, size_hw)
+    return np.column_stack([boxes * (grid_hw[0] / size_hw[0]), record.labels])
 
 
 def _truth(record: ImageRecord) -> list[Box]:

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
-from pipeline.ensemble import build_ensemble, merge_view
+from pipeline.ensemble.building import build_ensemble
+from pipeline.ensemble.merging import merge_view
+from pipeline.ensemble.weighting import class_weights, rule_of
 from pipeline.errors import UserError
 from pipeline.params import Ensemble
 from storage import ArraySpec, FingerprintMismatch, StoreSpec, create_store, encode, open_store
@@ -125,3 +127,38 @@ def test_the_error_under_a_mirror_is_the_worst_teachers(stores, tmp_path):
     for error, store in zip((0.2, 0.3), stores.values(), strict=True):
         store.manifest["created"]["flip"] = {"views": 16, "error": error}
     assert build_ensemble(stores, tmp_path / "f.zarr", params=PARAMS)["created"]["flip"]["error"] == 0.3
+
+
+CLASS_AP = {"a": {"cat": 60.0, "dog": None}, "b": {"cat": 20.0, "dog": None}}
+
+
+def objects(view):
+    """Each view has a dog in another place: x1 y1 x2 y2 in pixels, label, difficult."""
+    return np.array([[view, 0, view + 12, 10, 1, 0]], np.float32)
+
+
+@pytest.mark.parametrize("kind", ["max", "confidence", "class-ap", "agreement"])
+def test_every_view_is_merged_by_the_rule_that_params_name(stores, tmp_path, kind):
+    params = PARAMS.model_copy(update={"heatmap": kind})
+    build_ensemble(stores, tmp_path / "e.zarr", params=params, class_ap=CLASS_AP, truth=objects)
+    merged = open_store(tmp_path / "e.zarr")
+    shares = class_weights([CLASS_AP["a"], CLASS_AP["b"]], ["cat", "dog"])
+    for view in range(VIEWS):
+        given = [np.stack([store.decode(name, store.read(name, [view])[0]) for store in stores.values()])
+                 for name in ("heatmap", "wh_offset", "peaks")]
+        rule = rule_of(kind, shares=shares, truth=objects(view)[:, :5] / [4, 4, 4, 4, 1])
+        expected = merge_view(*given, iou=0.4, threshold=0.1, rule=rule)
+        for name, values in expected._asdict().items():
+            assert np.array_equal(merged.read(name, [view])[0], encode(merged.spec[name], values))
+
+
+def test_a_store_of_another_rule_or_of_other_ap_is_not_continued(stores, tmp_path):
+    by_ap = PARAMS.model_copy(update={"heatmap": "class-ap"})
+    build_ensemble(stores, tmp_path / "e.zarr", params=by_ap, class_ap=CLASS_AP)
+    spec = open_store(tmp_path / "e.zarr").spec
+    assert spec.identity["class_ap"] == CLASS_AP
+    assert spec.attributes["weights"] == {"a": {"cat": 0.75, "dog": 0.5}, "b": {"cat": 0.25, "dog": 0.5}}
+    with pytest.raises(FingerprintMismatch, match="heatmap"):
+        build_ensemble(stores, tmp_path / "e.zarr", params=PARAMS)
+    with pytest.raises(FingerprintMismatch, match=r"class_ap\.b\.cat"):
+        build_ensemble(stores, tmp_path / "e.zarr", params=by_ap, class_ap={**CLASS_AP, "b": {"cat": 30.0}})

@@ -4,13 +4,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.ensemble import merge_view
-from pipeline.ensemble.merging import match_peaks
+from pipeline.ensemble.merging import match_peaks, merge_view
+from pipeline.ensemble.weighting import class_weights, rule_of
 from pipeline.models.decoding import find_peaks, peaks_to_boxes
 
 CLASSES, H, W, K = 3, 12, 16, 20
 IOU, THRESHOLD = 0.5, 0.05
 SIGMA = 1.5
+NAMES = ("cat", "dog", "hen")
+KINDS = ("mean", "max", "confidence", "class-ap", "agreement")
+every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def teacher(*objects):
@@ -35,9 +38,18 @@ def decode(heatmap, wh_offset):
     return find_peaks(*maps, K)[0].numpy()
 
 
-def merge(*teachers, iou=IOU, threshold=THRESHOLD):
-    return merge_view(*(np.stack(outputs) for outputs in zip(*teachers, strict=True)),
-                      iou=iou, threshold=threshold)
+def merge(*teachers, kind="mean", iou=IOU, threshold=THRESHOLD, ap=None, truth=()):
+    """Merges; `ap` and the true (class, score, cx, cy, w, h) objects are for the kinds that need them."""
+    shares = class_weights(ap or [{}] * len(teachers), NAMES)
+    objects = np.array([(*box(*o[2:]), o[0]) for o in truth], float).reshape(-1, 5)
+    return merge_view(*(np.stack(outputs) for outputs in zip(*teachers, strict=True)), iou=iou, threshold=threshold,
+                      rule=rule_of(kind, shares=shares, truth=objects))
+
+
+def made_up_ap(count):
+    """AP of `count` teachers, far apart, one of them finding no cat."""
+    return [{name: 100.0 * number / count * (1 + label) / 3 for label, name in enumerate(NAMES)}
+            for number in range(count)]
 
 
 def boxes(peaks):
@@ -65,11 +77,12 @@ SCENE = st.lists(
     max_size=5).filter(separate)
 
 
+@every_kind
 @given(SCENE)
-@settings(deadline=None)
-def test_equal_teachers_say_what_one_says(objects):
+@settings(deadline=None, max_examples=30)
+def test_equal_teachers_say_what_one_says(kind, objects):
     one = teacher(*objects)
-    merged = merge(one, one, one)
+    merged = merge(one, one, one, kind=kind, ap=made_up_ap(3), truth=objects)
     np.testing.assert_allclose(merged.heatmap, one[0], rtol=1e-5)
     real = one[2][:, 2] >= THRESHOLD
     np.testing.assert_allclose(merged.peaks[: real.sum()], one[2][real], rtol=1e-4, atol=1e-5)
@@ -77,20 +90,30 @@ def test_equal_teachers_say_what_one_says(objects):
     assert boxes(decode(*merged[:2])) == boxes(one[2])
 
 
+@every_kind
 @given(st.lists(SCENE, min_size=2, max_size=4), st.randoms())
-@settings(deadline=None)
-def test_the_order_of_teachers_does_not_matter(scenes, random):
-    teachers = [teacher(*objects) for objects in scenes]
-    merged = merge(*teachers)
+@settings(deadline=None, max_examples=30)
+def test_the_order_of_teachers_does_not_matter(kind, scenes, random):
+    teachers = [(teacher(*objects), ap) for objects, ap in zip(scenes, made_up_ap(len(scenes)), strict=True)]
+
+    def merged():
+        return merge(*(outputs for outputs, _ in teachers), kind=kind, ap=[ap for _, ap in teachers], truth=scenes[0])
+
+    before = merged()
     random.shuffle(teachers)
-    for ours, theirs in zip(merged, merge(*teachers), strict=True):
+    for ours, theirs in zip(before, merged(), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+@every_kind
 @given(SCENE, SCENE)
-@settings(deadline=None)
-def test_merged_peaks_are_sound(first, second):
-    merged = merge(teacher(*first), teacher(*second))
+@settings(deadline=None, max_examples=30)
+def test_merged_peaks_are_sound(kind, first, second):
+    teachers = teacher(*first), teacher(*second)
+    merged = merge(*teachers, kind=kind, ap=[{"cat": 60.0}, {"cat": 20.0, "dog": 5.0}], truth=first)
+    maps = np.stack([outputs[0] for outputs in teachers])
+    assert np.all((merged.heatmap >= maps.min(0) * (1 - 1e-6)) & (merged.heatmap <= maps.max(0) * (1 + 1e-6)))
+    assert np.all(merged.heatmap <= 1)
     score = merged.peaks[:, 2]
     assert np.all(np.diff(score) <= 0)
     cell, label = merged.peaks[score > 0, :2].astype(int).T
@@ -115,12 +138,14 @@ def test_neighbouring_peaks_fuse_to_the_mean_of_their_absolute_boxes(scores):
     assert np.all((offset >= 0) & (offset < 1))
 
 
+@every_kind
 @given(st.floats(3, 7), st.floats(3, 7), st.floats(-2.5, 2.5), st.floats(-2.5, 2.5),
-       st.floats(0.3, 0.95), st.floats(0.3, 0.95))
-@settings(deadline=None, max_examples=200)
-def test_every_maximum_of_the_merged_heatmap_decodes_to_the_fused_box(cx, cy, dx, dy, a, b):
+       st.floats(0.3, 0.95), st.floats(0.3, 0.95), st.floats(0, 1))
+@settings(deadline=None, max_examples=100)
+def test_every_maximum_of_the_merged_heatmap_decodes_to_the_fused_box(kind, cx, cy, dx, dy, a, b, where):
     one, other = (1, a, cx, cy, 11.0, 11.0), (1, b, cx + dx, cy + dy, 11.0, 11.0)
-    merged = merge(teacher(one), teacher(other), iou=0.3)
+    true = (1, 1.0, cx + where * dx, cy + where * dy, 11.0, 11.0)
+    merged = merge(teacher(one), teacher(other), kind=kind, iou=0.3, ap=[{"dog": 70.0}, {"dog": 20.0}], truth=[true])
     assert len(boxes(merged.peaks)[1]) == 1
     decoded = decode(*merged[:2])
     strong = decoded[decoded[:, 2] > THRESHOLD]
@@ -128,6 +153,24 @@ def test_every_maximum_of_the_merged_heatmap_decodes_to_the_fused_box(cx, cy, dx
     fused = peaks_to_boxes(torch.from_numpy(merged.peaks[None, :1]), W)[0, :, :4]
     np.testing.assert_allclose(
         peaks_to_boxes(torch.from_numpy(strong[None]), W)[0, :, :4], fused.expand(len(strong), 4), atol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "weights"), [
+    ("mean", (0.8, 0.4)), ("max", (0.8, 0.4)), ("confidence", (0.8**2, 0.4**2)), ("class-ap", (0.8 * 3, 0.4 * 1))])
+def test_a_box_weighs_its_score_and_what_the_rule_trusts_its_teacher(kind, weights):
+    one, other = (0, 0.8, 4.9, 5.5, 6.0, 4.0), (0, 0.4, 5.2, 5.4, 5.0, 5.0)
+    merged = merge(teacher(one), teacher(other), kind=kind, ap=[{"cat": 60.0}, {"cat": 20.0}])
+    fused = np.average([one[2:], other[2:]], axis=0, weights=weights)
+    assert boxes(merged.peaks)[0][0] == pytest.approx(box(*fused), abs=2e-3)
+
+
+def test_the_teacher_that_agrees_with_the_ground_truth_decides():
+    right, wrong = (0, 0.8, 5.5, 5.5, 4.0, 4.0), (0, 0.8, 6.5, 5.5, 4.0, 4.0)  # IoU 12 / 20
+    merged = merge(teacher(right), teacher(wrong), kind="agreement", truth=[right])
+    fused = np.average([right[2:], wrong[2:]], axis=0, weights=[0.8, 0.8 * 0.6])
+    assert boxes(merged.peaks)[0][0] == pytest.approx(box(*fused), abs=2e-3)
+    elsewhere = merge(teacher(right), teacher(wrong), kind="agreement", truth=[(1, 1, 5.5, 5.5, 4.0, 4.0)])
+    assert boxes(elsewhere.peaks) == boxes(merge(teacher(right), teacher(wrong)).peaks)
 
 
 def test_the_score_is_the_mean_where_teachers_agree_on_the_cell():

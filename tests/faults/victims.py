@@ -21,7 +21,8 @@ from lightning_fabric import Fabric
 from pipeline.data import DataSet, ImageRecord
 from pipeline.data.recorded import RecordedViews
 from pipeline.data.recording import record_views
-from pipeline.ensemble import build_ensemble, building
+from pipeline.ensemble import building
+from pipeline.ensemble.building import build_ensemble
 from pipeline.inference import dump
 from pipeline.models.hourglass import HourglassArch, HourglassDetector
 from pipeline.params import Dump, Encodings, Ensemble, Views

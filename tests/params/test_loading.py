@@ -47,6 +47,13 @@ def test_overrides_are_yaml_and_apply_in_order(params_file):
     ("students.resnet18.size=[64, 0]", ["students.resnet18.size.1"]),
     ("distill.seeds=[-1]", ["distill.seeds.0"]),
     ("distill.flip=2", ["distill.flip"]),
+    ("ensembles.both={teachers: [a, b], heatmap: median}",
+     ["ensembles.both.heatmap", "'mean', 'max', 'confidence', 'class-ap' or 'agreement'", "median"]),
+    ("dump.tta={scales: [1, 0]}", ["dump.tta.scales.1", "greater than 0"]),
+    ("dump.tta={scales: [1, 2.5]}", ["dump.tta.scales.1", "2.5"]),
+    ("dump.tta={scales: [0.5, 2]}", ["dump.tta.scales", "1 among them", "[0.5, 2]"]),
+    ("dump.tta={scales: [1, 2, 2]}", ["dump.tta.scales", "different"]),
+    ("dump.tta={mirror: true}", ["dump.tta.mirror", "flip, scales"]),
     ("teachers=3", ["teachers"]),
 ])
 def test_a_bad_value_is_named_by_its_dotted_key(params_file, override, words):

@@ -32,6 +32,16 @@ def test_a_row_shows_truth_teachers_ensemble_and_a_student_twice(own, add_weight
     assert (tmp_path / pictures[0].dark).is_file()
 
 
+@pytest.mark.parametrize("kind", ["max", "class-ap", "agreement"])
+def test_an_ensemble_of_every_rule_is_shown(own, add_weights, tmp_path, kind):
+    study, root = own
+    add_weights(root, TEACHERS)
+    changed = {key: ensemble.model_copy(update={"heatmap": kind}) for key, ensemble in study.params.ensembles.items()}
+    params = study.params.model_copy(update={"ensembles": changed})
+    pictures, _ = write_pictures(Study(params, study.results, study.data), root, tmp_path)
+    assert "Hourglass (small) and Ensemble." in pictures[0].alt
+
+
 def test_without_weights_the_truth_is_shown_and_the_rest_named(own, tmp_path):
     pictures, notes = write_pictures(*own, tmp_path)
     assert len(pictures) == 2

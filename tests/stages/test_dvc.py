@@ -40,5 +40,6 @@ def test_deps_name_no_code_that_the_stage_does_not_run(stage):
 
 def test_a_teacher_does_not_depend_on_distillation_nor_a_student_on_the_report():
     assert not any("distillation" in name for name in first_party_files("stages.train_teacher"))
+    assert not any("weighting" in name for name in first_party_files("stages.dump_teachers"))
     assert not any("report" in name for name in first_party_files("stages.distill"))
     assert not any("demo" in name for name in first_party_files("stages.train_teacher"))

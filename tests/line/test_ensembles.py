@@ -1,0 +1,58 @@
+"""Ensembles by every rule, as commands."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from pipeline.cli import main
+from storage import open_store
+
+KINDS = ("max", "confidence", "class-ap", "agreement")
+
+
+def build(pipeline, folder, kind, *more):
+    answer = pipeline("build-ensemble", "--json", "--set", f"ensembles.both.heatmap={kind}", *more, folder=folder)
+    return json.loads(answer)["both"]
+
+
+def test_each_rule_makes_another_store(line, pipeline):
+    heatmaps = {}
+    for kind in ("mean", *KINDS):
+        answer = build(pipeline, line, kind)
+        store = open_store(line / "targets/ensemble-both.zarr")
+        assert answer == {"views": 48, "fingerprint": store.fingerprint}
+        assert store.spec.identity["heatmap"] == kind
+        heatmaps[kind] = store.decode("heatmap", store.read("heatmap", range(48)))
+    for kind in ("max", "confidence"):  # teachers of two epochs have no AP and no boxes to weigh by
+        assert not np.array_equal(heatmaps[kind], heatmaps["mean"])
+    assert np.all(heatmaps["confidence"] >= heatmaps["mean"] - 0.01)
+    assert np.all(heatmaps["max"] >= heatmaps["confidence"] - 0.01)
+    pipeline("distill", "--student", "mobilenet_v2", "--recipe", "resnet18+hourglass_small",
+             "--set", "ensembles.both.heatmap=agreement", folder=line)
+
+
+def test_class_ap_is_that_of_val(line, pipeline):
+    build(pipeline, line, "class-ap")
+    identity = open_store(line / "targets/ensemble-both.zarr").spec.identity
+    for teacher in ("resnet18", "hourglass_small"):
+        val = json.loads((line / f"results/teachers/{teacher}/metrics.json").read_text())["val"]["per_class"]
+        assert identity["class_ap"][teacher] == pytest.approx(val, abs=0.006)
+
+
+def test_class_ap_needs_a_val_split(line, monkeypatch):
+    path, manifest = line / "data/demo/annotations.json", line / "data/demo/manifest.json"
+    tree = json.loads(path.read_text())
+    del tree["splits"]["val"]
+    path.write_text(json.dumps(tree))
+    changed = {**json.loads(manifest.read_text()), "fingerprint": hashlib.sha256(path.read_bytes()).hexdigest()}
+    manifest.write_text(json.dumps(changed))
+    monkeypatch.chdir(line)
+    before = (line / "targets/ensemble-both.zarr/manifest.json").read_bytes()
+    result = CliRunner().invoke(main, ["build-ensemble", "--set", "ensembles.both.heatmap=class-ap"])
+    assert (result.exit_code, result.stdout) == (1, "")
+    for word in ("ensembles.both.heatmap", "'demo' has no val split", "data.val_fraction"):
+        assert word in result.stderr.splitlines()[-1]
+    assert (line / "targets/ensemble-both.zarr/manifest.json").read_bytes() == before
