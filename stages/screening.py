@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
 from stages import (
-    build_ensemble,
     distill,
     dump_teachers,
-    evaluate_teacher,
+    ensembles,
     inputs,
     paths,
     prepare,
@@ -99,10 +98,9 @@ def _stores(params: "Params", recipe: str, group: str, variation: str, *, own: b
         record_views.run(params)
         for teacher in chosen.teachers:
             train_teacher.run(params, teacher)
-            evaluate_teacher.run(params, teacher)
             dump_teachers.run(params, teacher)
         if chosen.merged:
-            build_ensemble.run(params, chosen.merged)
+            ensembles.run(params, [chosen.merged])
         yield
     shutil.rmtree(folder)  # its links go, what they lead to stays
 

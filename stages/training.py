@@ -46,7 +46,7 @@ def run(stage: str, *, module: str, out: Path, data: "DataSet", detector: "Detec
         prepare: further work on a batch that is on the device.
 
     Returns:
-        summary.json: steps, passes, seconds, last losses, what it came from.
+        summary.json: steps, passes, seconds, last losses, origin.
     """
     given = {
         "data": data.fingerprint, "classes": data.classes, "size": size_hw, "seed": seed,

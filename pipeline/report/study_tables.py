@@ -1,5 +1,6 @@
 """The tables of the study's page."""
 
+from collections.abc import Mapping
 from itertools import groupby
 from statistics import fmean
 
@@ -131,25 +132,25 @@ def screening_table(study: Study, group: str, cells: list[Screened]) -> Table:
     """One group of variations, best first, against the first that params name."""
     variations = list(study.params.screening[group].variations)
     rows = []
-    for student, own in groupby(cells, key=lambda cell: str(cell.student)):
+    for student, own in groupby(sorted(cells, key=lambda cell: str(cell.student)), lambda cell: str(cell.student)):
         runs: dict[str, dict[int, Screened]] = {name: {} for name in variations}
         for cell in own:
             if cell.variation in runs:
                 runs[cell.variation][cell.seed or 0] = cell
         first = runs[variations[0]]
+        alone = {seed: run.score("val.map_area") for seed, run in study.results.runs.get((student, PLAIN), {}).items()}
         of_student = []
         for name, by_seed in runs.items():
             if not by_seed:
                 continue
-            pairs = [(cell, first[seed]) for seed, cell in by_seed.items() if seed in first]
-            differences = [minus(cell.map_area, reference.map_area) for cell, reference in pairs]
-            against = interval({student: [value for value in differences if value is not None]})
+            against = _over(by_seed, {seed: cell.map_area for seed, cell in first.items()})
             of_student.append(
                 [
                     words(label(student)),
                     words(name),
                     measured(spread(cell.map_area for cell in by_seed.values())),
                     words("") if name == variations[0] else with_interval(against),
+                    with_interval(_over(by_seed, alone)),
                     number(next(iter(by_seed.values())).passes, 0),
                 ]
             )
@@ -164,12 +165,19 @@ def screening_table(study: Study, group: str, cells: list[Screened]) -> Table:
             Column(title="Variation", numeric=False),
             Column(title="val"),
             Column(title=f"over {variations[0]}"),
+            Column(title="over alone"),
             Column(title="passes"),
         ],
         rows=rows,
         notes=[note for student in dict.fromkeys(cell.student for cell in cells)
                if (note := _reached(study, str(student), [cell for cell in cells if cell.student == student]))],
     )
+
+
+def _over(cells: Mapping[int, Screened], reference: Mapping[int, float | None]) -> Interval | None:
+    """Differences to the reference of the same seed, on val."""
+    differences = [minus(cell.map_area, reference.get(seed)) for seed, cell in cells.items()]
+    return interval({"": [value for value in differences if value is not None]})
 
 
 def _reached(study: Study, student: str, cells: list[Screened]) -> str:

@@ -103,6 +103,7 @@ def test_a_screening_is_ranked_and_fills_the_papers_table_of_w(page):
     best, first = (text.index(f"| ResNet-18 | {name} |") for name in ("table4-2", "table4-1"))
     assert best < first
     assert "**35.5 ± 0.7** (n=2) | +4.5 [" in text
+    assert "| −6.0 [−6.0, −6.0] (n=2) |" in text
     assert "| 100 | 10 | 0.1 | 100 | 75.39 | **35.5 ± 0.7** (n=2) |" in text
     assert "mAP on val" in text
     assert "2 variations in 1 group" in text
