@@ -21,7 +21,7 @@ import torch
 from common import Row, record
 from torch import nn
 
-from pipeline.engine import fit, make_fabric
+from pipeline.engine import Trainee, fit, make_fabric
 from pipeline.losses import GroundTruthLoss
 from pipeline.models import build_detector
 from pipeline.outputs import DenseOutputs
@@ -89,8 +89,8 @@ def measure(model: nn.Module, steps: int, batch: int, size: int) -> dict[str, li
                 plain_loop(model, batches, params)
             else:
                 with tempfile.TemporaryDirectory() as folder:
-                    fit(model, batches, GroundTruthLoss(), params=params, folder=Path(folder), fabric=fabric,
-                        prepare=dict, label=name)
+                    fit([Trainee(model=model, objective=GroundTruthLoss(), params=params, seed=0, fabric=fabric,
+                                 folder=Path(folder))], batches, label=name)
             noted = batches.times[1:]
             times += [after - before for before, after in pairwise(noted)]
     return seconds

@@ -1,9 +1,14 @@
-"""Stage `distill`: one student, one recipe, one seed; it reads the store and loads no teacher."""
+"""Stage `distill`: one student, one recipe, one seed, or many at once; it reads the store and loads no teacher."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.errors import UserError
 from stages import entry, inputs, paths, training, work
 from stages.views import recorded_views
 
@@ -11,60 +16,162 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from torch import nn
 
+    from pipeline.data.dataset import DataSet
     from pipeline.data.loading import Source
+    from pipeline.data.recorded import RecordedViews
     from pipeline.models import Detector
     from pipeline.params import Params, Recipe
+    from pipeline.targets import Targets
 
 
-def run_all(params: "Params", students: Sequence[str], recipes: Sequence[str] = (), seeds: Sequence[int] = (), *,
+def run_all(params: "Params", students: Sequence[str] = (), recipes: Sequence[str] = (), seeds: Sequence[int] = (), *,
             devices: str = "auto", restart: bool = False) -> dict[str, Any]:
-    """`run` for every cell of students x recipes x seeds; every name is checked before any work."""
-    cells = [(student, recipe, seed) for student in students or params.distill.students
-             for recipe in recipes or params.distill.recipes for seed in seeds or params.distill.seeds]
-    for student, recipe, _ in cells:
+    """Trains every cell of students x recipes x seeds, in as few passes over the store as there can be.
+
+    Everything is checked before any work, and a student that stops (a loss that is NaN, no memory left)
+    stops no other.
+
+    Args:
+        students, recipes, seeds: those of `distill` where empty.
+        devices: "auto" or a number of processes.
+        restart: begin anew, and replace what other params or code left.
+
+    Returns:
+        {folder of a student: the summary of its run}.
+
+    Raises:
+        UserError: a name is unknown, a store is missing or does not fit, or a student is finished with another
+            fingerprint; or, when all the others are finished, some have stopped.
+    """
+    names = dict.fromkeys(product(students or params.distill.students, recipes or params.distill.recipes,
+                                  seeds or params.distill.seeds))
+    for student, recipe, _ in names:
         inputs.entry(params.students, student, "student")
         _store_paths(params, recipe)
-    return {str(paths.student_model(*cell)): run(params, *cell, devices=devices, restart=restart) for cell in cells}
+    line = _Line(params)
+    lessons = [line.lesson(*name) for name in names]
+    if not restart:
+        for lesson in lessons:
+            _refuse_another(lesson.cell)
+    summaries: dict[str, Any] = {}
+    stopped: list[str] = []
+    for together in _passes(lessons):
+        outcomes = _teach(params, together, devices, restart)
+        for lesson, outcome in zip(together, outcomes, strict=True):
+            if isinstance(outcome, UserError):
+                stopped.append(f"{lesson.cell.stage}: {outcome}")
+            else:
+                summaries[str(lesson.cell.out)] = outcome
+    if stopped:
+        raise UserError(f"{len(stopped)} of {len(lessons)} students stopped. {' '.join(stopped)}")
+    return summaries
 
 
 def run(params: "Params", student: str, recipe: str, seed: int, *, devices: str = "auto",
         restart: bool = False, out: Path | None = None) -> dict[str, Any]:
     """Trains models/students/STUDENT/RECIPE/seedN (or `out`); returns the summary of the run."""
-    from pipeline.params import Views, train_params
-    from pipeline.targets import open_targets
+    return training.only(_teach(params, [_Line(params).lesson(student, recipe, seed, out=out)], devices, restart))
 
-    detector = inputs.entry(params.students, student, "student")
-    chosen = inputs.entry(params.recipes, recipe, "recipe")
-    train = train_params(params.distill.train, detector.train, f"students.{student}.train")
-    data = inputs.prepared_data(params)
-    recorded = params.views if chosen.views == "fresh" else recorded_views(data, params.views)
-    dumped = {teacher: inputs.dumped(params, teacher) for teacher in chosen.teachers}
-    if chosen.merged:
-        dumped["ensemble"] = inputs.entry(params.ensembles, chosen.merged, "ensemble").identity
-    targets = open_targets(_store_paths(params, recipe), chosen, data, recorded, size=detector.size,
-                           flip=params.distill.flip, dumped=dumped)
 
-    seen = inputs.augmentation(recorded) if isinstance(recorded, Views) else recorded.fingerprint
-    if not any(chosen.weights) and (chosen.teachers or chosen.oracle):
-        work.say(f"Recipe {recipe!r} has W of zeros: {student} is trained on ground truth alone.")
+@dataclass(frozen=True)
+class _Lesson:
+    """A cell and what it learns from."""
 
-    def source(model: "Detector") -> "Source":
-        return targets.source(seed=seed, stride=model.config.stride, on_mismatch=params.views.on_mismatch,
-                              cache_mb=params.data.cache_mb)
+    cell: training.Cell
+    targets: "Targets"
+    stride: int
 
-    def objective(fabric: "Fabric", model: "Detector") -> "nn.Module":
-        from pipeline.engine import mean_over_ranks
+    @property
+    def batches(self) -> str:
+        """What decides the batches and when a run speaks of them: cells that agree in it share a pass."""
+        train = self.cell.train
+        return json.dumps([self.targets.reads, self.stride, self.cell.seed, train.batch, train.epochs, train.workers,
+                           train.log_every, train.checkpoint_minutes])
 
-        return targets.objective(model, mean_over_ranks(fabric))
 
-    return training.run(
-        f"distill/{student}/{recipe}/seed{seed}", module="stages.distill",
-        out=out or paths.student_model(student, recipe, seed), data=data, detector=detector, train=train, seed=seed,
-        size_hw=targets.size, source=source, objective=objective, devices=devices, restart=restart,
-        prepare=targets.on_device,
-        inputs={"views": seen, "recipe": inputs.values(chosen), "stores": targets.fingerprints,
-                "teachers": {name: targets.stores[name].spec.identity["weights"] for name in chosen.teachers},
-                "flip": targets.flip})
+class _Line:
+    """What the line has made, opened once for all cells."""
+
+    def __init__(self, params: "Params") -> None:
+        self.params = params
+        self.data: DataSet = inputs.prepared_data(params)
+        self.opened: dict[tuple[str, tuple[int, int] | None], Targets] = {}
+
+    def lesson(self, student: str, recipe: str, seed: int, *, out: Path | None = None) -> _Lesson:
+        from pipeline.models import check_size, detector_config
+        from pipeline.params import Views, train_params
+
+        detector = inputs.entry(self.params.students, student, "student")
+        train = train_params(self.params.distill.train, detector.train, f"students.{student}.train")
+        targets = self._targets(recipe, detector.size)
+        if not any(targets.recipe.weights) and (targets.recipe.teachers or targets.recipe.oracle):
+            work.say(f"Recipe {recipe!r} has W of zeros: {student} is trained on ground truth alone.")
+        config = detector_config(detector.model, len(self.data.classes), **detector.arch)
+        check_size(config, targets.size)
+
+        def objective(fabric: "Fabric", model: "Detector") -> "nn.Module":
+            from pipeline.engine import mean_over_ranks
+
+            return targets.objective(model, mean_over_ranks(fabric))
+
+        seen = (inputs.augmentation(targets.recorded) if isinstance(targets.recorded, Views)
+                else targets.recorded.fingerprint)
+        cell = training.Cell(
+            stage=f"distill/{student}/{recipe}/seed{seed}", module="stages.distill",
+            out=out or paths.student_model(student, recipe, seed), data=self.data, detector=detector, train=train,
+            seed=seed, size_hw=targets.size, objective=objective,
+            inputs={"views": seen, "recipe": inputs.values(targets.recipe), "stores": targets.fingerprints,
+                    "teachers": {teacher: targets.stores[teacher].spec.identity["weights"]
+                                 for teacher in targets.recipe.teachers},
+                    "flip": targets.flip})
+        return _Lesson(cell, targets, config.stride)
+
+    @cached_property
+    def recorded(self) -> "RecordedViews":
+        """The recorded views; a recipe with fresh ones needs none."""
+        return recorded_views(self.data, self.params.views)
+
+    def _targets(self, recipe: str, size: tuple[int, int] | None) -> "Targets":
+        from pipeline.targets import open_targets
+
+        if (recipe, size) not in self.opened:
+            chosen = inputs.entry(self.params.recipes, recipe, "recipe")
+            recorded = self.params.views if chosen.views == "fresh" else self.recorded
+            dumped = {teacher: inputs.dumped(self.params, teacher) for teacher in chosen.teachers}
+            if chosen.merged:
+                dumped["ensemble"] = inputs.entry(self.params.ensembles, chosen.merged, "ensemble").identity
+            self.opened[recipe, size] = open_targets(
+                _store_paths(self.params, recipe), chosen, self.data, recorded, size=size,
+                flip=self.params.distill.flip, dumped=dumped)
+        return self.opened[recipe, size]
+
+
+def _passes(lessons: Sequence[_Lesson]) -> list[list[_Lesson]]:
+    """The lessons that share their batches, together, in the order of their first."""
+    passes: dict[str, list[_Lesson]] = {}
+    for lesson in lessons:
+        passes.setdefault(lesson.batches, []).append(lesson)
+    return list(passes.values())
+
+
+def _teach(params: "Params", lessons: Sequence[_Lesson], devices: str,
+           restart: bool) -> list[dict[str, Any] | UserError]:
+    """One pass over the store."""
+    first = lessons[0]
+
+    def source() -> "Source":
+        return first.targets.source(seed=first.cell.seed, stride=first.stride,
+                                    on_mismatch=params.views.on_mismatch, cache_mb=params.data.cache_mb)
+
+    return training.run([lesson.cell for lesson in lessons], source=source, prepare=first.targets.on_device,
+                        devices=devices, restart=restart)
+
+
+def _refuse_another(cell: training.Cell) -> None:
+    """A student is not lost to a slip of the hand; DVC removes it itself before it runs the stage."""
+    if cell.found not in (None, cell.fingerprint) and not work.is_begun(cell.stage, cell.fingerprint):
+        raise UserError(f"{cell.out} was finished with other params, inputs or code: fingerprint "
+                        f"{(cell.found or 'none')[:16]}, now {cell.fingerprint[:16]}. Add --restart to replace it.")
 
 
 def _store_paths(params: "Params", recipe: str) -> dict[str, Path]:

@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pipeline.data.loading import Source
-    from pipeline.models import Detector
     from pipeline.params import Params
 
 
@@ -21,10 +20,12 @@ def run(params: "Params", name: str, *, devices: str = "auto", restart: bool = F
     train = train_params(params.train, teacher.train, f"teachers.{name}.train")
     data = inputs.prepared_data(params)
 
-    def source(model: "Detector") -> "Source":
+    def source() -> "Source":
         from pipeline.data.loading import FreshViews
+        from pipeline.models import detector_config
 
-        return FreshViews(data.records(inputs.TRAIN), len(data.classes), params.views, stride=model.config.stride,
+        stride = detector_config(teacher.model, len(data.classes), **teacher.arch).stride
+        return FreshViews(data.records(inputs.TRAIN), len(data.classes), params.views, stride=stride,
                           seed=train.seed, cache_mb=params.data.cache_mb)
 
     def objective(fabric: "Fabric", _: "nn.Module") -> "nn.Module":
@@ -33,11 +34,11 @@ def run(params: "Params", name: str, *, devices: str = "auto", restart: bool = F
 
         return GroundTruthLoss(mean_over_ranks(fabric))
 
-    return training.run(
-        f"train_teacher/{name}", module="stages.train_teacher", out=paths.teacher_model(name),
+    cell = training.Cell(
+        stage=f"train_teacher/{name}", module="stages.train_teacher", out=paths.teacher_model(name),
         data=data, detector=teacher, train=train, seed=train.seed, size_hw=params.views.size,
-        inputs={"views": inputs.augmentation(params.views)}, source=source, objective=objective, devices=devices,
-        restart=restart)
+        inputs={"views": inputs.augmentation(params.views)}, objective=objective)
+    return training.only(training.run([cell], source=source, devices=devices, restart=restart))
 
 
 if __name__ == "__main__":

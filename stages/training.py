@@ -1,13 +1,16 @@
-"""What training a teacher and training a student have in common, which is all but data and objective."""
+"""What training a teacher and training students have in common, which is all but data and objective."""
 
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from pipeline.errors import UserError
 from stages import inputs as stage_inputs
 from stages import paths, work
 from stages.code import code_fingerprint
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 
     from pipeline.data.dataset import DataSet
     from pipeline.data.loading import Source
+    from pipeline.engine import FitSummary, Trainee
     from pipeline.models import Detector as DetectorModule
     from pipeline.params import Detector, Train
 
@@ -25,70 +29,153 @@ if TYPE_CHECKING:
 NOT_DECISIVE = ("workers", "checkpoint_minutes", "log_every")
 
 
-def run(stage: str, *, module: str, out: Path, data: "DataSet", detector: "Detector", train: "Train", seed: int,
-        size_hw: tuple[int, int], inputs: Mapping[str, Any], source: "Callable[[DetectorModule], Source]",
-        objective: "Callable[[Fabric, DetectorModule], nn.Module]", devices: str, restart: bool = False,
-        prepare: "Callable[[dict[str, Tensor]], dict[str, Any]] | None" = None) -> dict[str, Any]:
-    """Trains one detector into `out`: weights.safetensors, config.json, summary.json and logs.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Cell:
+    """One detector to train into `out`: weights.safetensors, config.json, summary.json and logs.
 
-    Args:
-        stage, module, out: as in `work.run`.
+    Attributes:
+        stage, module, out: as in `work.hold`.
         data: names the classes.
         detector: the entry of params.
         train: its resolved training block.
         seed: of the initial weights, the order of images and everything else that is drawn.
         size_hw: input size in pixels.
         inputs: what else decides the result.
-        source: makes the training samples of a detector.
         objective: makes the module that turns (outputs, batch) into named losses.
+    """
+
+    stage: str
+    module: str
+    out: Path
+    data: "DataSet"
+    detector: "Detector"
+    train: "Train"
+    seed: int
+    size_hw: tuple[int, int]
+    inputs: Mapping[str, Any]
+    objective: "Callable[[Fabric, DetectorModule], nn.Module]"
+
+    @cached_property
+    def decisive(self) -> dict[str, Any]:
+        """All that decides the result, besides the code."""
+        return {
+            "data": self.data.fingerprint, "classes": self.data.classes, "size": self.size_hw, "seed": self.seed,
+            "detector": stage_inputs.values(self.detector, without=("train",)),
+            "weights": stage_inputs.weights_sha256(self.detector.weights),
+            "train": stage_inputs.values(self.train, without=NOT_DECISIVE), **self.inputs,
+        }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of all that decides the result."""
+        return work.stage_fingerprint(self.stage, self.module, self.decisive)
+
+    @property
+    def found(self) -> str | None:
+        """The fingerprint of what is at `out`: None where nothing is, "" where it does not say."""
+        if not self.out.exists():
+            return None
+        try:
+            return str(stage_inputs.training_summary(self.out)["fingerprint"])
+        except (OSError, ValueError, KeyError):
+            return ""
+
+
+def run(cells: Sequence[Cell], *, source: "Callable[[], Source]", devices: str, restart: bool = False,
+        prepare: "Callable[[dict[str, Tensor]], dict[str, Any]]" = dict) -> list[dict[str, Any] | UserError]:
+    """Trains detectors on the same batches, in one pass over the data; what is finished already is not repeated.
+
+    Args:
+        cells: with the same data, seed, size and stride, and the same batch, epochs, workers, log_every and
+            checkpoint_minutes of `train`.
+        source: makes the training samples.
         devices: "auto" or a number of processes.
         restart: begin anew, whatever earlier runs left.
         prepare: further work on a batch that is on the device.
 
     Returns:
-        summary.json: steps, passes, seconds, last losses, origin.
+        Of each cell its summary.json (steps, passes, seconds, last losses, origin), or why it alone stopped.
     """
-    given = {
-        "data": data.fingerprint, "classes": data.classes, "size": size_hw, "seed": seed,
-        "detector": stage_inputs.values(detector, without=("train",)),
-        "weights": stage_inputs.weights_sha256(detector.weights),
-        "train": stage_inputs.values(train, without=NOT_DECISIVE), **inputs,
-    }
+    stopped: dict[Cell, UserError] = {}
+    with ExitStack() as stack:
+        held: dict[Cell, work.Work] = {}
+        for cell in cells:
+            if cell.found == cell.fingerprint and not restart:
+                work.say(f"{cell.stage}: nothing to do, {cell.out} is finished")
+            else:
+                held[cell] = stack.enter_context(
+                    work.hold(cell.stage, module=cell.module, inputs=cell.decisive, out=cell.out, restart=restart))
+        todo = {cell: folder for cell, folder in held.items() if not folder.done}
+        if todo:
+            stopped = _train(todo, source, prepare, devices)
+        for cell, folder in held.items():
+            if cell not in stopped:
+                folder.deliver()
+    main = work.is_main_process()
+    return [stopped.get(cell) or (stage_inputs.training_summary(cell.out) if main else {}) for cell in cells]
 
-    def build(folder: Path, result: Path, fingerprint: str) -> None:
-        from pipeline.data.loading import Batches
-        from pipeline.devices import make_fabric
-        from pipeline.engine import fit, seed_everything
-        from pipeline.models import build_detector, check_size, preprocess, save_detector
 
-        fabric = make_fabric(devices, train.precision)
-        seed_everything(seed)
-        model = build_detector(detector.model, len(data.classes), pretrained=detector.pretrained,
-                               weights=detector.weights, reset_heads=detector.reset_heads, **detector.arch)
-        check_size(model.config, size_hw)
-        losses = objective(fabric, model)
-        batches = Batches(source(model), batch=train.batch, epochs=train.epochs, seed=seed, workers=train.workers,
-                          rank=fabric.global_rank, world=fabric.world_size)
+def only(outcomes: Sequence[dict[str, Any] | UserError]) -> dict[str, Any]:
+    """The summary of a single cell.
 
-        def on_device(batch: "dict[str, Tensor]") -> dict[str, Any]:
-            ready: dict[str, Any] = prepare(batch) if prepare else dict(batch)
-            return {**ready, "image": preprocess(batch["image"], model.config)}
+    Raises:
+        UserError: it stopped.
+    """
+    [outcome] = outcomes
+    if isinstance(outcome, UserError):
+        raise outcome
+    return outcome
 
-        summary = fit(model, batches, losses, params=train, folder=folder, fabric=fabric, prepare=on_device,
-                      seed=seed, identity=fingerprint, label=stage)
-        if fabric.is_global_zero:
-            fresh = folder / "fresh"
-            shutil.rmtree(fresh, ignore_errors=True)
-            fresh.mkdir()
-            save_detector(model, paths.weights(fresh), data.classes)
-            origin = {"code": code_fingerprint(module), "data": data.fingerprint, **inputs}
-            about = {**asdict(summary), "origin": origin, "fingerprint": fingerprint}
-            (fresh / "summary.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-            shutil.copy(folder / "log.csv", fresh)
-            shutil.copytree(folder / "tensorboard", fresh / "tensorboard")
-            shutil.rmtree(result, ignore_errors=True)
-            os.replace(fresh, result)
-        fabric.barrier()
 
-    work.run(stage, module=module, inputs=given, out=out, build=build, restart=restart)
-    return stage_inputs.training_summary(out) if work.is_main_process() else {}
+def _train(todo: Mapping[Cell, work.Work], source: "Callable[[], Source]",
+           prepare: "Callable[[dict[str, Tensor]], dict[str, Any]]", devices: str) -> dict[Cell, UserError]:
+    """Puts results in the work folders; returns why some are not there."""
+    from pipeline.data.loading import Batches
+    from pipeline.engine import fit
+
+    trainees = [_trainee(cell, folder, devices) for cell, folder in todo.items()]
+    first, fabric = next(iter(todo)), trainees[0].fabric
+    batches = Batches(source(), batch=first.train.batch, epochs=first.train.epochs, seed=first.seed,
+                      workers=first.train.workers, rank=fabric.global_rank, world=fabric.world_size)
+    label = first.stage if len(todo) == 1 else f"{first.stage.split('/')[0]}, {len(todo)} together"
+    outcomes = fit(trainees, batches, prepare=prepare, label=label)
+    stopped = {}
+    for (cell, folder), trainee, outcome in zip(todo.items(), trainees, outcomes, strict=True):
+        if isinstance(outcome, UserError):
+            stopped[cell] = outcome
+        elif fabric.is_global_zero:
+            _write(cell, folder, trainee, outcome)
+    fabric.barrier()
+    return stopped
+
+
+def _trainee(cell: Cell, folder: work.Work, devices: str) -> "Trainee":
+    from pipeline.devices import make_fabric
+    from pipeline.engine import Trainee, seed_everything
+    from pipeline.models import build_detector, check_size, preprocess
+
+    detector, fabric = cell.detector, make_fabric(devices, cell.train.precision)
+    seed_everything(cell.seed)
+    model = build_detector(detector.model, len(cell.data.classes), pretrained=detector.pretrained,
+                           weights=detector.weights, reset_heads=detector.reset_heads, **detector.arch)
+    check_size(model.config, cell.size_hw)
+    return Trainee(
+        model=model, objective=cell.objective(fabric, model), params=cell.train, seed=cell.seed, fabric=fabric,
+        folder=folder.folder, identity=folder.fingerprint, label=cell.stage.partition("/")[2],
+        prepare=lambda batch: {**batch, "image": preprocess(batch["image"], model.config)})
+
+
+def _write(cell: Cell, folder: work.Work, trainee: "Trainee", summary: "FitSummary") -> None:
+    from pipeline.models import save_detector
+
+    fresh = folder.folder / "fresh"
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir()
+    save_detector(cast("DetectorModule", trainee.model), paths.weights(fresh), cell.data.classes)
+    origin = {"code": code_fingerprint(cell.module), "data": cell.data.fingerprint, **cell.inputs}
+    about = {**asdict(summary), "origin": origin, "fingerprint": folder.fingerprint}
+    (fresh / "summary.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    shutil.copy(folder.folder / "log.csv", fresh)
+    shutil.copytree(folder.folder / "tensorboard", fresh / "tensorboard")
+    shutil.rmtree(folder.result, ignore_errors=True)
+    os.replace(fresh, folder.result)

@@ -14,6 +14,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,7 +22,77 @@ from pipeline.errors import UserError
 from stages.code import code_fingerprint
 from stages.paths import WORK
 
+#: Files of a work folder that are there before the work is.
+BOOKKEEPING = ("inputs.json", "lock")
 _FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file
+
+
+@dataclass(frozen=True)
+class Work:
+    """A stage's work, held by this process.
+
+    Attributes:
+        folder: where it is done.
+        out: the file or folder that appears at the end.
+        fingerprint: of all inputs and code.
+        done: whether it was finished before.
+    """
+
+    folder: Path
+    out: Path
+    fingerprint: str
+    done: bool
+
+    @property
+    def result(self) -> Path:
+        """Where the result is put before it is delivered."""
+        return self.folder / self.out.name
+
+    def deliver(self) -> None:
+        """Brings the complete result onto the out; once for all processes."""
+        if not is_main_process():
+            return
+        if not self.done:
+            write_text(self.folder / "done", self.fingerprint)
+            # What only unfinished work needs goes: checkpoints are larger than what they lead to.
+            _delete(self.folder, keep={*BOOKKEEPING, "done", self.out.name})
+        place(self.result, self.out)
+
+
+@contextmanager
+def hold(stage: str, *, module: str, inputs: Mapping[str, Any], out: Path, shared: bool = False,
+         restart: bool = False) -> Iterator[Work]:
+    """Holds the work folder of a stage, while its result is made and delivered.
+
+    Args:
+        stage: name of the work folder, e.g. "distill/resnet18/plain/seed0".
+        module: the stage's module, whose code is part of the fingerprint.
+        inputs: JSON values of everything else that decides the result.
+        out: file or folder that appears at the end.
+        shared: several commands work in the folder by arrangement of their own.
+        restart: begin anew: what earlier runs of the same inputs left is deleted.
+
+    Raises:
+        UserError: another command is at this stage with these inputs; where it is `shared`, that matters
+            to a restart alone.
+    """
+    fingerprint = stage_fingerprint(stage, module, inputs)
+    folder = _folder(stage, fingerprint)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _held(folder, alone=restart or not shared) if is_main_process() else nullcontext():
+        if restart and is_main_process():
+            say(f"{stage}: beginning anew in {folder}")
+            _delete(folder, keep={"lock"})
+        work = Work(folder, out, fingerprint,
+                    not restart and (folder / "done").exists() and (folder / out.name).exists())
+        if work.done:
+            say(f"{stage}: taken over from {folder}")
+        else:
+            if not restart and is_begun(stage, fingerprint):
+                say(f"{stage}: continuing in {folder}")
+            if is_main_process():
+                write_text(folder / "inputs.json", json.dumps(inputs, indent=1, sort_keys=True, default=str))
+        yield work
 
 
 def run(stage: str, *, module: str, inputs: Mapping[str, Any], out: Path,
@@ -29,45 +100,31 @@ def run(stage: str, *, module: str, inputs: Mapping[str, Any], out: Path,
     """Makes `out`, or takes it over from finished work with the same fingerprint.
 
     Args:
-        stage: name of the work folder, e.g. "distill/resnet18/plain/seed0".
-        module: the stage's module, whose code is part of the fingerprint.
-        inputs: JSON values of everything else that decides the result.
-        out: file or folder that appears at the end.
+        stage, module, inputs, out, shared, restart: as in `hold`.
         build: called with (work folder, where to put the result, fingerprint); it resumes what it
             finds there and returns when the result is complete.
-        shared: several commands work in the folder by arrangement of their own.
-        restart: begin anew: what earlier runs of the same inputs left is deleted.
 
     Returns:
         The fingerprint.
 
     Raises:
-        UserError: another command is at this stage with these inputs; where it is `shared`, that matters
-            to a restart alone.
+        UserError: as `hold`.
     """
-    fingerprint = stage_fingerprint(stage, module, inputs)
-    work = WORK / stage / fingerprint[:16]
-    result = work / out.name
-    work.mkdir(parents=True, exist_ok=True)
-    with _held(work, alone=restart or not shared) if is_main_process() else nullcontext():
-        if restart and is_main_process():
-            say(f"{stage}: beginning anew in {work}")
-            _delete(work, keep={"lock"})
-        if not restart and (work / "done").exists() and result.exists():
-            say(f"{stage}: taken over from {work}")
-        else:
-            if not restart and any(path.name not in {"inputs.json", "lock"} for path in work.iterdir()):
-                say(f"{stage}: continuing in {work}")
-            if is_main_process():
-                write_text(work / "inputs.json", json.dumps(inputs, indent=1, sort_keys=True, default=str))
-            build(work, result, fingerprint)
-            if is_main_process():
-                write_text(work / "done", fingerprint)
-                # What only unfinished work needs goes: checkpoints are larger than what they lead to.
-                _delete(work, keep={"inputs.json", "lock", "done", out.name})
-        if is_main_process():
-            place(result, out)
-    return fingerprint
+    with hold(stage, module=module, inputs=inputs, out=out, shared=shared, restart=restart) as work:
+        if not work.done:
+            build(work.folder, work.result, work.fingerprint)
+        work.deliver()
+    return work.fingerprint
+
+
+def is_begun(stage: str, fingerprint: str) -> bool:
+    """Whether an earlier run with this fingerprint left work, finished or not."""
+    folder = _folder(stage, fingerprint)
+    return folder.exists() and any(path.name not in BOOKKEEPING for path in folder.iterdir())
+
+
+def _folder(stage: str, fingerprint: str) -> Path:
+    return WORK / stage / fingerprint[:16]
 
 
 def stage_fingerprint(stage: str, module: str, inputs: Mapping[str, Any]) -> str:

@@ -126,7 +126,7 @@ def build_ensemble(params: "Params", keys: tuple[str, ...], restart: bool, as_js
 
 
 @main.command()
-@click.option("--student", "students", multiple=True, required=True, help="An entry of `students`; may be repeated.")
+@click.option("--student", "students", multiple=True, help="Entries of `students` (default: those of `distill`).")
 @click.option("--recipe", "recipes", multiple=True, help="Entries of `recipes` (default: those of `distill`).")
 @click.option("--seed", "seeds", multiple=True, type=click.IntRange(min=0), help="Default: the seeds of `distill`.")
 @devices

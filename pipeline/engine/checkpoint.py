@@ -9,6 +9,7 @@ import torch
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from lightning_fabric.plugins import Precision
@@ -42,16 +43,18 @@ class RunState:
     seconds: float = 0.0
     losses: dict[str, float] = field(default_factory=dict)
 
-    def write(self, path: "Path", identity: str, is_writer: bool) -> None:
+    def write(self, path: "Path", identity: str, is_writer: bool,
+              mean_over_ranks: "Callable[[torch.Tensor], torch.Tensor]" = lambda tensor: tensor) -> None:
         """Replace the checkpoint in one step: at any moment the file is the old one or the new one.
 
         All processes call it, and the same one of them `is_writer` each time.
 
         Raises:
-            UserError: a weight is NaN or infinite; the old checkpoint stays.
+            UserError: a weight is NaN or infinite, on any process; the old checkpoint stays.
         """
         tensors = [*self.module.state_dict().values(), *self.average.values]
-        if not torch.stack([tensor.isfinite().all() for tensor in tensors]).all():
+        broken = ~torch.stack([tensor.isfinite().all() for tensor in tensors]).all()
+        if mean_over_ranks(broken.float()):
             raise UserError(f"a weight became NaN or infinite by step {self.step}; the last checkpoint is "
                             "kept. Lower train.lr, lengthen train.warmup or set train.clip.")
         if is_writer:

@@ -1,7 +1,7 @@
 """What a run says: log.csv, TensorBoard, and progress on stderr."""
 
 import csv
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from torch.utils.tensorboard import SummaryWriter
@@ -9,24 +9,21 @@ from torch.utils.tensorboard import SummaryWriter
 from pipeline.inform import progress_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 
 class Log:
-    """Rows to folder/log.csv and folder/tensorboard/, progress to stderr.
+    """Rows to folder/log.csv and folder/tensorboard/.
 
     Args:
         folder: of the run.
         start: steps done before; rows of later steps come from a part that was lost, and go.
-        steps: of the whole run.
-        label: what stands before the progress.
         speaks: false for all processes but one.
     """
 
-    def __init__(self, folder: "Path", start: int, steps: int, label: str, speaks: bool) -> None:
-        self.folder, self.start, self.steps, self.label, self.speaks = folder, start, steps, label, speaks
-        self.losses: Mapping[str, float] = {}
+    def __init__(self, folder: "Path", start: int, speaks: bool) -> None:
+        self.folder, self.start, self.speaks = folder, start, speaks
         self.open = ExitStack()
 
     def __enter__(self) -> "Log":
@@ -36,7 +33,6 @@ class Log:
             self.file = self.open.enter_context(path.open("a", newline=""))
             self.board = self.open.enter_context(
                 SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.start + 1))
-            self.bar = self.open.enter_context(progress_bar(self.label))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -48,7 +44,7 @@ class Log:
 
         Args:
             place: "step", a count, and what else says where the run is.
-            losses: shown in the progress too.
+            losses: of the steps since the last row.
             rest: an empty string leaves a cell empty. The keys are the same in each row.
         """
         if not self.speaks:
@@ -63,13 +59,16 @@ class Log:
         for name, value in row.items():
             if isinstance(value, float):
                 self.board.add_scalar(name, value, int(place["step"]))
-        self.losses = losses
 
-    def progress(self, step: int) -> None:
-        """Say that `step` steps are done."""
-        if self.speaks:
-            terms = " ".join(f"{name} {value:.4g}" for name, value in self.losses.items())
-            self.bar(step - self.start, self.steps - self.start, terms)
+
+@contextmanager
+def progress(label: str, start: int, steps: int, speaks: bool) -> "Iterator[Callable[[int, str], None]]":
+    """Gives a `show(step, what)` that says on stderr how many of the steps after `start` are done."""
+    if not speaks:
+        yield lambda step, what: None
+        return
+    with progress_bar(label) as bar:
+        yield lambda step, what: bar(step - start, steps - start, what)
 
 
 def _forget_after(path: "Path", step: int) -> None:

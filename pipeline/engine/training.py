@@ -1,35 +1,27 @@
-"""The training loop.
+"""The training loop, of one network or of several on the same batches.
 
 Teachers and students differ in their objective and in nothing else.
 """
 
-from dataclasses import dataclass
+import sys
+from contextlib import ExitStack, contextmanager
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
-import torch.distributed
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.devices import flushed_denormals
-from pipeline.engine.checkpoint import RunState
 from pipeline.engine.interrupt import Interrupt
-from pipeline.engine.log import Log
-from pipeline.engine.optimization import MovingAverage, freeze_batchnorm, learning_rate, make_optimizer
-from pipeline.engine.processes import mean_over_ranks, seed_step
-from pipeline.engine.window import Window, gradient_norms
+from pipeline.engine.log import progress
+from pipeline.engine.processes import mean_over_ranks
+from pipeline.engine.trainee import FitSummary, Length, Run, Trainee
+from pipeline.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Sequence
 
-    from lightning_fabric import Fabric
-
-    from pipeline.outputs import DenseOutputs
-    from pipeline.params.schema import Train
-
-    Batch = dict[str, Any]  # tensors, and what `prepare` adds
-    Objective = Callable[[list[DenseOutputs], Batch], dict[str, Tensor]]
+    from pipeline.engine.trainee import Batch
 
 
 class Batches(Protocol):
@@ -42,134 +34,119 @@ class Batches(Protocol):
     def iterate(self, start: int = 0) -> "Iterator[dict[str, Tensor]]": ...
 
 
-@dataclass(frozen=True)
-class FitSummary:
-    """What a run came to.
+def fit(trainees: "Sequence[Trainee]", batches: Batches, *, prepare: "Callable[[Batch], Batch]" = dict,
+        label: str = "") -> "list[FitSummary | UserError]":
+    """Train each model in place; at the end it holds its averaged weights (EMA) and is in eval mode.
 
-    Attributes:
-        steps: optimizer steps, the resumed ones included.
-        passes: images that were shown in them.
-        seconds: spent on them, over all the parts of a resumed run.
-        losses: "loss" and the weighted terms, means over the last log row's steps.
-        resumed_from: steps that were done before this call, 0 for a fresh run.
-    """
+    Each batch is read, moved and prepared once, and each trainee takes its step on it. On the CPU its
+    weights come out as if it had been alone, bit for bit. A trainee that cannot go on stops; the
+    others do not.
 
-    steps: int
-    passes: int
-    seconds: float
-    losses: dict[str, float]
-    resumed_from: int
-
-
-class TrainingStep(nn.Module):
-    """Model and objective in one module, so that DDP and the checkpoint hold both."""
-
-    def __init__(self, model: nn.Module, objective: "Objective") -> None:
-        super().__init__()
-        self.model, self.objective = model, objective
-        self.terms: dict[str, Tensor] = {}
-
-    def forward(self, held: "_Held") -> Tensor:
-        """The loss; its terms stay in `terms`."""
-        self.terms = self.objective(self.model(held.batch["image"]), held.batch)
-        return torch.stack(list(self.terms.values())).sum()
-
-
-class _Held:
-    """A batch that Fabric does not look into: it would round every float tensor to the autocast dtype."""
-
-    def __init__(self, batch: "Batch") -> None:
-        self.batch = batch
-
-
-def fit(model: nn.Module, batches: Batches, objective: "Objective", *, params: "Train", folder: "Path",
-        fabric: "Fabric", prepare: "Callable[[Batch], Batch]", label: str = "",
-        identity: str = "", seed: int | None = None) -> FitSummary:
-    """Train `model` in place; at the end it holds the averaged weights (EMA) and is in eval mode.
-
-    A run that was stopped or killed continues from folder/checkpoint.pt. On the CPU its weights
-    come out as those of an undisturbed run, bit for bit.
+    A run that was stopped or killed continues from each trainee's checkpoint.pt: at the step of the
+    one that is least far, while those that are ahead wait. On the CPU the weights come out as those
+    of an undisturbed run, bit for bit.
 
     Args:
-        model: a detector.
+        trainees: at least one; on the same processes and devices, with the same `log_every` and
+            `checkpoint_minutes`.
         batches: of this process.
-        objective: (outputs per stack, batch) -> weighted terms, whose sum is minimised. If it is a
-            module, its parameters are trained with the model's. The batch also says "progress", the share
-            of the run that is done.
-        params: the block `train`; fabric has its `precision`, batches the rest of what they need.
-        folder: for checkpoint.pt, log.csv and tensorboard/; all processes see it.
-        fabric: from `make_fabric`.
-        prepare: a batch on the device -> the batch that model ("image", (B, 3, H, W) float32) and
-            objective take.
+        prepare: a batch on the device -> the batch that every trainee's own `prepare` takes.
         label: names the run in its progress.
-        identity: of everything that decides the run; a checkpoint of another identity is refused.
-        seed: of the random numbers of each step (dropout); params.seed if None.
+
+    Returns:
+        Of each trainee, what it came to; or why it stopped, with its last good checkpoint kept: a
+        loss or a weight became NaN or infinite, its checkpoint is of another run, or (with one process;
+        of several, all would wait for it) memory ran out.
 
     Raises:
-        UserError: a loss or a weight became NaN or infinite; the checkpoint is of another run.
-        KeyboardInterrupt: after Ctrl-C, once a checkpoint is written.
+        KeyboardInterrupt: after Ctrl-C, once checkpoints are written.
     """
-    module = TrainingStep(model, objective).train()
-    if params.freeze_batchnorm:
-        freeze_batchnorm(model)
-    layout = torch.channels_last if params.channels_last else torch.contiguous_format
-    runner = fabric.setup_module(module.to(memory_format=layout))
-    optimizer = make_optimizer(module, params, fabric.device)
-    stepper: Any = fabric.setup_optimizers(optimizer)
-    average = MovingAverage(model.parameters(), params.ema)
-    state = RunState(module, optimizer, average, fabric.strategy.precision)
-
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = folder / "checkpoint.pt"
-    state.read(checkpoint, identity)
-    start, mean, window = state.step, mean_over_ranks(fabric), Window()
-    norms: dict[str, float] = {}
+    params, fabric = trainees[0].params, trainees[0].fabric
+    length, mean = Length(batches.steps, batches.steps_per_epoch, batches.batch), mean_over_ranks(fabric)
+    together = _Together()
+    for trainee in trainees:
+        with together.alone(trainee):
+            together.runs[trainee] = Run(trainee, length)
+    start = min((run.step for run in together), default=batches.steps)
     row_time = checkpoint_time = monotonic()
 
-    with (flushed_denormals(), Interrupt() as interrupt,
-          Log(folder, start, batches.steps, label, fabric.is_global_zero) as log):
+    with (flushed_denormals(), Interrupt() as interrupt, ExitStack() as logs,
+          progress(label, start, batches.steps, fabric.is_global_zero) as show):
+        for run in together:
+            logs.enter_context(run.log)
         for step, raw in enumerate(batches.iterate(start) if start < batches.steps else (), start + 1):
-            seed_step(params.seed if seed is None else seed, step, fabric.global_rank)
-            rate = learning_rate(params, step - 1, batches.steps)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
             batch = prepare({key: value.to(fabric.device, non_blocking=True) for key, value in raw.items()})
-            batch["image"] = batch["image"].to(memory_format=layout)
-            batch["progress"] = (step - 1) / batches.steps
-
-            loss = runner(_Held(batch))
-            window.add(module.terms, raw.get("view"))
-            if params.grad_norm_every and step % params.grad_norm_every == 0:
-                norms = gradient_norms(module.terms, model.parameters())
-            optimizer.zero_grad()
-            fabric.backward(loss)
-            if params.clip:
-                fabric.clip_gradients(runner, stepper, max_norm=params.clip, error_if_nonfinite=False)
-            stepper.step()
-            average.update(step)
+            for run in together.at(step - 1):
+                with together.alone(run.trainee):
+                    run.take(batch)
 
             # Several processes stop and save together, so they agree on it where they meet: at a row.
             last, asked = step == batches.steps, interrupt.asked and fabric.world_size == 1
             if step % params.log_every == 0 or last or asked:
-                now, count = monotonic(), len(window)
-                state.step, state.losses = step, window.close(step, mean)
-                state.seconds += now - row_time
-                log.row({"step": step, "epoch": step / batches.steps_per_epoch, "lr": rate}, state.losses, {
-                    **{f"gradient_{name}": norms.get(name, "")
-                       for name in module.terms if params.grad_norm_every},
-                    "seconds": state.seconds, "images_per_second": count * batches.batch / (now - row_time)})
-                row_time, norms = now, {}
+                now, learning = monotonic(), together.at(step)
+                rest = now - row_time - sum(run.busy for run in learning)
+                for run in learning:
+                    with together.alone(run.trainee):
+                        run.row(run.busy + rest / len(learning))
+                row_time = now
                 wishes = [interrupt.asked, now - checkpoint_time > 60 * params.checkpoint_minutes]
                 stop, save = mean(torch.tensor(wishes, dtype=torch.float32, device=fabric.device)).tolist()
                 if stop or save or last:
-                    state.write(checkpoint, identity, fabric.is_global_zero)
+                    for run in together.at(step):
+                        with together.alone(run.trainee):
+                            run.save()
                     checkpoint_time = monotonic()
                 if stop and not last:
                     raise KeyboardInterrupt
-            log.progress(step)
-    average.install()
-    if fabric.world_size > 1:
-        for buffer in model.buffers():  # each process has had its own BatchNorm statistics
-            torch.distributed.broadcast(buffer, 0)
-    model.eval()
-    return FitSummary(batches.steps, batches.steps * batches.batch, state.seconds, state.losses, start)
+            if not together.runs:
+                break
+            show(step, together.losses())
+    return [together.stopped.get(trainee) or together.runs[trainee].finish() for trainee in trainees]
+
+
+class _Together:
+    """The runs that go on, and why others stopped."""
+
+    def __init__(self) -> None:
+        self.runs: dict[Trainee, Run] = {}
+        self.stopped: dict[Trainee, UserError] = {}
+
+    def __iter__(self) -> "Iterator[Run]":
+        return iter(list(self.runs.values()))
+
+    def at(self, step: int) -> list[Run]:
+        """Those that have done so many steps; others are ahead."""
+        return [run for run in self if run.step == step]
+
+    @contextmanager
+    def alone(self, trainee: Trainee) -> "Iterator[None]":
+        """What fails in here stops this trainee and no other."""
+        try:
+            yield
+        except UserError as error:
+            reason = str(error)
+        except (RuntimeError, MemoryError) as error:
+            if trainee.fabric.world_size > 1 or not _is_out_of_memory(error):
+                raise
+            reason = (f"out of memory ({str(error).splitlines()[0]}); the last checkpoint is kept. "
+                      "Lower train.batch, or teach fewer in one pass.")
+        else:
+            return
+        self.runs.pop(trainee, None)
+        self.stopped[trainee] = UserError(reason)  # a new one: the other's traceback would keep the tensors
+        trainee.model.zero_grad()
+        trainee.model.cpu()  # its place is for the others
+        if self.runs and trainee.fabric.is_global_zero:
+            print(f"{trainee.label} stops, the others go on: {reason}", file=sys.stderr, flush=True)
+
+    def losses(self) -> str:
+        """The last row's: all terms of one run, the loss of each of several."""
+        runs = list(self)
+        if len(runs) == 1:
+            return " ".join(f"{name} {value:.4g}" for name, value in runs[0].state.losses.items())
+        return ", ".join(f"{run.trainee.label} {run.state.losses['loss']:.4g}" for run in runs if run.state.losses)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether it is CUDA's, Python's or (a plain RuntimeError) torch's on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)

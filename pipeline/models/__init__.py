@@ -3,7 +3,7 @@
 from pipeline.models.decoding import PEAK_COLUMNS, decode_detections, find_peaks, peaks_to_boxes
 from pipeline.models.detector import Detector, DetectorConfig, check_size
 from pipeline.models.preprocessing import preprocess
-from pipeline.models.registry import available_models, build_detector, load_detector
+from pipeline.models.registry import available_models, build_detector, detector_config, load_detector
 from pipeline.models.weights import save_detector
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "build_detector",
     "check_size",
     "decode_detections",
+    "detector_config",
     "find_peaks",
     "load_detector",
     "peaks_to_boxes",

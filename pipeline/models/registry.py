@@ -5,10 +5,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pipeline.errors import UserError, unknown
 from pipeline.models.bodies import body_names
 from pipeline.models.deconv import DeconvArch, DeconvDetector
-from pipeline.models.detector import Detector
+from pipeline.models.detector import Detector, DetectorConfig
 from pipeline.models.hourglass import SMALL, HourglassArch, HourglassDetector
 from pipeline.models.weights import load_pretrained, load_weights, read_config
 
@@ -67,6 +69,16 @@ def build_detector(
     elif weights is not None:
         model.config = load_weights(model, Path(weights), reset_heads=reset_heads)
     return model
+
+
+def detector_config(name: str, num_classes: int, **arch: Any) -> DetectorConfig:
+    """The configuration of a detector that is not built: nothing of the size of its weights is allocated.
+
+    Raises:
+        UserError: as `build_detector`.
+    """
+    with torch.device("meta"):
+        return build_detector(name, num_classes, **arch).config
 
 
 def load_detector(path: Path | str) -> Detector:

@@ -159,6 +159,17 @@ class Targets:
         return {name: store.fingerprint for name, store in self.stores.items()}
 
     @property
+    def reads(self) -> dict[str, Any]:
+        """JSON values of what decides the batches that `source` and `on_device` make, besides their arguments.
+
+        Students whose targets read the same can be taught on the same batches.
+        """
+        views = (self.recorded.model_dump(mode="json") if isinstance(self.recorded, Views)
+                 else self.recorded.fingerprint)
+        return {"stores": self.fingerprints, "arrays": self.arrays, "heads": self.heads, "size": self.size,
+                "flip": self.flip, "unlabelled": self.recipe.unlabelled, "views": views}
+
+    @property
     def on_device(self) -> TargetTransform:
         """What turns the codes of a batch into the teachers' values."""
         return TargetTransform({f"{name}/{array}": self.stores[name].spec[array]

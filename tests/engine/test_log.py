@@ -4,14 +4,14 @@ import sys
 
 import pytest
 
-from pipeline.engine.log import Log
+from pipeline.engine.log import Log, progress
 
 
 def write(folder, start, steps, *, speaks=True):
-    with Log(folder, start, 100, "label", speaks) as log:
+    with Log(folder, start, speaks) as log, progress("label", start, 100, speaks) as show:
         for step in steps:
             log.row({"step": step, "lr": 0.5}, {"loss": step / 3}, {"gradient": ""})
-            log.progress(step)
+            show(step, f"loss {step / 3:.4g}")
 
 
 def lines(folder):

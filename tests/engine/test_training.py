@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.engine import fit, make_fabric, seed_everything
-from pipeline.engine.training import FitSummary
+from pipeline.engine import FitSummary, Trainee, fit, make_fabric, seed_everything
 from pipeline.errors import UserError
 from pipeline.losses import GroundTruthLoss
 
@@ -23,10 +22,12 @@ def run(tiny, tmp_path):
         model = tiny.TinyDetector()
         params = tiny.params_of(**params)
         fabric = make_fabric(1, params.precision, accelerator="cpu")
-        summary = fit(model, batches or tiny.TinyBatches(steps), objective or GroundTruthLoss(),
-                      params=params, folder=tmp_path / folder, fabric=fabric, prepare=prepare,
-                      label="tiny", identity=identity)
-        return model, summary
+        trainee = Trainee(model=model, objective=objective or GroundTruthLoss(), params=params, seed=0,
+                          fabric=fabric, folder=tmp_path / folder, identity=identity)
+        [outcome] = fit([trainee], batches or tiny.TinyBatches(steps), prepare=prepare, label="tiny")
+        if isinstance(outcome, UserError):
+            raise outcome
+        return model, outcome
     return run
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pipeline.distillation import DistillationLoss, TeacherTargets
-from pipeline.engine import fit, make_fabric, mean_over_ranks, seed_everything
+from pipeline.engine import Trainee, fit, make_fabric, mean_over_ranks, seed_everything
 from pipeline.losses import GroundTruthLoss
 from pipeline.outputs import DenseOutputs
 from pipeline.params import Recipe
@@ -102,7 +102,8 @@ def main(folder, kind, *settings):
     model = TinyDetector(dropout=0.0 if frozen else 0.1)
     objective = objective_of(kind, fabric)
     batches = TinyBatches(steps, rank=fabric.global_rank, world=fabric.world_size)
-    fit(model, batches, objective, params=params, folder=folder, fabric=fabric, prepare=prepare, label=kind)
+    fit([Trainee(model=model, objective=objective, params=params, seed=0, fabric=fabric, folder=folder)], batches,
+        prepare=prepare, label=kind)
     if fabric.is_global_zero:
         torch.save({"model": model.state_dict(), "objective": objective.state_dict()}, folder / "result.pt")
 

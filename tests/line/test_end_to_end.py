@@ -69,7 +69,8 @@ def test_running_again_takes_everything_over(line, pipeline, steps, monkeypatch)
 def test_another_w_retrains_the_distilled_student_alone(line, pipeline):
     plain, both = (line / STUDENTS / recipe / "seed0/weights.safetensors" for recipe in ("plain", BOTH))
     before = plain.read_bytes(), both.read_bytes()
-    pipeline("distill", "--student", "mobilenet_v2", "--set", f"recipes.{BOTH}.weights=[100, 10, 1, 0]", folder=line)
+    pipeline("distill", "--student", "mobilenet_v2", "--restart", "--recipe", BOTH,
+             "--set", f"recipes.{BOTH}.weights=[100, 10, 1, 0]", folder=line)
     assert plain.read_bytes() == before[0]
     assert both.read_bytes() != before[1]
     assert "kd_features" not in (both.parent / "log.csv").read_text()
@@ -77,8 +78,8 @@ def test_another_w_retrains_the_distilled_student_alone(line, pipeline):
 
 def test_w_of_zeros_trains_as_plain_does_and_says_so(line, monkeypatch):
     monkeypatch.chdir(line)
-    zeros = CliRunner().invoke(main, ["distill", "--student", "mobilenet_v2", "--set",
-                                     f"recipes.{BOTH}.weights=[0, 0, 0, 0]"])
+    zeros = CliRunner().invoke(main, ["distill", "--student", "mobilenet_v2", "--recipe", BOTH, "--restart",
+                                      "--set", f"recipes.{BOTH}.weights=[0, 0, 0, 0]"])
     assert f"'{BOTH}' has W of zeros" in zeros.stderr
     rows = [(line / STUDENTS / recipe / "seed0/log.csv").read_text().splitlines() for recipe in ("plain", BOTH)]
     losses = [[float(line.split(",")[rows[0][0].split(",").index("loss")]) for line in part[1:]] for part in rows]

@@ -59,7 +59,7 @@ def test_more_views_per_image(line, command):
     assert_grown(line, before, 72)
     assert "Run 'pipeline build-ensemble both' again" in command(*DISTILL, *more, fails=True)
     command("build-ensemble", *more)
-    command(*DISTILL, *more)
+    command(*DISTILL, *more, "--restart")
 
 
 def test_more_images_after_dvc_deleted_the_outs(line, command):
