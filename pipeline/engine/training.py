@@ -76,23 +76,24 @@ def fit(trainees: "Sequence[Trainee]", batches: Batches, *, prepare: "Callable[[
             logs.enter_context(run.log)
         for step, raw in enumerate(batches.iterate(start) if start < batches.steps else (), start + 1):
             batch = prepare({key: value.to(fabric.device, non_blocking=True) for key, value in raw.items()})
-            for run in together.at(step - 1):
+            taking = [run for run in together if run.step < step]  # the others are ahead
+            for run in taking:
                 with together.alone(run.trainee):
                     run.take(batch)
 
             # Several processes stop and save together, so they agree on it where they meet: at a row.
             last, asked = step == batches.steps, interrupt.asked and fabric.world_size == 1
             if step % params.log_every == 0 or last or asked:
-                now, learning = monotonic(), together.at(step)
-                rest = now - row_time - sum(run.busy for run in learning)
-                for run in learning:
+                now, going = monotonic(), together.still(taking)
+                rest = now - row_time - sum(run.busy for run in going)
+                for run in going:
                     with together.alone(run.trainee):
-                        run.row(run.busy + rest / len(learning))
+                        run.row(run.busy + rest / len(going))
                 row_time = now
                 wishes = [interrupt.asked, now - checkpoint_time > 60 * params.checkpoint_minutes]
                 stop, save = mean(torch.tensor(wishes, dtype=torch.float32, device=fabric.device)).tolist()
                 if stop or save or last:
-                    for run in together.at(step):
+                    for run in together.still(taking):
                         with together.alone(run.trainee):
                             run.save()
                     checkpoint_time = monotonic()
@@ -114,9 +115,9 @@ class _Together:
     def __iter__(self) -> "Iterator[Run]":
         return iter(list(self.runs.values()))
 
-    def at(self, step: int) -> list[Run]:
-        """Those that have done so many steps; others are ahead."""
-        return [run for run in self if run.step == step]
+    def still(self, runs: "Sequence[Run]") -> list[Run]:
+        """Those of `runs` that go on."""
+        return [run for run in runs if run.trainee in self.runs]
 
     @contextmanager
     def alone(self, trainee: Trainee) -> "Iterator[None]":

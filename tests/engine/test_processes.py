@@ -102,6 +102,17 @@ def test_two_processes_may_leave_heads_untrained(tiny, start_tiny, tmp_path):
     assert_trained_alike(tmp_path / "one", tmp_path / "two")
 
 
+@pytest.mark.slow
+def test_on_two_processes_one_that_breaks_stops_alone(start_tiny, tmp_path):
+    together, alone = tmp_path / "together", tmp_path / "alone"
+    code, said = finish(start_tiny(together, "broken+student", "steps=20", "devices=2", "log_every=4"))
+    assert code == 0
+    assert "broken stops, the others go on: the loss term 'wh' became nan in step 5" in said
+    assert finish(start_tiny(alone, "student", "steps=20", "devices=2", "log_every=4"))[0] == 0
+    assert_same(result_of(alone), result_of(together / "student"))
+    assert not (together / "broken/result.pt").exists()
+
+
 def assert_trained_alike(one, two):
     rows = rows_of(one)
     for single, double in zip(rows, rows_of(two), strict=True):

@@ -166,17 +166,9 @@ def test_targets_keep_their_precision_under_autocast(run):
 
 
 @pytest.mark.parametrize(("value", "log_every"), [(float("nan"), 4), (float("inf"), 1)])
-def test_a_broken_loss_is_named_with_its_step_and_views(run, tmp_path, value, log_every):
-    class Breaks(GroundTruthLoss):
-        calls = 0
-
-        def forward(self, outputs, batch):
-            self.calls += 1
-            terms = super().forward(outputs, batch)
-            return {**terms, "wh": terms["wh"] * (value if self.calls == 7 else 1)}
-
+def test_a_broken_loss_is_named_with_its_step_and_views(run, tiny, tmp_path, value, log_every):
     with pytest.raises(UserError, match=rf"'wh' became {value} in step 7 on views \[600, 601, .*605\]"):
-        run(20, Breaks(), log_every=log_every, checkpoint_minutes=1e-9)
+        run(20, tiny.BreaksAt(step=7, value=value), log_every=log_every, checkpoint_minutes=1e-9)
     saved = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
     assert saved["step"] == (4 if log_every == 4 else 6)
     assert all(tensor.isfinite().all() for tensor in saved["module"].values())

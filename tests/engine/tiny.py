@@ -1,8 +1,10 @@
 """A run small enough for tests, and a program that does it in processes of its own.
 
-    python tiny.py FOLDER {teacher,student,taught} [steps=60] [devices=1] [freeze=1] [key=value of train ...]
+    python tiny.py FOLDER KIND[+KIND ...] [steps=60] [devices=1] [freeze=1] [key=value of train ...]
 
-writes FOLDER/result.pt (weights of model and objective, losses of each log row) and the run's files.
+writes FOLDER/result.pt (weights of model and objective) and the run's files; of several, into FOLDER/KIND each.
+A KIND is teacher, student, taught (a student without ground truth) or broken (a teacher whose loss is NaN in
+step 5, on the last process alone).
 """
 
 import sys
@@ -12,7 +14,7 @@ import torch
 from torch import nn
 
 from pipeline.distillation import DistillationLoss, TeacherTargets
-from pipeline.engine import Trainee, fit, make_fabric, mean_over_ranks, seed_everything
+from pipeline.engine import FitSummary, Trainee, fit, make_fabric, mean_over_ranks, seed_everything
 from pipeline.losses import GroundTruthLoss
 from pipeline.outputs import DenseOutputs
 from pipeline.params import Recipe
@@ -73,8 +75,23 @@ class StudentObjective(nn.Module):
         return {**self.ground_truth(outputs, batch), **self.distillation(outputs, batch["teacher"])}
 
 
+class BreaksAt(GroundTruthLoss):
+    """Ground truth, whose term wh is NaN (or `value`) in one step."""
+
+    def __init__(self, mean=lambda tensor: tensor, step=5, value=float("nan")):
+        super().__init__(mean)
+        self.calls, self.step, self.value = 0, step, value
+
+    def forward(self, outputs, batch):
+        self.calls += 1
+        terms = super().forward(outputs, batch)
+        return {**terms, "wh": terms["wh"] * (self.value if self.calls == self.step else 1)}
+
+
 def objective_of(kind, fabric):
     mean = mean_over_ranks(fabric)
+    if kind == "broken":
+        return BreaksAt(mean, step=5 if fabric.global_rank == fabric.world_size - 1 else 0)
     return GroundTruthLoss(mean) if kind == "teacher" else StudentObjective(mean, kind == "student")
 
 
@@ -92,20 +109,23 @@ def params_of(**changes):
                     **changes})
 
 
-def main(folder, kind, *settings):
+def main(folder, kinds, *settings):
     given = dict(setting.split("=") for setting in settings)
     steps, devices = int(given.pop("steps", 60)), given.pop("devices", "1")
     frozen = bool(int(given.pop("freeze", 0)))
     params = params_of(freeze_batchnorm=frozen, **{key: float(value) for key, value in given.items()})
-    fabric = make_fabric(devices, params.precision, accelerator="cpu")
-    seed_everything(0)
-    model = TinyDetector(dropout=0.0 if frozen else 0.1)
-    objective = objective_of(kind, fabric)
+    trainees = []
+    for kind in kinds.split("+"):
+        fabric = make_fabric(devices, params.precision, accelerator="cpu")
+        seed_everything(0)
+        trainees.append(Trainee(
+            model=TinyDetector(dropout=0.0 if frozen else 0.1), objective=objective_of(kind, fabric), params=params,
+            seed=0, fabric=fabric, folder=folder / kind if "+" in kinds else folder, label=kind))
     batches = TinyBatches(steps, rank=fabric.global_rank, world=fabric.world_size)
-    fit([Trainee(model=model, objective=objective, params=params, seed=0, fabric=fabric, folder=folder)], batches,
-        prepare=prepare, label=kind)
-    if fabric.is_global_zero:
-        torch.save({"model": model.state_dict(), "objective": objective.state_dict()}, folder / "result.pt")
+    for trainee, outcome in zip(trainees, fit(trainees, batches, prepare=prepare, label=kinds), strict=True):
+        if fabric.is_global_zero and isinstance(outcome, FitSummary):
+            torch.save({"model": trainee.model.state_dict(), "objective": trainee.objective.state_dict()},
+                       trainee.folder / "result.pt")
 
 
 if __name__ == "__main__":
