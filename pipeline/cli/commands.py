@@ -135,7 +135,11 @@ def build_ensemble(params: "Params", keys: tuple[str, ...], restart: bool, as_js
 @reads_params
 def distill(params: "Params", students: tuple[str, ...], recipes: tuple[str, ...], seeds: tuple[int, ...],
             devices: str, restart: bool, as_json: bool) -> None:
-    """Teach students from the store, into models/students/STUDENT/RECIPE/seedN. No teacher is loaded."""
+    """Teach students from the store, into models/students/STUDENT/RECIPE/seedN. No teacher is loaded.
+
+    Students that read the same share one pass over the store. What is finished is left as it is; what other
+    params or code left is replaced with --restart alone.
+    """
     from stages import distill as stage
 
     _answer(stage.run_all(params, students, recipes, seeds, devices=devices, restart=restart), as_json)

@@ -108,3 +108,9 @@ def test_broken_weights_are_not_written(tmp_path, value):
     with pytest.raises(UserError, match="by step 3"):
         state.write(tmp_path / "checkpoint.pt", "me", is_writer=True)
     assert os.listdir(tmp_path) == []
+
+
+def test_weights_that_are_broken_on_another_process_are_not_written(tmp_path):
+    with pytest.raises(UserError, match="by step 3"):
+        state_of(3).write(tmp_path / "checkpoint.pt", "me", True, lambda share: share + 0.5)
+    assert os.listdir(tmp_path) == []

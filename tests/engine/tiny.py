@@ -7,6 +7,7 @@ A KIND is teacher, student, taught (a student without ground truth) or broken (a
 step 5, on the last process alone).
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -113,7 +114,7 @@ def main(folder, kinds, *settings):
     given = dict(setting.split("=") for setting in settings)
     steps, devices = int(given.pop("steps", 60)), given.pop("devices", "1")
     frozen = bool(int(given.pop("freeze", 0)))
-    params = params_of(freeze_batchnorm=frozen, **{key: float(value) for key, value in given.items()})
+    params = params_of(freeze_batchnorm=frozen, **{key: json.loads(value) for key, value in given.items()})
     trainees = []
     for kind in kinds.split("+"):
         fabric = make_fabric(devices, params.precision, accelerator="cpu")
