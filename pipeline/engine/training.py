@@ -121,7 +121,10 @@ class _Together:
 
     @contextmanager
     def alone(self, trainee: Trainee) -> "Iterator[None]":
-        """What fails in here stops this trainee and no other."""
+        """What fails in here stops this trainee and no other.
+
+        All processes meet the same UserErrors here: of one checkpoint, or of means over all of them.
+        """
         try:
             yield
         except UserError as error:
