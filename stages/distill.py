@@ -28,8 +28,8 @@ def run_all(params: "Params", students: Sequence[str] = (), recipes: Sequence[st
             devices: str = "auto", restart: bool = False) -> dict[str, Any]:
     """Trains every cell of students x recipes x seeds, in as few passes over the store as there can be.
 
-    Everything is checked before any work, and a student that stops (a loss that is NaN, no memory left)
-    stops no other.
+    Everything is checked before any work. A student that stops (a loss that is NaN, no memory left) stops no
+    other, and a pass that cannot be read stops no other pass.
 
     Args:
         students, recipes, seeds: those of `distill` where empty.
@@ -43,6 +43,10 @@ def run_all(params: "Params", students: Sequence[str] = (), recipes: Sequence[st
         UserError: a name is unknown, a store is missing or does not fit, or a student is finished with another
             fingerprint; or, when all the others are finished, some have stopped.
     """
+    from torch.distributed import is_initialized
+
+    from storage import StoreError
+
     names = dict.fromkeys(product(students or params.distill.students, recipes or params.distill.recipes,
                                   seeds or params.distill.seeds))
     for student, recipe, _ in names:
@@ -56,14 +60,20 @@ def run_all(params: "Params", students: Sequence[str] = (), recipes: Sequence[st
     summaries: dict[str, Any] = {}
     stopped: list[str] = []
     for together in _passes(lessons):
-        outcomes = _teach(params, together, devices, restart)
+        try:
+            outcomes = _teach(params, together, devices, restart)
+        except (UserError, StoreError) as error:  # a target, an image or a folder of this pass
+            if is_initialized():  # other processes may know nothing of it
+                raise
+            outcomes = [UserError(str(error))] * len(together)
         for lesson, outcome in zip(together, outcomes, strict=True):
             if isinstance(outcome, UserError):
                 stopped.append(f"{lesson.cell.stage}: {outcome}")
             else:
                 summaries[str(lesson.cell.out)] = outcome
     if stopped:
-        raise UserError(f"{len(stopped)} of {len(lessons)} students stopped. {' '.join(stopped)}")
+        count = f"{len(stopped)} of {len(lessons)} students stopped. " if len(lessons) > 1 else ""
+        raise UserError(count + " ".join(stopped))
     return summaries
 
 

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from pipeline.cli import main
 from pipeline.targets import ReplayedViews
+from storage import StoreError
 
 BOTH = "resnet18+hourglass_small"
 ARCH = "arch: {deconv: [16, 16, 16], head_channels: 16}"
@@ -125,10 +126,11 @@ def test_one_that_fails_is_named_when_the_others_are_finished(command):
 
 def test_what_reads_the_same_shares_a_pass(command, grouped):
     paper = ["--set", "recipes.paper={teachers: [resnet18, hourglass_small], ensemble: both, weights: table4-2}"]
-    command("distill", "--student", "mobilenet_v2", "--student", "half", "--recipe", BOTH, "--recipe", "paper",
-            "--recipe", "plain", "--seed", "3", "--seed", "4", *SETTINGS, *paper, fails=True)
-    assert grouped == [[f"{student}/{recipe}/seed{seed}" for student in ("mobilenet_v2", "half") for recipe in recipes]
-                       for recipes in ((BOTH, "paper"), ("plain",)) for seed in (3, 4)]
+    recipes = [word for name in (BOTH, "paper", "plain", "oracle", "plain-fresh") for word in ("--recipe", name)]
+    command("distill", "--student", "mobilenet_v2", "--student", "half", *recipes, "--seed", "3", "--seed", "4",
+            *SETTINGS, *paper, fails=True)
+    assert grouped == [[f"{student}/{recipe}/seed{seed}" for student in ("mobilenet_v2", "half") for recipe in alike]
+                       for alike in ((BOTH, "paper"), ("plain", "oracle"), ("plain-fresh",)) for seed in (3, 4)]
 
 
 @pytest.mark.parametrize("other", [
@@ -138,6 +140,21 @@ def test_what_reads_otherwise_does_not(command, grouped, other):
     student = f"{{model: resnet18, {ARCH if 'arch' not in other else ''}{', ' * ('arch' not in other)}{other}}}"
     command(*distill("mobilenet_v2", "other"), "--set", f"students.other={student}", fails=True)
     assert grouped == [[f"{name}/{BOTH}/seed3"] for name in ("mobilenet_v2", "other")]
+
+
+def test_a_pass_that_cannot_be_read_stops_no_other_pass(command, monkeypatch):
+    fetch = ReplayedViews.fetch
+
+    def broken(self, items):
+        if self.stores:
+            raise StoreError("a shard is damaged")
+        return fetch(self, items)
+
+    monkeypatch.setattr(ReplayedViews, "fetch", broken)
+    said = command(*distill("mobilenet_v2"), "--recipe", "plain", fails=True)
+    assert said.splitlines()[-1] == f"Error: 1 of 2 students stopped. distill/mobilenet_v2/{BOTH}/seed3: " \
+                                    "a shard is damaged"
+    assert weights("mobilenet_v2", "plain")
 
 
 def test_all_students_of_params_without_a_name(command, grouped):
