@@ -132,7 +132,8 @@ class _Together:
         except (RuntimeError, MemoryError) as error:
             if trainee.fabric.world_size > 1 or not _is_out_of_memory(error):
                 raise
-            reason = (f"out of memory ({str(error).splitlines()[0]}); the last checkpoint is kept. "
+            said = str(error).partition("\n")[0] or type(error).__name__
+            reason = (f"out of memory ({said}); the last checkpoint is kept. "
                       "Lower train.batch, or teach fewer in one pass.")
         else:
             return
