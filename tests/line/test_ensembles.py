@@ -31,7 +31,7 @@ def test_each_rule_makes_another_store(line, pipeline):
         assert not np.array_equal(heatmaps[kind], heatmaps["mean"])
     assert np.all(heatmaps["confidence"] >= heatmaps["mean"] - 0.01)
     assert np.all(heatmaps["max"] >= heatmaps["confidence"] - 0.01)
-    pipeline(*DISTILL, "--set", "ensembles.both.heatmap=agreement", folder=line)
+    pipeline(*DISTILL, "--restart", "--set", "ensembles.both.heatmap=agreement", folder=line)
 
 
 def test_a_student_refuses_an_ensemble_of_another_rule(line, monkeypatch):

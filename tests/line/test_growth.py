@@ -92,7 +92,7 @@ def test_images_without_labels_are_dumped_beside_what_is_there(line, command):
         assert f"dump_teachers/{name}: 48 views are taken over from" in said
     assert_grown(line, before, 54)
     command("build-ensemble", *more)
-    command(*DISTILL, *more, *taught)
+    command(*DISTILL, *more, *taught, "--restart")
 
 
 def test_another_teacher_is_one_more_store_and_one_more_ensemble(line, command):
