@@ -75,15 +75,18 @@ def rehearse(params: "Params", data: "DataSet", split: str, images: int, teacher
     records = data.records(split)
     chosen = tuple(records[row] for row in np.linspace(0, len(records) - 1, images).round().astype(int))
     small = replace(data, splits={split: chosen})
-    views = params.views.model_copy(update={"per_image": min(VIEWS, params.views.per_image)})
+    per_image = min(VIEWS, params.views.per_image)
+    whole = {"shard_views": images * per_image}  # one shard that is full, as most shards are
+    views = params.views.model_copy(update={"per_image": per_image, **whole})
+    dump = params.dump.model_copy(update=whole)
     record_views(small, split, views, folder / "views.zarr")
     recorded = RecordedViews(folder / "views.zarr", small, split)
     times = len(records) * params.views.per_image / len(recorded)
     costs = {"views": _cost(folder / "views.zarr", times)}
     for name, teacher in teachers.items():
-        planned = plan_dump(teacher, small, recorded, params=params.dump, fabric=fabric)
+        planned = plan_dump(teacher, small, recorded, params=dump, fabric=fabric)
         costs[name] = StoreCost(seconds=planned["seconds"] * times, bytes=round(planned["bytes"] * times))
-        dump_teacher(teacher, small, recorded, folder / f"{name}.zarr", params=params.dump, teacher=name,
+        dump_teacher(teacher, small, recorded, folder / f"{name}.zarr", params=dump, teacher=name,
                      teacher_sha256="", fabric=fabric)
     for key in ensembles:
         stores = {name: open_store(folder / f"{name}.zarr") for name in params.ensembles[key].teachers}

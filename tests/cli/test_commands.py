@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.cli import main
-from pipeline.cli.commands import _answer
+from pipeline.cli.options import print_answer
 
 
 def commands(group=main, prefix=()):
@@ -52,9 +52,9 @@ def test_help_needs_no_heavy_package():
 
 
 def test_one_of_several_processes_answers(monkeypatch, capsys):
-    _answer({"views": 3}, True)
+    print_answer({"views": 3}, True)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    _answer({"views": 3}, True)
+    print_answer({"views": 3}, True)
     assert json.loads(capsys.readouterr().out) == {"views": 3}
 
 
