@@ -5,11 +5,15 @@ import math
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import UserError
 from storage import StoreError, open_store
+
+if TYPE_CHECKING:
+    from pipeline.params import Recipe
 
 
 class Part(BaseModel):
@@ -96,6 +100,11 @@ class Happened(Part):
     def epoch(self, student: str, recipe: str) -> float | None:
         """Seconds of an epoch, if the student was trained."""
         return self.epochs.get(student, {}).get(recipe)
+
+
+def stores_of(recipe: "Recipe", ensembles: Collection[str]) -> list[str]:
+    """The names under targets/ of what a recipe's students read beside the views; `ensembles` are those of params."""
+    return [*recipe.teachers, *(f"ensemble-{key}" for key in ensembles if key == recipe.ensemble)]
 
 
 def break_even(setup: float, live: float, offline: float) -> float | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pipeline.billing.bill import Plan, StudentCost, Taught
+from pipeline.billing.bill import Plan, StudentCost, Taught, stores_of
 from pipeline.billing.live import LiveTeachers
 from pipeline.billing.rehearsal import VIEWS, Rehearsal, images_needed, rehearse
 from pipeline.billing.steps import AHEAD, Arm, seconds_of_steps
@@ -67,12 +67,6 @@ class Question:
         return {name: train_params(self.params.distill.train, self.params.students[name].train,
                                    f"students.{name}.train") for name in self.students}
 
-    def stores(self, recipe: str) -> list[str]:
-        """What a recipe needs under targets/, beside the views."""
-        chosen = self.params.recipes[recipe]
-        merged = [f"ensemble-{chosen.ensemble}"] if chosen.ensemble in self.params.ensembles else []
-        return [*chosen.teachers, *merged]
-
 
 def make_plan(asked: Question, *, say: Callable[[str], None], progress: "Progress") -> Plan:
     """Measures in one process, in a temporary folder; says first about how long it will.
@@ -118,7 +112,8 @@ def make_plan(asked: Question, *, say: Callable[[str], None], progress: "Progres
     return Plan(
         data=asked.data.fingerprint, images=len(records), views=len(records) * params.views.per_image,
         size=params.views.size, device=device_name(device), untrained=list(asked.untrained),
-        recipes={recipe: asked.stores(recipe) for recipe in asked.recipes}, stores=small.costs, students=costs)
+        recipes={name: stores_of(params.recipes[name], params.ensembles) for name in asked.recipes},
+        stores=small.costs, students=costs)
 
 
 def student_arms(asked: Question, small: Rehearsal, student: str) -> dict[str, Arm]:
