@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import UserError
 from stages import inputs, paths, work
 from stages.trained import load_trained
+from stages.views import viewed_split
 
 if TYPE_CHECKING:
     from pipeline.billing.bill import Plan
     from pipeline.data.dataset import DataSet
     from pipeline.models import Detector
-    from pipeline.params import Params
+    from pipeline.params import Params, Recipe
 
 
 def run(params: "Params", students: Sequence[str] = (), recipes: Sequence[str] = ()) -> dict[str, Any]:
@@ -26,22 +27,24 @@ def run(params: "Params", students: Sequence[str] = (), recipes: Sequence[str] =
     Raises:
         UserError: a name is unknown, no recipe has a teacher, or there is no data yet.
     """
-    from pipeline.billing.bill import what_happened
+    from pipeline.billing.bill import images_of, teachers_of, what_happened
     from pipeline.billing.planning import Question, make_plan
     from pipeline.inform import progress_bar
 
     students, recipes = _asked(params, students, recipes)
     data = inputs.prepared_data(params)
-    names = list(dict.fromkeys(teacher for recipe in recipes for teacher in params.recipes[recipe].teachers))
+    names = list(dict.fromkeys(teacher for recipe in recipes
+                               for teacher in teachers_of(params.recipes[recipe], params.ensembles)))
     untrained = [name for name in names if not paths.weights(paths.teacher_model(name)).exists()]
     for name in untrained:
         work.say(f"plan: teacher {name} is not trained yet: an untrained network stands in; its time is right, the "
                  "size of its store is not (maps of a trained one are mostly empty)")
     teachers = {name: _teacher(params, name, data, trained=name not in untrained) for name in names}
     with progress_bar("plan") as progress:
-        plan = make_plan(Question(params, data, inputs.TRAIN, students, recipes, teachers, untrained), say=work.say,
-                         progress=progress)
-    happened = what_happened(Path(), plan.stores, students, ["plain", *recipes], plan.images)
+        plan = make_plan(Question(params, data, viewed_split(data), students, recipes, teachers, untrained),
+                         say=work.say, progress=progress)
+    images = {"plain": plan.images} | {recipe: images_of(params.recipes[recipe], data) for recipe in recipes}
+    happened = what_happened(Path(), plan.stores, students, images)
     answer = {"predicted": plan.model_dump(mode="json"), "pays_from": _pays_from(plan),
               "happened": happened.model_dump(mode="json")}
     work.write_text(paths.plan_results(), json.dumps(answer, indent=1) + "\n")
@@ -55,14 +58,17 @@ def _asked(params: "Params", students: Sequence[str], recipes: Sequence[str]) ->
     for student in students:
         inputs.entry(params.students, student, "student")
     for recipe in recipes:
-        for teacher in inputs.entry(params.recipes, recipe, "recipe").teachers:
-            inputs.entry(params.teachers, teacher, f"teacher of recipe {recipe!r}")
-    taught = [recipe for recipe in recipes if params.recipes[recipe].teachers]
+        inputs.entry(params.recipes, recipe, "recipe")
+    taught = [recipe for recipe in recipes if _reads_a_store(params.recipes[recipe])]
     if not taught:
-        others = [name for name, recipe in params.recipes.items() if recipe.teachers]
-        raise UserError(f"there is nothing to plan: {', '.join(recipes)} {'have' if len(recipes) > 1 else 'has'} no "
-                        f"teachers, so no store is needed. Name a recipe that has: {', '.join(others) or 'none yet'}.")
+        others = [name for name, recipe in params.recipes.items() if _reads_a_store(recipe)]
+        raise UserError(f"there is nothing to plan: {', '.join(recipes)} {'need' if len(recipes) > 1 else 'needs'} no "
+                        f"store. Name a recipe of teachers with --recipe: {', '.join(others) or 'there is none yet'}.")
     return students, taught
+
+
+def _reads_a_store(recipe: "Recipe") -> bool:
+    return bool(recipe.teachers) and any(recipe.weights)
 
 
 def _teacher(params: "Params", name: str, data: "DataSet", *, trained: bool) -> "Detector":

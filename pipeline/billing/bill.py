@@ -2,18 +2,22 @@
 
 import json
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pipeline.data.dataset import UNLABELLED
 from pipeline.errors import UserError
 from storage import StoreError, open_store
 
 if TYPE_CHECKING:
-    from pipeline.params import Recipe
+    from pipeline.data import DataSet
+    from pipeline.params import Ensemble, Recipe
+
+TRAIN = "train"
 
 
 class Part(BaseModel):
@@ -60,7 +64,8 @@ class Plan(Part):
 
     Attributes:
         data: fingerprint of the data set.
-        images, views: of the training split.
+        images: of the training split.
+        views: of all images that have any.
         size: [height, width] of a view.
         device: what everything was measured on, in one process.
         untrained: teachers without weights: a network of their architecture was measured.
@@ -102,9 +107,20 @@ class Happened(Part):
         return self.epochs.get(student, {}).get(recipe)
 
 
-def stores_of(recipe: "Recipe", ensembles: Collection[str]) -> list[str]:
-    """The names under targets/ of what a recipe's students read beside the views; `ensembles` are those of params."""
-    return [*recipe.teachers, *(f"ensemble-{key}" for key in ensembles if key == recipe.ensemble)]
+def teachers_of(recipe: "Recipe", ensembles: Mapping[str, "Ensemble"]) -> list[str]:
+    """The teachers of a recipe, and those whose heads are merged for it."""
+    merged = ensembles[recipe.merged].teachers if recipe.merged else []
+    return list(dict.fromkeys([*recipe.teachers, *merged]))
+
+
+def stores_of(recipe: "Recipe", ensembles: Mapping[str, "Ensemble"]) -> list[str]:
+    """The names under targets/ of what has to be made for a recipe, beside the views."""
+    return [*teachers_of(recipe, ensembles), *([f"ensemble-{recipe.merged}"] if recipe.merged else [])]
+
+
+def images_of(recipe: "Recipe", data: "DataSet") -> int:
+    """How many images an epoch of a recipe shows."""
+    return len(data.records(TRAIN)) + (len(data.splits.get(UNLABELLED, ())) if recipe.unlabelled else 0)
 
 
 def break_even(setup: float, live: float, offline: float) -> float | None:
@@ -125,15 +141,15 @@ def students_to_pay(epochs: float, of_one: float) -> int:
     return max(1, math.ceil(round(epochs / of_one, 6)))
 
 
-def what_happened(root: Path, stores: Iterable[str], students: Collection[str], recipes: Collection[str],
-                  images: int) -> Happened:
+def what_happened(root: Path, stores: Iterable[str], students: Collection[str],
+                  images: Mapping[str, int]) -> Happened:
     """Reads what finished stores and students say of their own cost.
 
     Args:
         root: the project's folder, with targets/ and models/.
         stores: names under targets/.
-        students, recipes: whose summaries count.
-        images: of the training split.
+        students: whose summaries count.
+        images: of an epoch, by recipe.
     """
     made = {}
     for name in stores:
@@ -144,10 +160,10 @@ def what_happened(root: Path, stores: Iterable[str], students: Collection[str], 
         made[name] = StoreCost(seconds=manifest["created"]["shard_seconds"], bytes=manifest["counts"]["bytes"])
     epochs: dict[str, dict[str, float]] = {}
     for student in students:
-        for recipe in recipes:
+        for recipe, count in images.items():
             found = sorted((root / "models" / "students" / student / recipe).glob("seed*/summary.json"))
             if found:
-                epochs.setdefault(student, {})[recipe] = median(_epoch_seconds(path, images) for path in found)
+                epochs.setdefault(student, {})[recipe] = median(_epoch_seconds(path, count) for path in found)
     return Happened(stores=made, epochs=epochs)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pipeline.billing.bill import Plan, StudentCost, Taught, stores_of
+from pipeline.billing.bill import TRAIN, Plan, StudentCost, Taught, images_of, stores_of, teachers_of
 from pipeline.billing.live import LiveTeachers
 from pipeline.billing.rehearsal import VIEWS, Rehearsal, images_needed, rehearse
 from pipeline.billing.steps import AHEAD, Arm, seconds_of_steps
@@ -40,7 +40,7 @@ class Question:
     Attributes:
         params: all of them.
         data: the data set.
-        split: whose images students learn from.
+        split: whose images have views, as `data.records` takes it.
         students: entries of `params.students`.
         recipes: entries of `params.recipes` that have teachers.
         teachers: a network for each teacher of the recipes.
@@ -58,8 +58,7 @@ class Question:
     @property
     def ensembles(self) -> list[str]:
         """Keys of the merged stores that the recipes need."""
-        keys = dict.fromkeys(self.params.recipes[name].ensemble for name in self.recipes)
-        return [key for key in keys if key in self.params.ensembles]
+        return list(dict.fromkeys(key for name in self.recipes if (key := self.params.recipes[name].merged)))
 
     @property
     def trains(self) -> dict[str, "Train"]:
@@ -84,8 +83,8 @@ def make_plan(asked: Question, *, say: Callable[[str], None], progress: "Progres
     params, trains = asked.params, asked.trains
     device = make_fabric(1, params.dump.precision).device
     students = {name: _network(asked, name) for name in asked.students}
-    records = asked.data.records(asked.split)
-    images = images_needed(params, max(train.batch for train in trains.values()), len(records))
+    records, labelled = asked.data.records(asked.split), asked.data.records(TRAIN)
+    images = images_needed(params, max(train.batch for train in trains.values()), len(labelled))
     rounds, seconds = _measuring(asked, students, images, device)
     say(f"plan: about {seconds:.0f} s of measuring: {', '.join(asked.teachers)} over {images * VIEWS} views, then "
         f"{rounds} x {STEPS} steps each of {', '.join(asked.students)} plain, from the store and with live teachers")
@@ -105,12 +104,13 @@ def make_plan(asked: Question, *, say: Callable[[str], None], progress: "Progres
             arms = student_arms(asked, small, student)
             taken = seconds_of_steps(arms, train=train, fabric=make_fabric(1, train.precision), rounds=rounds,
                                      steps=STEPS, done=block_done)
-            of_epoch = {arm: median(values) * len(records) / min(train.batch, images) for arm, values in taken.items()}
-            costs[student] = StudentCost(epochs=train.epochs, plain=of_epoch[PLAIN], taught={
-                recipe: Taught(offline=of_epoch[f"{recipe} offline"], live=of_epoch[f"{recipe} live"])
-                for recipe in asked.recipes})
+            per_image = {name: median(taken[name]) / min(train.batch, len(arms[name].source)) for name in arms}
+            shown = {recipe: images_of(params.recipes[recipe], asked.data) for recipe in asked.recipes}
+            costs[student] = StudentCost(epochs=train.epochs, plain=per_image[PLAIN] * len(labelled), taught={
+                recipe: Taught(offline=per_image[f"{recipe} offline"] * count, live=per_image[f"{recipe} live"] * count)
+                for recipe, count in shown.items()})
     return Plan(
-        data=asked.data.fingerprint, images=len(records), views=len(records) * params.views.per_image,
+        data=asked.data.fingerprint, images=len(labelled), views=len(records) * params.views.per_image,
         size=params.views.size, device=device_name(device), untrained=list(asked.untrained),
         recipes={name: stores_of(params.recipes[name], params.ensembles) for name in asked.recipes},
         stores=small.costs, students=costs)
@@ -124,17 +124,10 @@ def student_arms(asked: Question, small: Rehearsal, student: str) -> dict[str, A
     for recipe in asked.recipes:
         targets = small.targets(asked.params, asked.params.recipes[recipe], size)
         arms[f"{recipe} offline"] = _arm(asked, small, student, targets, targets.on_device)
+        teachers = {name: asked.teachers[name] for name in teachers_of(targets.recipe, asked.params.ensembles)}
         arms[f"{recipe} live"] = _arm(asked, small, student, replace(targets, arrays={}),
-                                      live_teachers(asked, targets), losses_of=targets)
+                                      LiveTeachers(teachers, targets, asked.params.dump), losses_of=targets)
     return arms
-
-
-def live_teachers(asked: Question, targets: "Targets") -> LiveTeachers:
-    """The teachers of a recipe in the step, in place of its stores."""
-    features = {name: targets.stores[name].spec["features"]
-                for name, arrays in targets.arrays.items() if "features" in arrays}
-    return LiveTeachers({name: asked.teachers[name] for name in targets.recipe.teachers}, asked.params.dump, features,
-                        targets.recorded.size)
 
 
 def _arm(asked: Question, small: Rehearsal, student: str, targets: "Targets",
@@ -176,7 +169,8 @@ def _measuring(asked: Question, students: Mapping[str, "Detector"], images: int,
     a_round = 0.0
     for name, student in students.items():
         of_view = 3 * _forward_seconds(student, params.views.size, "32-true", device)  # there, back and the weights
-        live = sum(forward[teacher] for recipe in asked.recipes for teacher in params.recipes[recipe].teachers)
+        live = sum(forward[teacher] for recipe in asked.recipes
+                   for teacher in teachers_of(params.recipes[recipe], params.ensembles))
         steps = 1 + AHEAD * trains[name].workers + STEPS + 1
         a_round += steps * trains[name].batch * (len(_arm_names(asked)) * of_view + live)
     rounds = max(1, min(ROUNDS, int(BUDGET / a_round)))

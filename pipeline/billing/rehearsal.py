@@ -1,6 +1,6 @@
 """The line in small, in a folder of its own: a few views, dumped and merged by the code that will do the work."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from storage import open_store
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-    from pipeline.data import DataSet
+    from pipeline.data import DataSet, ImageRecord
     from pipeline.models import Detector
     from pipeline.params import Params, Recipe
 
@@ -34,7 +34,7 @@ class Rehearsal:
     Attributes:
         data: some of the training images.
         recorded: their views.
-        share: of the training images that these are.
+        share: of all images that these are.
         folder: where the stores are.
         costs: of the whole stores, scaled from these; by name under targets/.
     """
@@ -48,8 +48,8 @@ class Rehearsal:
     def targets(self, params: "Params", recipe: "Recipe", size: tuple[int, int] | None) -> Targets:
         """What students of a recipe, with an input of `size`, learn from."""
         stores = {teacher: self.folder / f"{teacher}.zarr" for teacher in recipe.teachers}
-        if recipe.ensemble in params.ensembles:
-            stores["ensemble"] = self.folder / f"ensemble-{recipe.ensemble}.zarr"
+        if recipe.merged is not None:
+            stores["ensemble"] = self.folder / f"ensemble-{recipe.merged}.zarr"
         return open_targets(stores, recipe, self.data, self.recorded, size=size)
 
 
@@ -65,23 +65,21 @@ def rehearse(params: "Params", data: "DataSet", split: str, images: int, teacher
     Args:
         params: views, dump and ensembles.
         data: the whole data set.
-        split: whose images are learnt from.
-        images: how many of them take part, evenly spaced.
+        split: whose images have views, or of which several ("train+unlabelled").
+        images: how many of each split take part, evenly spaced.
         teachers: by name.
         ensembles: keys of `params.ensembles`, of these teachers.
         folder: is there, and empty.
         fabric: one process.
     """
-    records = data.records(split)
-    chosen = tuple(records[row] for row in np.linspace(0, len(records) - 1, images).round().astype(int))
-    small = replace(data, splits={split: chosen})
+    small = replace(data, splits={name: _some(data.splits[name], images) for name in split.split("+")})
     per_image = min(VIEWS, params.views.per_image)
-    whole = {"shard_views": images * per_image}  # one shard that is full, as most shards are
+    whole = {"shard_views": len(small.records(split)) * per_image}  # one shard that is full, as most shards are
     views = params.views.model_copy(update={"per_image": per_image, **whole})
     dump = params.dump.model_copy(update=whole)
     record_views(small, split, views, folder / "views.zarr")
     recorded = RecordedViews(folder / "views.zarr", small, split)
-    times = len(records) * params.views.per_image / len(recorded)
+    times = len(data.records(split)) * params.views.per_image / len(recorded)
     costs = {"views": _cost(folder / "views.zarr", times)}
     for name, teacher in teachers.items():
         planned = plan_dump(teacher, small, recorded, params=dump, fabric=fabric)
@@ -93,7 +91,14 @@ def rehearse(params: "Params", data: "DataSet", split: str, images: int, teacher
         out = folder / f"ensemble-{key}.zarr"
         build_ensemble(stores, out, params=params.ensembles[key])
         costs[f"ensemble-{key}"] = _cost(out, times)
-    return Rehearsal(small, recorded, images / len(records), folder, costs)
+    share = len(small.records(split)) / len(data.records(split))
+    return Rehearsal(small, recorded, share, folder, costs)
+
+
+def _some(records: Sequence["ImageRecord"], count: int) -> tuple["ImageRecord", ...]:
+    """`count` of them at most, evenly spaced."""
+    rows = np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int)
+    return tuple(records[row] for row in rows)
 
 
 def _cost(store: Path, times: float) -> StoreCost:

@@ -2,7 +2,16 @@
 
 from pathlib import Path
 
-from pipeline.billing.bill import Happened, Plan, break_even, read_plan, stores_of, students_to_pay, what_happened
+from pipeline.billing.bill import (
+    Happened,
+    Plan,
+    break_even,
+    images_of,
+    read_plan,
+    stores_of,
+    students_to_pay,
+    what_happened,
+)
 from pipeline.report.document import DASH, Cell, Column, Section, Table, number, shown, words
 from pipeline.report.study import PLAIN, Study, label
 
@@ -23,8 +32,8 @@ def bill_sections(study: Study, root: Path) -> list[Section]:
     if plan and plan.data != study.data.fingerprint:
         plan = None  # of other images
     stores = ["views", *params.teachers, *(f"ensemble-{key}" for key in params.ensembles)]
-    images = len(study.data.splits.get("train", ()))
-    happened = what_happened(root, stores, params.students, params.recipes, images)
+    images = {name: images_of(recipe, study.data) for name, recipe in params.recipes.items()}
+    happened = what_happened(root, stores, params.students, images)
     tables = [stores_table(stores, plan, happened), epochs_table(study, plan, happened)]
     tables = [table for table in tables if table.rows]
     text = ["What was paid once, before any student, and what an epoch of a student costs with it."]

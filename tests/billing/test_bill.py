@@ -80,11 +80,11 @@ def test_what_happened_is_read_from_stores_and_summaries(tmp_path):
             for _ in claim.views:
                 claim.append({"x": np.zeros(2, np.float32)})
         if number == 0:
-            assert what_happened(tmp_path, ["large"], [], [], 12).stores == {}  # not finished
+            assert what_happened(tmp_path, ["large"], [], {}).stores == {}  # not finished
     manifest = writer.finish()
     for seed, seconds in enumerate((4.0, 6.0, 20.0)):
         write_summary(tmp_path, seed, seconds)
-    happened = what_happened(tmp_path, ["large", "nowhere"], ["resnet18", "other"], ["plain", BOTH], images=12)
+    happened = what_happened(tmp_path, ["large", "nowhere"], ["resnet18", "other"], {"plain": 12, BOTH: 12})
     assert happened.stores == {"large": StoreCost(seconds=manifest["created"]["shard_seconds"],
                                                   bytes=manifest["counts"]["bytes"])}
     assert happened.epoch("resnet18", "plain") == 3.0  # 24 passes are two epochs of 12 images
@@ -97,4 +97,4 @@ def test_a_broken_summary_is_named(tmp_path, broken):
     path = write_summary(tmp_path, 0, 4.0)
     path.write_text(broken)
     with pytest.raises(UserError, match=r"seed0.summary\.json is no summary"):
-        what_happened(tmp_path, [], ["resnet18"], ["plain"], 12)
+        what_happened(tmp_path, [], ["resnet18"], {"plain": 12})

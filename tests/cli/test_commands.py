@@ -91,7 +91,7 @@ def test_without_anything_the_error_says_what_to_do(run, arguments, words):
     (["plan"], ["data/demo", "pipeline prepare"]),
     (["plan", "--student", "resnet17"], ["student", "'resnet17'", "resnet18"]),
     (["plan", "--recipe", "plane"], ["recipe", "'plane'", "plain"]),
-    (["plan", "--recipe", "plain"], ["nothing to plan", "plain has no teachers", "resnet50+hourglass_small"]),
+    (["plan", "--recipe", "plain"], ["nothing to plan", "plain needs no store", "resnet50+hourglass_small"]),
 ])
 def test_what_params_do_not_name_is_one_line_and_leaves_nothing(run, tmp_path, arguments, words):
     assert run("profile", "demo").exit_code == 0
