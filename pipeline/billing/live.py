@@ -26,8 +26,9 @@ class LiveTeachers:
     """Gives a batch the key "teacher", as `TargetTransform` does, from the teachers themselves.
 
     What a fair implementation would do: no gradient, the dump's precision, what the recipe uses and no more, features
-    reduced as the store's are so that the loss is the same. Heatmaps of several teachers are averaged cell by cell
-    and peaks found in the mean, which costs less than the store's matching of boxes.
+    reduced as the store's are so that the loss is the same. Where there is a choice, the cheaper: heatmaps of several
+    teachers are averaged cell by cell and peaks found in the mean, without the store's matching of boxes, and no
+    view is augmented for the teachers (`dump.tta`).
 
     Args:
         teachers: by name; they move to the device of the batch.
