@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.billing.bill import StoreCost
 from pipeline.data.recorded import RecordedViews
 from pipeline.data.recording import record_views
-from pipeline.ensemble import build_ensemble
+from pipeline.ensemble.building import build_ensemble
 from pipeline.inference.dump import dump_teacher
 from pipeline.inference.planning import plan_dump
 from pipeline.targets import Targets, open_targets
@@ -86,10 +86,12 @@ def rehearse(params: "Params", data: "DataSet", split: str, images: int, teacher
         costs[name] = StoreCost(seconds=planned["seconds"] * times, bytes=round(planned["bytes"] * times))
         dump_teacher(teacher, small, recorded, folder / f"{name}.zarr", params=dump, teacher=name,
                      teacher_sha256="", fabric=fabric)
+    # Nobody was scored yet; how classes are weighed changes no time.
+    alike = {name: dict.fromkeys(data.classes, 50.0) for name in teachers}
     for key in ensembles:
         stores = {name: open_store(folder / f"{name}.zarr") for name in params.ensembles[key].teachers}
         out = folder / f"ensemble-{key}.zarr"
-        build_ensemble(stores, out, params=params.ensembles[key])
+        build_ensemble(stores, out, params=params.ensembles[key], class_ap=alike, truth=recorded.boxes)
         costs[f"ensemble-{key}"] = _cost(out, times)
     share = len(small.records(split)) / len(data.records(split))
     return Rehearsal(small, recorded, share, folder, costs)
