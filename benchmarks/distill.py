@@ -148,10 +148,11 @@ def in_one_pass(folder: Path) -> list[Row]:
     with inside(folder):
         record_views.run(params)
         for name, teacher in params.teachers.items():
+            paths.teacher_model(name).mkdir(parents=True)
             save_detector(build_detector(teacher.model, len(setting.data.classes), **teacher.arch),
                           paths.weights(paths.teacher_model(name)), setting.data.classes)
         dump_teachers.run_all(params, [])
-        build_ensemble.run_all(params, [])
+        build_ensemble.run(params, "both")
         for turn in range(1 + min(3, ROUNDS)):  # the first one warms up, with one student alone and two together
             for kind, groups in {"together": [STUDENTS], "alone": [[name] for name in STUDENTS]}.items():
                 seed = 2 * turn + (kind == "alone")  # so that nothing is finished already
