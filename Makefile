@@ -38,7 +38,7 @@ lint: setup ## what pre-commit runs
 	mypy
 	lint-imports
 
-bench: bench-loop bench-store bench-line bench-encodings ## all benchmarks (VOC=<any VOC folder> for those that need one)
+bench: bench-loop bench-store bench-line bench-encodings bench-distill ## all benchmarks (VOC=<any VOC folder> for those that need one)
 
 bench-%: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'

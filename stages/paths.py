@@ -51,3 +51,7 @@ def weights(model_folder: Path) -> Path:
 
 def dump_results(teacher: str) -> Path:
     return Path("results", "dumps", f"{teacher}.json")
+
+
+def plan_results() -> Path:
+    return Path("results", "plan.json")

@@ -62,7 +62,7 @@ def plan_dump(
         "taken_over": len(views) - missing,
         "bytes_uncompressed": len(views) * sum(array.nbytes for array in spec.arrays),
         "bytes": round(len(views) * float(np.mean(sizes))),
-        "seconds": round(missing * seconds / fabric.world_size, 1),
+        "seconds": missing * seconds / fabric.world_size,
     }
 
 

@@ -9,6 +9,7 @@ from pipeline.data import load_data
 from pipeline.inform import Progress
 from pipeline.params import Params
 from pipeline.report import figures, summary
+from pipeline.report.bill import bill_sections
 from pipeline.report.document import Document, Picture, Section
 from pipeline.report.page import render_html, render_markdown, tables_json
 from pipeline.report.paper_tables import claim_table, table_2, table_3, table_4
@@ -55,6 +56,7 @@ def write_report(params: Params, root: Path, out: Path, *, progress: Progress | 
                 tables=[cost_table(study), claim_table(study)],
                 pictures=_there(figures.size_figure(study, out)),
             ),
+            *bill_sections(study, root),
             Section(
                 key="results",
                 title="Teachers and students",

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.cli import main
-from pipeline.cli.commands import _answer
+from pipeline.cli.options import print_answer
 
 
 def commands(group=main, prefix=()):
@@ -52,9 +52,9 @@ def test_help_needs_no_heavy_package():
 
 
 def test_one_of_several_processes_answers(monkeypatch, capsys):
-    _answer({"views": 3}, True)
+    print_answer({"views": 3}, True)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    _answer({"views": 3}, True)
+    print_answer({"views": 3}, True)
     assert json.loads(capsys.readouterr().out) == {"views": 3}
 
 
@@ -88,6 +88,10 @@ def test_without_anything_the_error_says_what_to_do(run, arguments, words):
     (["study", "screen", "--set", "screening={}"], ["screening", "pipeline profile study"]),
     (["study", "screen", "--set", "screening.weights.variations.odd=[recipes.x=1]"], ["variations.odd", "recipes.x"]),
     (["study", "collect"], ["data/demo", "pipeline prepare"]),
+    (["plan"], ["data/demo", "pipeline prepare"]),
+    (["plan", "--student", "resnet17"], ["student", "'resnet17'", "resnet18"]),
+    (["plan", "--recipe", "plane"], ["recipe", "'plane'", "plain"]),
+    (["plan", "--recipe", "plain"], ["nothing to plan", "plain needs no store", "resnet50+hourglass_small"]),
 ])
 def test_what_params_do_not_name_is_one_line_and_leaves_nothing(run, tmp_path, arguments, words):
     assert run("profile", "demo").exit_code == 0

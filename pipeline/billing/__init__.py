@@ -1,0 +1,1 @@
+"""What distillation costs: predicted from a few measured steps, and as it happened."""

@@ -1,0 +1,188 @@
+"""The bill: what stores and epochs cost, and from when on a store pays."""
+
+import json
+import math
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.data.dataset import UNLABELLED
+from pipeline.errors import UserError
+from storage import StoreError, open_store
+
+if TYPE_CHECKING:
+    from pipeline.data import DataSet
+    from pipeline.params import Ensemble, Recipe
+
+TRAIN = "train"
+
+
+class Part(BaseModel):
+    """A part of the bill; times are seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StoreCost(Part):
+    """One store under targets/.
+
+    Attributes:
+        seconds: to make it, of all processes together.
+        bytes: on disk.
+    """
+
+    seconds: float
+    bytes: int
+
+
+class Taught(Part):
+    """An epoch of a student under one recipe: from the store, and with its teachers in the step."""
+
+    offline: float
+    live: float
+
+
+class StudentCost(Part):
+    """What an epoch of one student costs.
+
+    Attributes:
+        epochs: that its training takes by params.
+        plain: seconds of an epoch on ground truth alone.
+        taught: by recipe.
+    """
+
+    epochs: float
+    plain: float
+    taught: dict[str, Taught]
+
+
+class Plan(Part):
+    """What was predicted before the work: results/plan.json.
+
+    Attributes:
+        data: fingerprint of the data set.
+        images: of the training split.
+        views: of all images that have any.
+        size: [height, width] of a view.
+        device: what everything was measured on, in one process.
+        untrained: teachers without weights: a network of their architecture was measured.
+        recipes: the stores that each needs beside the views.
+        stores: by their name under targets/, the views first.
+        students: by name.
+    """
+
+    data: str
+    images: int
+    views: int
+    size: tuple[int, int]
+    device: str
+    untrained: list[str]
+    recipes: dict[str, list[str]]
+    stores: dict[str, StoreCost]
+    students: dict[str, StudentCost]
+
+    def pays_from(self, student: str, recipe: str) -> float | None:
+        """`break_even` of a student under a recipe."""
+        taught = self.students[student].taught[recipe]
+        setup = sum(self.stores[name].seconds for name in self.recipes[recipe])
+        return break_even(setup, taught.live, taught.offline)
+
+
+class Happened(Part):
+    """What was measured by the work itself.
+
+    Attributes:
+        stores: by their name under targets/.
+        epochs: seconds of an epoch by student and recipe, the median over seeds.
+    """
+
+    stores: dict[str, StoreCost]
+    epochs: dict[str, dict[str, float]]
+
+    def epoch(self, student: str, recipe: str) -> float | None:
+        """Seconds of an epoch, if the student was trained."""
+        return self.epochs.get(student, {}).get(recipe)
+
+
+def teachers_of(recipe: "Recipe", ensembles: Mapping[str, "Ensemble"]) -> list[str]:
+    """The teachers of a recipe, and those whose heads are merged for it."""
+    merged = ensembles[recipe.merged].teachers if recipe.merged else []
+    return list(dict.fromkeys([*recipe.teachers, *merged]))
+
+
+def stores_of(recipe: "Recipe", ensembles: Mapping[str, "Ensemble"]) -> list[str]:
+    """The names under targets/ of what has to be made for a recipe, beside the views."""
+    return [*teachers_of(recipe, ensembles), *([f"ensemble-{recipe.merged}"] if recipe.merged else [])]
+
+
+def images_of(recipe: "Recipe", data: "DataSet") -> int:
+    """How many images an epoch of a recipe shows."""
+    return len(data.records(TRAIN)) + (len(data.splits.get(UNLABELLED, ())) if recipe.unlabelled else 0)
+
+
+def break_even(setup: float, live: float, offline: float) -> float | None:
+    """The students' epochs from which on a store costs less than teachers in every step.
+
+    Args:
+        setup: seconds to make the store.
+        live, offline: seconds of an epoch with teachers in the step, and from the store.
+
+    Returns:
+        Epochs of all students together; None where an epoch from the store takes no less.
+    """
+    return setup / (live - offline) if live > offline else None
+
+
+def students_to_pay(epochs: float, of_one: float) -> int:
+    """How many students of `of_one` epochs each it takes to train for `epochs` at least."""
+    return max(1, math.ceil(round(epochs / of_one, 6)))
+
+
+def what_happened(root: Path, stores: Iterable[str], students: Collection[str],
+                  images: Mapping[str, int]) -> Happened:
+    """Reads what finished stores and students say of their own cost.
+
+    Args:
+        root: the project's folder, with targets/ and models/.
+        stores: names under targets/.
+        students: whose summaries count.
+        images: of an epoch, by recipe.
+    """
+    made = {}
+    for name in stores:
+        try:
+            manifest = open_store(root / "targets" / f"{name}.zarr").manifest
+        except (StoreError, OSError):
+            continue  # not there, or not finished
+        made[name] = StoreCost(seconds=manifest["created"]["shard_seconds"], bytes=manifest["counts"]["bytes"])
+    epochs: dict[str, dict[str, float]] = {}
+    for student in students:
+        for recipe, count in images.items():
+            found = sorted((root / "models" / "students" / student / recipe).glob("seed*/summary.json"))
+            if found:
+                epochs.setdefault(student, {})[recipe] = median(_epoch_seconds(path, count) for path in found)
+    return Happened(stores=made, epochs=epochs)
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan of results/plan.json.
+
+    Raises:
+        UserError: the file holds something else.
+    """
+    try:
+        return Plan.model_validate(json.loads(path.read_text(encoding="utf-8"))["predicted"])
+    except (ValueError, KeyError, TypeError) as error:
+        what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise UserError(f"{path} is no plan ({what}). Run 'pipeline plan' again, or remove it.") from None
+
+
+def _epoch_seconds(path: Path, images: int) -> float:
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        return float(summary["seconds"] / summary["passes"] * images)
+    except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+        raise UserError(f"{path} is no summary of a training run ({error}): train again, or remove it.") from None

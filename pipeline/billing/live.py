@@ -1,0 +1,74 @@
+"""Distillation as it is without a store: every teacher runs in every step."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional as F
+
+from pipeline.distillation import TeacherTargets, together
+from pipeline.inference.prediction import inference, predict
+from pipeline.inference.sampling import reduce_features
+from pipeline.models import find_peaks
+from pipeline.targets.resampling import resample
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.models import Detector
+    from pipeline.params import Dump
+    from pipeline.targets import Targets
+
+FEATURES = "features"
+
+
+class LiveTeachers:
+    """Gives a batch the key "teacher", as `TargetTransform` does, from the teachers themselves.
+
+    What a fair implementation would do: no gradient, the dump's precision, what the recipe uses and no more, features
+    reduced as the store's are so that the loss is the same. Where there is a choice, the cheaper: heatmaps of several
+    teachers are averaged cell by cell and peaks found in the mean, without the store's matching of boxes, and no
+    view is augmented for the teachers (`dump.tta`).
+
+    Args:
+        teachers: by name; they move to the device of the batch.
+        targets: the recipe and its stores, which say what is used.
+        dump: precision of the bodies, number of peaks.
+    """
+
+    def __init__(self, teachers: Mapping[str, "Detector"], targets: "Targets", dump: "Dump") -> None:
+        self.teachers, self.targets, self.dump = dict(teachers), targets, dump
+        self.size = tuple(targets.recorded.size)
+
+    def __call__(self, batch: Mapping[str, "Tensor"]) -> dict[str, Any]:
+        """The batch, whose image is (B, 3, H, W) uint8 RGB on the training device, with "teacher"."""
+        images, targets = batch["image"], self.targets
+        if tuple(images.shape[2:]) != self.size:  # a student of another input size
+            images = F.interpolate(images.float(), self.size, mode="bilinear").to(torch.uint8)
+        maps, members, features = [], {}, {}
+        for name, teacher in self.teachers.items():
+            used = targets.arrays.get(name, ())
+            with inference(teacher, images.device):
+                answer = predict(teacher, images, self.dump.precision)
+                maps.append(answer[:3])
+                if "heatmap" in used:
+                    members[name] = self._heads(*answer[:3])
+                if FEATURES in used:
+                    features[name] = reduce_features(answer.features, targets.stores[name].spec[FEATURES])
+        # Autograd keeps no tensor that was made in inference mode, but a copy.
+        features = {name: values.clone() for name, values in features.items()}
+        if targets.heads is None:
+            found = together(members, features)
+        elif targets.heads in members:
+            found = members.pop(targets.heads)._replace(features=features, members=members)
+        else:
+            with torch.inference_mode():
+                merged = self._heads(*(torch.stack(each).mean(0) for each in zip(*maps, strict=True)))
+            found = merged._replace(features=features, members=members)
+        grid = batch["heatmap"].shape[-2:]
+        return {**batch, "teacher": found if found.heatmap.shape[-2:] == grid else resample(found, grid)}
+
+    def _heads(self, heatmap: "Tensor", wh: "Tensor", offset: "Tensor") -> TeacherTargets:
+        peaks = find_peaks(heatmap, wh, offset, self.dump.peaks)
+        with torch.inference_mode(False):
+            return TeacherTargets(heatmap.clone(), peaks.clone(), {})

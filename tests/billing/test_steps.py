@@ -1,0 +1,58 @@
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pipeline.billing.steps import Arm, seconds_of_steps
+from pipeline.devices import make_fabric
+from pipeline.params import Train
+
+
+class Source:
+    """Eight images; each batch takes a while to load."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def __len__(self):
+        return 8
+
+    def fetch(self, items):
+        time.sleep(self.seconds)
+        return {"image": np.ones((len(items), 3, 2, 2), np.float32)}
+
+
+class Objective(nn.Module):
+    def forward(self, outputs, batch):
+        return {"loss": outputs.square().mean()}
+
+
+@pytest.fixture
+def taken():
+    """Seconds of steps of arms whose batches load in the given seconds."""
+    def run(seconds, **options):
+        arms = {name: Arm(nn.Conv2d(3, 1, 1), Source(each), Objective(), dict) for name, each in seconds.items()}
+        train = Train(batch=4, precision="32-true", log_every=1, **options)
+        return seconds_of_steps(arms, train=train, fabric=make_fabric(1, "32-true", accelerator="cpu"), rounds=2,
+                                steps=3, done=lambda: done.append(torch.is_grad_enabled()))
+
+    done = []
+    yield run
+    assert len(done) == 4
+
+
+def test_loading_is_part_of_a_step(taken, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = taken({"slow": 0.2, "fast": 0.0})
+    assert {name: len(values) for name, values in found.items()} == {"slow": 2, "fast": 2}
+    assert all(value >= 0.2 for value in found["slow"])
+    assert min(found["fast"]) < 0.2
+    assert capsys.readouterr().err == ""  # the blocks' own progress
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_workers_made_ahead_is_not_counted(taken):
+    # 0.2 s a batch of one worker: the three measured steps wait for batches that were not ready.
+    assert min(taken({"one": 0.2, "other": 0.2}, workers=1)["one"]) > 0.15

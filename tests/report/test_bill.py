@@ -1,0 +1,102 @@
+import json
+
+import pytest
+
+from pipeline.billing.bill import Plan, StoreCost, StudentCost, Taught
+from pipeline.errors import UserError
+from pipeline.report.bill import bill_sections
+from pipeline.report.document import DASH
+
+BOTH = "resnet50+hourglass_small"
+STORES = ["views", "resnet50", "hourglass_small", "ensemble-both"]
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Says that the stores of both teachers took 150 s in all."""
+    def open_store(path):
+        names = dict(zip(STORES, (1.0, 90.0, 50.0, 10.0), strict=True))
+        if path.stem not in names:
+            raise FileNotFoundError(path)
+
+        class Made:
+            manifest = {"created": {"shard_seconds": names[path.stem]}, "counts": {"bytes": 3_000_000}}  # noqa: RUF012
+
+        return Made
+
+    monkeypatch.setattr("pipeline.billing.bill.open_store", open_store)
+
+
+@pytest.fixture
+def plan(study):
+    """An epoch from the store planned at 20 s, with live teachers at 60 s, the stores at 70 s."""
+    costs = dict(zip(STORES, (1.0, 40.0, 20.0, 10.0), strict=True))
+    return Plan(data=study({}).data.fingerprint, images=1, views=4, size=(32, 32), device="a gpu", untrained=[],
+                recipes={BOTH: STORES[1:]},
+                stores={name: StoreCost(seconds=seconds, bytes=2_000_000) for name, seconds in costs.items()},
+                students={"resnet18": StudentCost(epochs=5, plain=15.0,
+                                                  taught={BOTH: Taught(offline=20.0, live=60.0)})})
+
+
+def write_plan(root, plan):
+    (root / "results").mkdir(exist_ok=True)
+    (root / "results/plan.json").write_text(json.dumps({"predicted": plan.model_dump(mode="json")}))
+
+
+def trained(root, recipe, seconds):
+    folder = root / f"models/students/resnet18/{recipe}/seed0"
+    folder.mkdir(parents=True)
+    (folder / "summary.json").write_text(json.dumps({"steps": 5, "passes": 5, "seconds": 5 * seconds}))
+
+
+def rows(section, table):
+    return [[cell.text for cell in row] for row in section.tables[table].rows]
+
+
+def test_nothing_to_bill_is_no_section(study, tmp_path):
+    assert bill_sections(study({}), tmp_path) == []
+
+
+def test_a_plan_alone(study, plan, tmp_path):
+    write_plan(tmp_path, plan)
+    (section,) = bill_sections(study({}), tmp_path)
+    assert rows(section, 0)[1] == ["resnet50", DASH, "40.0", DASH, "2.0"]
+    assert rows(section, 1) == [["ResNet-18", "ResNet-50 & Hourglass (small)", DASH, "15.0", DASH, "20.0", "60.0",
+                                 "1.8 (1 student of 5)"]]
+
+
+def test_what_happened_alone(study, made, tmp_path):
+    trained(tmp_path, "plain", 28.0)
+    trained(tmp_path, BOTH, 30.0)
+    (section,) = bill_sections(study({}), tmp_path)
+    assert [row[0] for row in rows(section, 0)] == STORES
+    assert rows(section, 0)[1] == ["resnet50", "90.0", DASH, "3.0", DASH]
+    assert rows(section, 1)[0][2:] == ["28.0", DASH, "30.0", DASH, DASH, DASH]
+    assert "`pipeline plan`" in section.tables[1].notes[0]
+
+
+def test_what_was_predicted_beside_what_happened(study, made, plan, tmp_path):
+    trained(tmp_path, BOTH, 10.0)
+    write_plan(tmp_path, plan)
+    (section,) = bill_sections(study({}), tmp_path)
+    # This machine was twice as fast as planned: live teachers would have been, too. 150 s / (30 s - 10 s).
+    assert rows(section, 1)[0][2:] == [DASH, "15.0", "10.0", "20.0", "30.0", "7.5 (2 students of 5)"]
+    assert "a gpu" in section.tables[0].notes[0]
+
+
+def test_live_teachers_that_cost_nothing(study, plan, tmp_path):
+    free = plan.students["resnet18"].model_copy(update={"taught": {BOTH: Taught(offline=20.0, live=20.0)}})
+    write_plan(tmp_path, plan.model_copy(update={"students": {"resnet18": free}}))
+    assert rows(bill_sections(study({}), tmp_path)[0], 1)[0][-1] == "never"
+
+
+def test_a_plan_of_other_data_is_not_shown(study, plan, tmp_path):
+    write_plan(tmp_path, plan.model_copy(update={"data": "other"}))
+    assert bill_sections(study({}), tmp_path) == []
+
+
+def test_a_broken_plan_stops_the_report(study, tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/plan.json").write_text("{")
+    with pytest.raises(UserError, match=r"plan\.json is no plan"):
+        bill_sections(study({}), tmp_path)
