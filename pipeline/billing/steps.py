@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pipeline.data.loading import Batches, Source, Tensors
-from pipeline.engine import fit
+from pipeline.engine import Trainee, fit
+from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -31,7 +32,7 @@ class Arm:
     Attributes:
         model: of this arm alone.
         source: its samples.
-        objective, prepare: as `fit` takes them.
+        objective, prepare: as a `Trainee` has them.
     """
 
     model: "nn.Module"
@@ -56,6 +57,9 @@ def seconds_of_steps(arms: Mapping[str, Arm], *, train: "Train", fabric: "Fabric
 
     Returns:
         {arm: a value for each round}.
+
+    Raises:
+        UserError: a step failed: no memory, say.
     """
     quiet = train.model_copy(update={"lr": 1e-6, "log_every": 10**6})
     warm = 1 + AHEAD * train.workers
@@ -69,8 +73,10 @@ def seconds_of_steps(arms: Mapping[str, Arm], *, train: "Train", fabric: "Fabric
             timed.asked = []
             # The progress of runs that are none would fill the screen.
             with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
-                fit(arm.model, timed, arm.objective, params=quiet, folder=Path(folder), fabric=fabric,
-                    prepare=arm.prepare, label=name)
+                [outcome] = fit([Trainee(model=arm.model, objective=arm.objective, params=quiet, seed=0, fabric=fabric,
+                                         folder=Path(folder), prepare=arm.prepare)], timed)
+            if isinstance(outcome, UserError):
+                raise outcome
             taken[name].append((timed.asked[warm + steps] - timed.asked[warm]) / steps)
             done()
     return taken
