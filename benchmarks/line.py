@@ -1,9 +1,10 @@
 """The `voc` profile on this machine: does every step of the paper's setting run, and what does it take?
 
-At 512 px with twenty classes, on eight real VOC images: training steps of hourglass104 and resnet50, a dump
-of eight views from both, their ensemble, and distillation steps of each of the four students from those
-stores. It runs the commands that a person runs, each in a process of its own, so that its peak memory is
-its own. The networks start from random weights: time and memory alone are measured.
+At 512 px with twenty classes, on ten real VOC images (two to evaluate on): training steps of hourglass104 and
+resnet50, a dump of eight views from both, their ensemble, distillation steps of each of the four students from
+those stores, and the evaluation of all six networks. It runs the commands that a person runs, each in a process of
+its own, so that its peak memory is its own. The networks start from random weights: time and memory alone are
+measured.
 
     make bench-line VOC=/path/to/any/VOC/folder
 
@@ -55,6 +56,8 @@ def main() -> None:
             train = [f"--set=distill.train.{change}" for change in TRAIN]
             rows += steps(folder, Path("models/students", student, RECIPE, "seed0"), f"distill {student}",
                           "distill", f"--student={student}", f"--recipe={RECIPE}", *small, *train)
+        rows += whole(folder, "evaluate two teachers and four students on 2 images", "evaluate", *small,
+                      f"--set=distill.recipes=[{RECIPE}]")
     record("line", rows, size=[512, 512], classes=20, batch=BATCH)
 
 

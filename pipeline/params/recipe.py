@@ -82,7 +82,7 @@ class Recipe(Block):
     heatmap: Literal["squared", "soft-focal", "soft-bce", "logit"] = "squared"
     wh: Literal["normalised", "absolute"] = "normalised"
     features: Literal["hint", "pkd", "cwd", "fgd"] = "hint"
-    standardise: Literal["channel", "map"] = "channel"
+    standardise: Literal["channel", "map"] = "map"
     attention: Annotated[list[Attention], BeforeValidator(_listed)] = ["spatial", "channel"]
     attend_outputs: bool = False
     schedule: Literal["constant", "warmup", "decay"] = "constant"

@@ -197,8 +197,8 @@ def test_a_schedule_weighs_the_teachers_terms_alone(data, recorded, two_teachers
 def test_components_weigh_alike_or_as_they_vary():
     array = ArraySpec("features", (2, 4, 4), encoding="pca-2+exact-fp16", parameters={
         "mean": [0.0, 0.0, 0.0], "projection": [[0.5, 0, 0], [0, 1.0, 0]]})
-    assert channel_weights(array, Recipe(teachers=["a"])) == [1, 1]
-    assert channel_weights(array, Recipe(teachers=["a"], standardise="map")) == pytest.approx([1.6, 0.4])
+    assert channel_weights(array, Recipe(teachers=["a"], standardise="channel")) == [1, 1]
+    assert channel_weights(array, Recipe(teachers=["a"])) == pytest.approx([1.6, 0.4])
 
 
 def test_unlabelled_images_are_asked_for_in_vain(data, recorded, two_teachers):
