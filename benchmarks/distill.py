@@ -8,6 +8,7 @@ those of a trained one.) The settings:
 - 64 px: the demo's size, nets, batch and encodings, its images decoded once and kept in memory as there;
 - 512 px: 20 classes, resnet50 and hourglass104 teach, batches of 4, the encodings of the profile `voc`;
 - loading-bound: students of 64 px from JPEGs of 500x375, none of which is kept in memory, or from stored pixels.
+  Composed scenes are smoother than photographs and get a grain, so that their files are as large as VOC's (85 kB).
 
     make bench-distill                       scenes of the embedded data set, composed at these sizes
     make bench-distill VOC=/path/to/folder   images of any VOC folder in the last two settings
@@ -30,17 +31,20 @@ from pathlib import Path
 from statistics import median, quantiles
 from time import perf_counter
 
+import numpy as np
 from common import Row, record
+from PIL import Image
 
 from pipeline.billing.planning import PLAIN, Question, student_arms
 from pipeline.billing.rehearsal import rehearse
 from pipeline.billing.steps import Arm, seconds_of_steps
 from pipeline.data import DataSet, load_data
+from pipeline.data.demo import write_demo
 from pipeline.data.prepare import prepare
 from pipeline.devices import make_fabric
 from pipeline.engine import seed_everything
 from pipeline.models import build_detector, save_detector
-from pipeline.params import Params, load_params, profiles, train_params
+from pipeline.params import DemoScenes, Params, load_params, profiles, train_params
 from stages import build_ensemble, distill, dump_teachers, paths, record_views
 
 ROUNDS = int(os.environ.get("ROUNDS") or 5)
@@ -48,7 +52,7 @@ STUDENT = "resnet18"
 HEADS, FEATURES, LIVE = "heads offline", "features offline", "features live"
 #: One teacher more or less changes a step from the store by its features alone.
 SETTINGS = {"64 px": ("demo", "resnet50", "hourglass_small"), "512 px": ("voc", "resnet50", "hourglass104")}
-JPEGS = [375, 500]
+JPEGS, GRAIN = [375, 500], 12.0
 STUDENTS = [f"mobilenet_v2_{number}" for number in range(4)]
 
 
@@ -123,7 +127,7 @@ def at_512(folder: Path) -> list[Row]:
 
 def from_pixels(folder: Path) -> list[Row]:
     say("loading-bound")
-    setting = make_setting(folder, "64 px", 96, loading_bound(96))
+    setting = make_setting(folder, "64 px", 96, loading_bound(folder, 96))
     arms = setting.arms(folder / "jpegs", [PLAIN, FEATURES])
     arms = {"jpegs": arms[PLAIN], "jpegs taught": arms[FEATURES]}
     for form in ("raw", "jpeg"):
@@ -142,9 +146,9 @@ def in_one_pass(folder: Path) -> list[Row]:
     """`pipeline distill` with four students at once, and once for each."""
     say("four students")
     detector = "{model: mobilenet_v2, arch: {deconv: [128, 64, 64]}}"
-    setting = make_setting(folder, "64 px", 160, [
-        *loading_bound(160), *(f"students.{name}={detector}" for name in STUDENTS), "distill.train.epochs=4"])
-    params, taken = setting.params, {"together": [], "alone": []}
+    students = [f"students.{name}={detector}" for name in STUDENTS]
+    setting = make_setting(folder, "64 px", 160, [*loading_bound(folder, 160), *students])
+    params, taken = of_steps(setting, 40), {"together": [], "alone": []}
     with inside(folder):
         record_views.run(params)
         for name, teacher in params.teachers.items():
@@ -180,9 +184,28 @@ def make_setting(folder: Path, size: str, images: int, changes: Sequence[str]) -
     return Setting(params, data, min(images, len(data.records("train"))))
 
 
-def loading_bound(images: int) -> list[str]:
+def of_steps(setting: Setting, steps: int) -> Params:
+    """The params, with runs of students so long."""
+    chosen = setting.params.distill
+    epochs = steps / (len(setting.data.records("train")) // chosen.train.batch)
+    train = chosen.train.model_copy(update={"epochs": epochs})
+    return setting.params.model_copy(update={"distill": chosen.model_copy(update={"train": train})})
+
+
+def loading_bound(folder: Path, images: int) -> list[str]:
     """Images as large as VOC's, of which none stays in memory."""
-    return [*(images_of_voc() or [f"data.demo.size={JPEGS}", f"data.demo.train={images}"]), "data.cache_mb=0"]
+    return [*(images_of_voc() or grained(folder / "grained", images)), "data.cache_mb=0"]
+
+
+def grained(folder: Path, images: int) -> list[str]:
+    """Scenes of VOC's size, in pixels and in bytes."""
+    scenes = DemoScenes(train=images, val=1, test=1, unseen=1, size=tuple(JPEGS))
+    write_demo(scenes, folder)
+    rng = np.random.default_rng(0)
+    for path in sorted((folder / "JPEGImages").iterdir()):
+        pixels = np.asarray(Image.open(path)) + rng.normal(0, GRAIN, (*JPEGS, 1))
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=90)
+    return [f"data.source={folder.resolve()}", "data.format=voc"]
 
 
 def images_of_voc() -> list[str]:
