@@ -143,8 +143,11 @@ def _arm(asked: Question, small: Rehearsal, student: str, targets: "Targets",
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU, or the CPU and how many threads of it."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    """The GPU, or how many threads of the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"cpu, {threads} thread{'s' * (threads > 1)}"
 
 
 def _network(asked: Question, student: str) -> "Detector":
