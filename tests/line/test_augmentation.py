@@ -23,7 +23,7 @@ def test_students_learn_from_merged_passes_and_the_store_is_verified_with_them(l
     live = json.loads(pipeline("store", "verify", "targets/resnet18.zarr", "--live", "6", "--json", folder=line))
     assert live["live"]["ok"]
     pipeline("build-ensemble", *TTA, folder=line)
-    pipeline("distill", "--student", "mobilenet_v2", "--recipe", BOTH, *TTA, folder=line)
+    pipeline("distill", "--student", "mobilenet_v2", "--recipe", BOTH, "--restart", *TTA, folder=line)
 
 
 @pytest.mark.parametrize("command", [["build-ensemble"], ["distill", "--student", "mobilenet_v2", "--recipe", BOTH]])
