@@ -89,7 +89,7 @@ def epochs_table(study: Study, plan: Plan | None, happened: Happened) -> Table:
     return Table(
         key="bill-epochs",
         title="An epoch of a student",
-        caption="Seconds. With live teachers: the epoch from the store, times what `pipeline plan` measured of both. "
+        caption="Seconds. With live teachers: the epoch from the store, times what the plan measured of both. "
                 "The stores pay once students have been trained for so many epochs in all.",
         columns=[
             Column(title="Student", numeric=False), Column(title="Taught by", numeric=False),
