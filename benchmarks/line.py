@@ -56,8 +56,7 @@ def main() -> None:
             train = [f"--set=distill.train.{change}" for change in TRAIN]
             rows += steps(folder, Path("models/students", student, RECIPE, "seed0"), f"distill {student}",
                           "distill", f"--student={student}", f"--recipe={RECIPE}", *small, *train)
-        rows += whole(folder, "evaluate two teachers and four students on 2 images", "evaluate", *small,
-                      f"--set=distill.recipes=[{RECIPE}]")
+        rows += whole(folder, "evaluate two teachers and four students on 2 images", "evaluate", *small)
     record("line", rows, size=[512, 512], classes=20, batch=BATCH)
 
 
