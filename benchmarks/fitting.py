@@ -1,9 +1,9 @@
-"""A ResNet-50 really fitted to a VOC folder at 512 px, for figures that made-up maps cannot give.
+"""A ResNet-50 really fitted to a few images of a VOC folder at 512 px, for figures that made-up maps cannot give.
 
-It starts from nothing, for weights that need a download are not to be had everywhere, and has to know its
-training images by heart within the hour: views are shifted and nothing else, the decoder is the narrow one, and
-it learns at 256 px before it does at 512. What is finished is kept in ~/.cache/centernet-distill; a killed fit
-goes on where it was.
+It starts from nothing, for weights that need a download are not to be had everywhere, and has to know its images
+by heart within the hour. That is not enough for many images, so it gets few; its decoder is the narrow one, and
+views are shifted and nothing else. What is finished is kept in ~/.cache/centernet-distill; a killed fit goes on
+where it was.
 """
 
 import hashlib
@@ -15,45 +15,42 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "centernet-distill"
-#: Input size: images per step, steps, learning rate.
-PHASES = {256: (8, 450, 1.0e-3), 512: (4, 600, 5.0e-4)}
+IMAGES, BATCH, STEPS = 32, 4, 1250
 #: What differs from the `voc` profile.
 VIEWS = {"scale": [1.0, 1.0, 0.1], "flip": 0.0, "color": 0.0, "lighting": 0.0}
-TEACHER = {"pretrained": False, "arch": {"deconv": [256, 128, 64]}}
+TEACHER = {
+    "model": "resnet50", "pretrained": False, "arch": {"deconv": [256, 128, 64]},
+    "train": {"epochs": STEPS * BATCH // IMAGES, "batch": BATCH, "lr": 1.0e-3, "optimizer": "adamw",
+              "weight_decay": 1.0e-4, "schedule": "cosine", "warmup": 0.05, "clip": 10.0, "workers": 1, "log_every": 25,
+              "checkpoint_minutes": 2},
+}
 
 
 def fitted(voc: Path) -> Path:
-    """A folder with data/, models/teachers/resnet50 and params.yaml of the `voc` profile at 512 px."""
-    name = hashlib.sha256(f"{voc.resolve()} {PHASES} {VIEWS} {TEACHER}".encode()).hexdigest()[:12]
-    before = None
-    for size, (batch, steps, lr) in PHASES.items():
-        folder = CACHE / f"resnet50-{name}" / str(size)
-        weights = folder / "models/teachers/resnet50/weights.safetensors"
-        if not weights.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            if not (folder / "params.yaml").exists():
-                write_params(folder, voc, size, before)
-            pipeline(folder, "prepare")
-            images = len((folder / "data/voc/ImageSets/Main/train.txt").read_text(encoding="utf-8").split())
-            epochs = max(1, round(steps * batch / images))
-            train = (f"teachers.resnet50.train={{epochs: {epochs}, batch: {batch}, lr: {lr}, optimizer: adamw, "
-                     "weight_decay: 1.0e-4, schedule: cosine, warmup: 0.05, clip: 10.0, workers: 1, log_every: 25, "
-                     "checkpoint_minutes: 2}")
-            pipeline(folder, "train-teacher", "resnet50", train)
-        before = weights
+    """A folder with data/, targets/views.zarr, models/teachers/resnet50 and params.yaml of the `voc` profile."""
+    name = hashlib.sha256(f"{voc.resolve()} {IMAGES} {VIEWS} {TEACHER}".encode()).hexdigest()[:12]
+    folder = CACHE / f"resnet50-{name}"
+    if not (folder / "params.yaml").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_params(folder, voc)
+    if not (folder / "models/teachers/resnet50/weights.safetensors").exists():
+        pipeline(folder, "prepare")
+        pipeline(folder, "train-teacher", "resnet50")
     if not (folder / "targets/views.zarr/manifest.json").exists():
         pipeline(folder, "record-views")
     return folder
 
 
-def write_params(folder: Path, voc: Path, size: int, weights: Path | None) -> None:
-    """The profile `voc` with what differs; a file appears whole or not at all."""
+def write_params(folder: Path, voc: Path) -> None:
+    """The profile `voc` with what differs, all but IMAGES held out; a file appears whole or not at all."""
     pipeline(folder, "profile", "voc", "--out=draft.yaml")
     yaml = YAML()
     params = yaml.load(folder / "draft.yaml")
-    params["data"]["source"] = str(voc.resolve())
-    params["views"].update(VIEWS | {"size": [size, size]})
-    params["teachers"]["resnet50"] = TEACHER | {"model": "resnet50", "weights": str(weights) if weights else None}
+    pipeline(folder, "prepare", "--params=draft.yaml", f"data.source={voc.resolve()}")
+    images = len((folder / "data/voc/ImageSets/Main/train.txt").read_text(encoding="utf-8").split())
+    params["data"].update(source=str(voc.resolve()), val_fraction=max(0.0, 1 - IMAGES / images))
+    params["views"].update(VIEWS)
+    params["teachers"]["resnet50"] = TEACHER
     yaml.dump(params, folder / "draft.yaml")
     (folder / "draft.yaml").rename(folder / "params.yaml")
 

@@ -22,7 +22,7 @@ def run(params: "Params", key: str, *, restart: bool = False) -> dict[str, Any]:
     from storage import open_store
 
     ensemble = inputs.entry(params.ensembles, key, "ensemble")
-    class_ap = _class_ap(params, key) if ensemble.heatmap == BY_AP else None
+    known = class_ap(params, key) if ensemble.heatmap == BY_AP else None
     truth, views = None, {}
     if ensemble.heatmap == BY_TRUTH:
         recorded = RecordedViews(inputs.needs(paths.views_store(), "pipeline record-views"))
@@ -31,10 +31,10 @@ def run(params: "Params", key: str, *, restart: bool = False) -> dict[str, Any]:
 
     def build(folder: Path, result: Path, _: str) -> None:
         with progress_bar(f"ensemble {key}") as progress:
-            build_ensemble(stores, result, params=ensemble, class_ap=class_ap, truth=truth, progress=progress)
+            build_ensemble(stores, result, params=ensemble, class_ap=known, truth=truth, progress=progress)
 
     given = {"stores": {name: store.fingerprint for name, store in stores.items()}, "ensemble": inputs.values(ensemble),
-             "class_ap": class_ap}
+             "class_ap": known}
     out = paths.ensemble_store(key)
     work.run(f"build_ensemble/{key}", module="stages.build_ensemble", inputs=given, out=out, build=build,
              restart=restart)
@@ -42,7 +42,7 @@ def run(params: "Params", key: str, *, restart: bool = False) -> dict[str, Any]:
     return {"views": len(store), "fingerprint": store.fingerprint}
 
 
-def _class_ap(params: "Params", key: str) -> dict[str, dict[str, float | None]]:
+def class_ap(params: "Params", key: str) -> dict[str, dict[str, float | None]]:
     """AP of each class on val, in percent to the hundredth, of each teacher of an ensemble."""
     found = {}
     for teacher in params.ensembles[key].teachers:

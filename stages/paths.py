@@ -37,6 +37,10 @@ def teacher_results(teacher: str) -> Path:
     return Path("results", "teachers", teacher)
 
 
+def ensemble_results(key: str) -> Path:
+    return Path("results", "ensembles", key)
+
+
 def student_results(student: str, recipe: str, seed: int) -> Path:
     return Path("results", "students", student, recipe, f"seed{seed}")
 

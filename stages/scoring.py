@@ -64,6 +64,11 @@ def score(params: "Params", stage: str, *, module: str, model_folder: Path, abou
     given = {"weights": work.file_sha256(weights), "data": data.fingerprint, "splits": [split, *beside],
              "about": dict(about), "size": size, "evaluate": inputs.values(params.evaluate)}
     work.run(stage, module=module, inputs=given, out=out, build=build)
+    return read(out)
+
+
+def read(out: Path) -> dict[str, Any]:
+    """The content of a metrics.json."""
     metrics: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
     return metrics
 

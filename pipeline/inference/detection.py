@@ -1,6 +1,6 @@
 """Detections on whole images, in the images' own pixels."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,23 +52,46 @@ def detect(
     """
     check_size(model.config, size_hw)
 
+    def find(pixels: "Tensor") -> "Tensor":
+        prediction = flip_test(model, pixels, precision) if flip else predict(model, pixels, precision)
+        return decode_detections(prediction.heatmap, prediction.wh, prediction.offset, top_k)
+
+    with inference(model, device):
+        return detect_by(find, records, size_hw=size_hw, stride=model.config.stride, batch=batch, device=device,
+                         progress=progress)
+
+
+def detect_by(
+    find: "Callable[[Tensor], Tensor]",
+    records: Sequence[ImageRecord],
+    *,
+    size_hw: tuple[int, int],
+    stride: int,
+    batch: int,
+    device: torch.device | str,
+    progress: "Progress | None" = None,
+) -> NDArray[np.float64]:
+    """The detections of whatever finds objects in a batch of plain views; returns what `detect` does.
+
+    Args:
+        find: from (B, 3, H, W) uint8 RGB on `device` to rows of `decode_detections`, (B, k, 6) in cells.
+        records, size_hw, batch, device, progress: as for `detect`.
+        stride: pixels of a cell.
+
+    Raises:
+        UserError: an image cannot be read.
+    """
+
     def render(rows: range) -> tuple[range, NDArray[np.uint8]]:
         return rows, np.stack([_render_plain(records[row], row, size_hw) for row in rows])
 
     parts = [np.empty((0, 7))]
     batches = [range(start, min(start + batch, len(records))) for start in range(0, len(records), batch)]
-    with inference(model, device):
-        for rows, images in prefetched(render, batches):
-            pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
-            prediction = flip_test(model, pixels, precision) if flip else predict(model, pixels, precision)
-            found = decode_detections(prediction.heatmap, prediction.wh, prediction.offset, top_k)
-            cells = found.cpu().numpy().astype(np.float64)
-            parts += [
-                _to_source(rows[i], cells[i], records[rows[i]], size_hw, model.config.stride)
-                for i in range(len(rows))
-            ]
-            if progress:
-                progress(rows.stop, len(records), "images")
+    for rows, images in prefetched(render, batches):
+        cells = find(torch.from_numpy(images).to(device).permute(0, 3, 1, 2)).cpu().numpy().astype(np.float64)
+        parts += [_to_source(rows[i], cells[i], records[rows[i]], size_hw, stride) for i in range(len(rows))]
+        if progress:
+            progress(rows.stop, len(records), "images")
     return np.concatenate(parts)
 
 

@@ -26,11 +26,12 @@ class Cells(BaseModel):
     """All cells of a study, sorted by name.
 
     Attributes:
-        teachers, students: scored on test, and on the other splits beside it.
+        teachers, ensembles, students: scored on test, and on the other splits beside it.
         screening: scored on val.
     """
 
     teachers: list[Result] = []
+    ensembles: list[Result] = []
     students: list[Result] = []
     screening: list[Screened] = []
 
@@ -61,13 +62,15 @@ class Cells(BaseModel):
         """
         return Cells(
             teachers=_merged(self.teachers, _read(root, "teachers/*/metrics.json", Result)),
+            ensembles=_merged(self.ensembles, _read(root, "ensembles/*/metrics.json", Result)),
             students=_merged(self.students, _read(root, "students/*/*/seed*/metrics.json", Result)),
             screening=_merged(self.screening, _read(root, "study/*/*/*/seed*.json", Screened)),
         )
 
     def results(self, params: Params) -> Results:
-        """Teachers and students that params know, arranged for tables and claims."""
+        """Teachers, ensembles and students that params know, arranged for tables and claims."""
         named = {f"teacher {cell.teacher}": cell for cell in self.teachers}
+        named |= {f"ensemble {cell.ensemble}": cell for cell in self.ensembles}
         named |= {f"{cell.student} {cell.recipe} seed{cell.seed}": cell for cell in self.students}
         return arrange(named, params)
 
@@ -84,4 +87,5 @@ def _merged(kept: list[R], fresh: list[R]) -> list[R]:
 
 def _key(cell: Result) -> tuple[str, ...]:
     screened = (cell.group, cell.variation) if isinstance(cell, Screened) else ()
-    return (*screened, cell.teacher or "", cell.student or "", cell.recipe or "", f"{cell.seed or 0:010}")
+    return (*screened, cell.teacher or cell.ensemble or "", cell.student or "", cell.recipe or "",
+            f"{cell.seed or 0:010}")

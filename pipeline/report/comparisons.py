@@ -96,6 +96,35 @@ def better_single(study: Study) -> str | None:
     return max(singles, key=on_val, default=None)
 
 
+@dataclass(frozen=True)
+class Lead:
+    """By how much an ensemble is ahead of the better of its teachers, in mAP@.5 on val.
+
+    Attributes:
+        ensemble: its key.
+        teacher: the better teacher.
+        points: the ensemble's less the teacher's.
+    """
+
+    ensemble: str
+    teacher: str
+    points: float
+
+
+def lead(study: Study) -> Lead | None:
+    """The lead of the ensemble that the two-teacher recipe learns from; None while not all are scored on val."""
+    key = study.params.recipes[study.two_teachers].ensemble if study.two_teachers else None
+    together = study.results.ensembles.get(key or "")
+    alone = {name: study.results.teacher(name).score("val.map_area")
+             for name in study.params.recipes[study.two_teachers or ""].teachers} if together else {}
+    known = {name: score for name, score in alone.items() if score is not None}
+    ours = together.score("val.map_area") if together else None
+    if key is None or ours is None or not known or len(known) < len(alone):
+        return None
+    best = max(known, key=lambda name: known[name])
+    return Lead(key, best, ours - known[best])
+
+
 def fair(a: Result, b: Result) -> bool:
     """Whether nothing but the recipe tells two runs apart: passes, data, views, and the teachers that both have.
 

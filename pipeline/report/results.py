@@ -47,12 +47,13 @@ class Origin(BaseModel):
 
 
 class Result(Scores):
-    """One metrics.json: a trained detector's scores on test, or on `split`, and what it costs."""
+    """One metrics.json: a trained detector's or an ensemble's scores on test, or on `split`, and what it costs."""
 
     model_config = ConfigDict(frozen=True)
 
-    kind: Literal["teacher", "student"]
+    kind: Literal["teacher", "ensemble", "student"]
     teacher: str | None = None
+    ensemble: str | None = None
     student: str | None = None
     recipe: str | None = None
     seed: int | None = None
@@ -73,6 +74,8 @@ class Result(Scores):
     def _says_whose_it_is(self) -> Self:
         if self.kind == "teacher" and self.teacher is None:
             raise ValueError("a teacher's result has no key 'teacher'")
+        if self.kind == "ensemble" and self.ensemble is None:
+            raise ValueError("an ensemble's result has no key 'ensemble'")
         if self.kind == "student" and None in (self.student, self.recipe, self.seed):
             raise ValueError("a student's result needs the keys 'student', 'recipe' and 'seed'")
         return self
@@ -92,11 +95,13 @@ class Results:
     Attributes:
         teachers: by name, in the order of params.
         runs: (student, recipe) -> seed -> result, in the order of params.
+        ensembles: by name, in the order of params.
         left_out: results that are not in the report, each with the reason.
     """
 
     teachers: dict[str, Result]
     runs: dict[tuple[str, str], dict[int, Result]]
+    ensembles: dict[str, Result] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
 
     def of(self, student: str | None, recipe: str | None) -> list[Result]:
@@ -166,7 +171,7 @@ def load_results(params: Params, root: Path) -> Results:
         UserError: a metrics.json is broken, or there is none at all.
     """
     folder = root / "results"
-    patterns = ("teachers/*/metrics.json", "students/*/*/seed*/metrics.json")
+    patterns = ("teachers/*/metrics.json", "ensembles/*/metrics.json", "students/*/*/seed*/metrics.json")
     paths = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
     if not paths:
         raise UserError(f"{folder} holds no metrics.json: run 'pipeline evaluate' first.")
@@ -178,9 +183,10 @@ def arrange(found: Mapping[str, Result], params: Params) -> Results:
 
     Args:
         found: by what the list of those left out calls them.
-        params: whose data, teachers, students and recipes have a place.
+        params: whose data, teachers, ensembles, students and recipes have a place.
     """
     teachers: dict[str, Result] = {}
+    ensembles: dict[str, Result] = {}
     runs: dict[tuple[str, str], dict[int, Result]] = {}
     left_out = []
     for where, result in found.items():
@@ -188,6 +194,8 @@ def arrange(found: Mapping[str, Result], params: Params) -> Results:
             left_out.append(f"{where}: {reason}")
         elif result.kind == "teacher":
             teachers[str(result.teacher)] = result
+        elif result.kind == "ensemble":
+            ensembles[str(result.ensemble)] = result
         else:
             runs.setdefault((str(result.student), str(result.recipe)), {})[int(result.seed or 0)] = result
     return Results(
@@ -198,6 +206,7 @@ def arrange(found: Mapping[str, Result], params: Params) -> Results:
             for recipe in params.recipes
             if (student, recipe) in runs
         },
+        ensembles={name: ensembles[name] for name in params.ensembles if name in ensembles},
         left_out=left_out,
     )
 
@@ -265,6 +274,7 @@ def _stranger(result: Result, params: Params) -> str:
         return f"it is on data {result.data!r}, the params say {params.data.name!r}"
     for kind, name, known in (
         ("teacher", result.teacher, params.teachers),
+        ("ensemble", result.ensemble, params.ensembles),
         ("student", result.student, params.students),
         ("recipe", result.recipe, params.recipes if result.kind == "student" else None),
     ):

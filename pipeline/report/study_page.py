@@ -8,7 +8,7 @@ from pipeline.params import Params
 from pipeline.params.recipe import PAPER_WEIGHTS
 from pipeline.report import figures, summary
 from pipeline.report.cells import FILE, Cells, Screened
-from pipeline.report.comparisons import Comparison, comparisons, intervals
+from pipeline.report.comparisons import Comparison, comparisons, intervals, lead
 from pipeline.report.document import Document, Section, Spread, counted, listed, shown
 from pipeline.report.page import render_markdown
 from pipeline.report.paper import TABLE_4_STUDENT
@@ -21,6 +21,8 @@ from pipeline.report.tables import students_table, teachers_table
 if TYPE_CHECKING:
     from pipeline.data import DataSet
 
+#: Points of mAP on val by which an ensemble is better than each of its teachers.
+LEAD = 1.0
 TITLE = "The study: what stored teachers are worth to light students"
 HOW = (
     "A claim is about the mean over students of their mean difference, on pairs of the same student and seed. "
@@ -130,6 +132,12 @@ def _cautions(study: Study, claims: list[Comparison]) -> list[str]:
         "Where seeds are added because an interval contains 0, the interval is somewhat too narrow: it was looked at "
         "before.",
     ]
+    if ahead := lead(study):
+        cautions.append(
+            f"On val the ensemble {ahead.ensemble!r} is {shown(ahead.points, sign=True)} points from its better "
+            f"teacher, {label(ahead.teacher)}. Two teachers can be expected to teach more than that one alone where "
+            f"the ensemble is ahead by {LEAD:g} or more, which is {'so' if ahead.points >= LEAD else 'not so'} here."
+        )
     wanted = study.params.distill
     cells = [(student, recipe, seed) for student in wanted.students for recipe in wanted.recipes
              for seed in wanted.seeds]  # fmt: skip

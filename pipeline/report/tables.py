@@ -30,8 +30,10 @@ METRIC_COLUMNS = [
 
 
 def teachers_table(study: Study) -> Table:
-    """Every teacher's scores."""
+    """The scores of every teacher, and of ensembles of them."""
     rows, notes = [], []
+    several = [(f"{key}: {' & '.join(map(label, study.params.ensembles[key].teachers))}", result)
+               for key, result in study.results.ensembles.items()]
     for name in study.params.teachers:
         result = study.results.teacher(name)
         if name not in study.results.teachers:
@@ -43,11 +45,15 @@ def teachers_table(study: Study) -> Table:
                 _minutes([result]),
             ]
         )
+    for name, result in several:
+        rows.append([words(name), *(number(result.score(metric)) for metric in (*METRICS, *FITTED)), words("")])
     return Table(
         key="teachers",
         title="Teachers",
         caption=f"{_splits(study)} Train is as many training images as val has, without augmentation: far above val, "
-        "a teacher knows its images by heart and says of them what the ground truth says.",
+        "a teacher knows its images by heart and says of them what the ground truth says."
+        + (" An ensemble is scored by what its teachers say of these images, merged as their stores are." if several
+           else ""),
         columns=[
             Column(title="Teacher", numeric=False),
             *METRIC_COLUMNS,

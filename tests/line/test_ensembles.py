@@ -50,6 +50,17 @@ def test_class_ap_is_that_of_val(line, pipeline):
         assert identity["class_ap"][teacher] == pytest.approx(val, abs=0.006)
 
 
+def test_an_ensemble_is_scored_by_its_rule_and_not_where_it_looks_at_the_truth(line, pipeline):
+    metrics = line / "results/ensembles/both/metrics.json"
+    before = json.loads(metrics.read_text())
+    assert before["val"]["per_class"].keys() == before["per_class"].keys()
+    pipeline("evaluate", "--set", "ensembles.both.heatmap=class-ap", folder=line)
+    assert json.loads(metrics.read_text())["fingerprint"] != before["fingerprint"]
+    pipeline("evaluate", "--set", "ensembles.both.heatmap=agreement", folder=line)
+    scored = json.loads(metrics.read_text())
+    assert (scored.get("map_area"), scored["val"], scored["unseen"]) == (None, None, None)
+
+
 def test_class_ap_needs_a_val_split(line, monkeypatch):
     path, manifest = line / "data/demo/annotations.json", line / "data/demo/manifest.json"
     tree = json.loads(path.read_text())

@@ -80,9 +80,9 @@ def record(name, path="", boxes=1):
 
 @pytest.fixture
 def study(tree):
-    """A Study from {(student, recipe): [map_area of seed 0, 1, …]} and {teacher: map_area}."""
+    """A Study from {(student, recipe): [map_area of seed 0, 1, …]}, {teacher: map_area} and {ensemble: map_area}."""
 
-    def make(students, teachers=None, changes=None, **metric_changes):
+    def make(students, teachers=None, changes=None, ensembles=None, **metric_changes):
         params = Params.model_validate_json(json.dumps(tree | (changes or {})))
         known = teachers if teachers is not None else {"resnet50": 60.0, "hourglass_small": 80.0}
         splits = {split: (record(split),) for split in ("train", "test", "unseen")}
@@ -94,7 +94,9 @@ def study(tree):
             for (name, recipe), scores in students.items()
         }
         results = Results(
-            teachers={name: Result.model_validate(teacher(name, score)) for name, score in known.items()}, runs=runs
+            teachers={name: Result.model_validate(teacher(name, score)) for name, score in known.items()}, runs=runs,
+            ensembles={name: Result.model_validate(metrics(score, kind="ensemble", ensemble=name))
+                       for name, score in (ensembles or {}).items()},
         )
         data = DataSet("demo", "data/demo", ("cat", "dog"), splits, "0123456789abcdef0", {"licence": "CC BY-SA 4.0"})
         return Study(params, results, data)

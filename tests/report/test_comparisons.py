@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.report.comparisons import better_single, comparisons, fair, intervals
+from pipeline.report.comparisons import better_single, comparisons, fair, intervals, lead
 from pipeline.report.results import Result
 
 BOTH = "resnet50+hourglass_small"
@@ -49,6 +49,13 @@ def test_what_is_asked_of_our_best_recipe_is_a_mean_and_of_the_others_an_interva
     assert (claim(study, "plain").reached, claim(study, PAPER).reached) == (False, True)
     assert claim(study, "oracle").reached is None
     assert intervals(comparisons(study)) == 6  # two claims and the paper's over plain, overall and for a student
+
+
+def test_the_lead_of_an_ensemble_is_over_its_better_teacher_on_val(found):
+    ahead = lead(found({}, ensembles={"both": 82.5}))
+    assert (ahead.ensemble, ahead.teacher, ahead.points) == ("both", "hourglass_small", 2.5)
+    assert lead(found({})) is None
+    assert lead(found({}, teachers={"resnet50": 60.0}, ensembles={"both": 82.5})) is None
 
 
 def test_the_better_single_teacher_is_chosen_on_val(found):

@@ -33,6 +33,7 @@ def cells(student_metrics):
     def make(study, screened=()):
         return Cells.model_validate({
             "teachers": [teacher.model_dump() for teacher in study.results.teachers.values()],
+            "ensembles": [ensemble.model_dump() for ensemble in study.results.ensembles.values()],
             "students": [run.model_dump() for runs in study.results.runs.values() for run in runs.values()],
             "screening": [
                 student_metrics("resnet18", BOTH, seed, score, group=group, variation=variation, split="val")
@@ -48,8 +49,8 @@ def cells(student_metrics):
 def page(found, cells, tmp_path):
     """Writes the page of runs and a screening; returns its text."""
 
-    def write(runs, screened=()):
-        study = found(runs)
+    def write(runs, screened=(), **others):
+        study = found(runs, **others)
         write_study(study.params, study.data, cells(study, screened), tmp_path / "study")
         return (tmp_path / "study/README.md").read_text()
 
@@ -58,6 +59,12 @@ def page(found, cells, tmp_path):
 
 def texts(table):
     return {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
+
+
+def test_the_page_says_whether_the_ensemble_is_ahead_of_its_teachers(page):
+    assert "−4.0 points from its better teacher, Hourglass (small)" in page(RUNS, ensembles={"both": 76.0})
+    assert "which is so here" in page(RUNS, ensembles={"both": 81.0})
+    assert "better teacher, Hourglass" not in page(RUNS)
 
 
 def test_claims_say_how_far_they_are_known(found):

@@ -17,6 +17,13 @@ def test_teachers_with_every_metric(study):
     assert "(unseen)" in table.caption
 
 
+def test_an_ensemble_stands_below_its_teachers(study):
+    table = teachers_table(study(RUNS, ensembles={"both": 85.0}))
+    assert texts(table)[2][:3] == ["both: ResNet-50 & Hourglass (small)", "85.0", "84.0"]
+    assert [row[1].best for row in table.rows] == [False, False, True]
+    assert "An ensemble is scored" in table.caption
+
+
 def test_a_teacher_that_was_not_trained(study):
     table = teachers_table(study(RUNS, {"resnet50": 60.0}))
     assert texts(table)[1] == ["Hourglass (small)", *[DASH] * 8]
