@@ -1,6 +1,6 @@
 """How fast, how small and how frugal is the target store?
 
-Reading, writing and files need nothing; with VOC=<any VOC folder> a ResNet-50 is fitted to it at 512 px first
+Reading, writing and files need nothing; with VOC=<any VOC folder> a teacher is fitted to it at 512 px first
 (once: it is kept in ~/.cache/centernet-distill), and what a dump of a real teacher takes is measured too.
 
     make bench-store                      reading and writing on maps that are made up
