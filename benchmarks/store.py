@@ -20,6 +20,7 @@ from time import perf_counter
 
 import numpy as np
 from common import Row, record
+from profiling import read_profile
 from reading import (
     HALF,
     SPARSE,
@@ -90,6 +91,7 @@ def measure(folder: Path, name: str, values: Values, side: int) -> list[Row]:
         ratio(f"{name}: sparse (the default), share of the memmap's speed", taken, "memmap", "sparse"),
         Row(f"{name}: sparse (the default), share of the memmap's bytes", default.nbytes / memmap.nbytes),
         Row(f"{name}: memmap, ms per batch", median(taken["memmap"]) * 1e3),
+        *read_profile(name, ours, np.random.default_rng(0).integers(0, views, 400).tolist()),
         ratio(f"{name}: u8, times zarr-python one view at a time", once, "zarr-python", "u8", times),
     ]
     rows += [ratio(f"{name}: {other}, share of the memmap's speed", once, "memmap", other) for other in slow]
