@@ -1,14 +1,14 @@
 """From the stores of several teachers to one merged store."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.ensemble.merging import Rule, merge_view
+from pipeline.ensemble.merging import Rule, box_shares, merge_view
 from pipeline.ensemble.weighting import class_weights, rule_of
 from pipeline.errors import UserError
 from storage import Store, StoreSpec, create_store
@@ -31,6 +31,8 @@ SHARED = {
 }
 #: Views read at a time.
 BATCH = 32
+#: Views, evenly spaced, over which it is averaged how much each teacher counts.
+SAMPLE = 256
 
 
 def build_ensemble(
@@ -81,7 +83,21 @@ def build_ensemble(
                 done += len(views)
                 if progress:
                     progress(done, spec.views, "views")
-    return writer.finish(seconds=round(time.perf_counter() - start, 3), members=list(stores), flip=_flip(stores))
+    if writer.complete:
+        return writer.finish()
+    return writer.finish(seconds=round(time.perf_counter() - start, 3), members=list(stores), flip=_flip(stores),
+                         shares=_mean_shares(stores, params, rule))
+
+
+def _mean_shares(stores: Mapping[str, Store], params: "Ensemble",
+                 rule: Callable[[int], Rule]) -> dict[str, float] | None:
+    """Each teacher's mean share of the fused boxes' weight over some views; None where there is no box."""
+    total = len(next(iter(stores.values())))
+    views = np.linspace(0, total - 1, min(SAMPLE, total)).round().astype(int).tolist()
+    shares = [box_shares(*outputs, iou=params.iou, threshold=params.threshold, rule=rule(view))
+              for view, *outputs in zip(views, *_read(stores, ("heatmap", "peaks"), views), strict=True)]
+    found = np.concatenate(shares)
+    return dict(zip(stores, found.mean(axis=0).round(4).tolist(), strict=True)) if len(found) else None
 
 
 def _flip(stores: Mapping[str, Store]) -> dict[str, Any] | None:
@@ -156,11 +172,15 @@ def _spec(stores: Mapping[str, Store], params: "Ensemble", class_ap: ClassAP | N
 def _merged(stores: Mapping[str, Store], views: range, params: "Ensemble",
             rule: Callable[[int], Rule]) -> dict[str, NDArray[np.float32]]:
     """The merged arrays of a batch of views."""
-    teachers = [np.stack([store.decode(array, store.read(array, views)) for store in stores.values()], axis=1)
-                for array in ARRAYS]
     rows = [merge_view(*outputs, iou=params.iou, threshold=params.threshold, rule=rule(view))
-            for view, *outputs in zip(views, *teachers, strict=True)]
+            for view, *outputs in zip(views, *_read(stores, ARRAYS, views), strict=True)]
     return {array: np.stack(values) for array, values in zip(ARRAYS, zip(*rows, strict=True), strict=True)}
+
+
+def _read(stores: Mapping[str, Store], arrays: Sequence[str], views: Sequence[int]) -> list[NDArray[np.float32]]:
+    """Of each array what all teachers say, (views, T, ...)."""
+    return [np.stack([store.decode(array, store.read(array, views)) for store in stores.values()], axis=1)
+            for array in arrays]
 
 
 def _short(value: object) -> str:

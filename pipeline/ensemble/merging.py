@@ -100,9 +100,7 @@ def merge_view(
     rows, teacher = _ranked(peaks, threshold)
     if not len(rows):
         return merged
-    member_of = match_peaks(rows, teacher, grid[1], iou)
-    weight = rows[:, _SCORE] * _at_peaks(trust, heatmaps.shape, rows, teacher)
-    weight /= np.bincount(member_of, weight)[member_of]
+    member_of, weight = _box_weights(rows, teacher, trust, heatmaps.shape, iou)
     boxes = _weighted_sums(peak_boxes(rows, grid[1]), weight, member_of)
     labels = np.zeros(len(boxes), np.int64)
     labels[member_of] = rows[:, _CLASS]
@@ -120,6 +118,27 @@ def merge_view(
     merged.peaks[: len(best)] = np.column_stack([
         home[best], labels[best], score[best], _size_and_offset(boxes[best], home[best], grid[1])])
     return merged
+
+
+def box_shares(
+    heatmaps: Float32s, peaks: Float32s, *, iou: float, threshold: float, rule: Rule = mean
+) -> Floats:
+    """How much each teacher counts in the fused boxes of one view: 0 where it has no peak for an object.
+
+    Args:
+        heatmaps, peaks, iou, threshold, rule: as of `merge_view`.
+
+    Returns:
+        (N, T) for the N objects that `merge_view` finds; each row adds up to 1.
+    """
+    rows, teacher = _ranked(peaks, threshold)
+    if not len(rows):
+        return np.zeros((0, len(peaks)))
+    trust = rule(heatmaps, peaks).trust
+    member_of, weight = _box_weights(rows, teacher, trust, heatmaps.shape, iou)
+    shares = np.zeros((member_of.max() + 1, len(peaks)))
+    shares[member_of, teacher] = weight  # an object has one peak of a teacher at most
+    return shares
 
 
 def match_peaks(rows: Floats, teacher: Ints, width: int, iou: float) -> Ints:
@@ -173,6 +192,15 @@ def peak_boxes(rows: Floats, width: int) -> Floats:
     """(N, 4) cx, cy, w, h in cells."""
     y, x = np.divmod(rows[:, _CELL], width)
     return np.column_stack([np.column_stack([x, y]) + rows[:, _OFFSET], rows[:, _SIZE]])
+
+
+def _box_weights(
+    rows: Floats, teacher: Ints, trust: Floats, shape: tuple[int, ...], iou: float
+) -> tuple[Ints, Floats]:
+    """Which object each ranked peak belongs to, and its share of the object's box, both (N,)."""
+    member_of = match_peaks(rows, teacher, shape[3], iou)
+    weight = rows[:, _SCORE] * _at_peaks(trust, shape, rows, teacher)
+    return member_of, weight / np.bincount(member_of, weight)[member_of]
 
 
 def _at_peaks(trust: Floats, shape: tuple[int, ...], rows: Floats, teacher: Ints) -> Floats:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pipeline.ensemble.building import build_ensemble
-from pipeline.ensemble.merging import merge_view
+from pipeline.ensemble.merging import box_shares, merge_view
 from pipeline.ensemble.weighting import class_weights, rule_of
 from pipeline.errors import UserError
 from pipeline.params import Ensemble
@@ -162,3 +162,26 @@ def test_a_store_of_another_rule_or_of_other_ap_is_not_continued(stores, tmp_pat
         build_ensemble(stores, tmp_path / "e.zarr", params=PARAMS)
     with pytest.raises(FingerprintMismatch, match=r"class_ap\.b\.cat"):
         build_ensemble(stores, tmp_path / "e.zarr", params=by_ap, class_ap={**CLASS_AP, "b": {"cat": 30.0}})
+
+
+@pytest.mark.parametrize("kind", ["mean", "confidence", "class-ap", "agreement"])
+def test_the_manifest_says_how_much_each_teacher_counts(stores, tmp_path, kind):
+    params = PARAMS.model_copy(update={"heatmap": kind})
+    given = {"params": params, "class_ap": CLASS_AP, "truth": objects}
+    created = build_ensemble(stores, tmp_path / "e.zarr", **given)["created"]
+    found = []
+    for view in range(VIEWS):
+        heatmaps, peaks = (np.stack([store.decode(name, store.read(name, [view])[0]) for store in stores.values()])
+                           for name in ("heatmap", "peaks"))
+        rule = rule_of(kind, shares=class_weights([CLASS_AP["a"], CLASS_AP["b"]], ["cat", "dog"]),
+                       truth=objects(view)[:, :5] / [4, 4, 4, 4, 1])
+        found.append(box_shares(heatmaps, peaks, iou=0.4, threshold=0.1, rule=rule))
+    assert list(created["shares"].values()) == pytest.approx(np.concatenate(found).mean(0), abs=1e-4)
+    assert sum(created["shares"].values()) == pytest.approx(1, abs=2e-4)
+    turned = build_ensemble(dict(reversed(stores.items())), tmp_path / "f.zarr", **given)["created"]
+    assert turned["shares"] == created["shares"]
+
+
+def test_teachers_that_see_nothing_have_no_shares(stores, tmp_path):
+    nothing = PARAMS.model_copy(update={"threshold": 1.0})
+    assert build_ensemble(stores, tmp_path / "e.zarr", params=nothing)["created"]["shares"] is None

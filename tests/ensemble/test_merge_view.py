@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.ensemble.merging import match_peaks, merge_view
+from pipeline.ensemble.merging import box_shares, match_peaks, merge_view
 from pipeline.ensemble.weighting import class_weights, rule_of
 from pipeline.models.decoding import find_peaks, peaks_to_boxes
 
@@ -228,3 +228,16 @@ def test_a_teacher_that_kept_no_box_in_a_cell_does_not_count_there():
     assert merged.wh_offset[:, 0] == pytest.approx(4)
     assert merged.wh_offset[:, 3] == pytest.approx(3)
     assert not merged.wh_offset[:, 5:].any()
+
+
+def test_shares_are_what_the_boxes_are_weighed_by():
+    alone, one, other = (2, 0.7, 12.5, 9.5, 3, 3), (0, 0.8, 4.9, 5.5, 6.0, 4.0), (0, 0.4, 5.2, 5.4, 5.0, 5.0)
+    first, second = teacher(one), teacher(other, alone)
+    maps, _, peaks = (np.stack(outputs) for outputs in zip(first, second, strict=True))
+    found = {kind: box_shares(maps, peaks, iou=IOU, threshold=THRESHOLD, rule=rule_of(kind))
+             for kind in ("mean", "confidence")}
+    np.testing.assert_allclose(found["mean"], [[2 / 3, 1 / 3], [0, 1]], rtol=1e-5)
+    np.testing.assert_allclose(found["confidence"], [[4 / 5, 1 / 5], [0, 1]], rtol=1e-5)
+    merged = boxes(merge(first, second).peaks)
+    assert merged[0] == [box(*(np.array(one[2:]) * 2 / 3 + np.array(other[2:]) / 3))]
+    assert box_shares(maps, peaks, iou=IOU, threshold=0.9).shape == (0, 2)
