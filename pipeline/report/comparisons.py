@@ -21,6 +21,7 @@ class Comparison:
         recipe, over: keys of `recipes`; an empty one, while it is not known which, has no pairs.
         study: where their runs are.
         least: points of mAP that the mean is asked to reach; 0 asks for an interval above 0 instead.
+        each: whether the mean of each student is asked to be above 0 as well.
     """
 
     claim: str
@@ -28,6 +29,7 @@ class Comparison:
     over: str
     study: Study
     least: float = 0.0
+    each: bool = False
 
     @cached_property
     def differences(self) -> dict[str, list[float]]:
@@ -52,10 +54,19 @@ class Comparison:
 
     @property
     def reached(self) -> bool | None:
-        """Whether the target is; None while there is no pair."""
+        """Whether the target is; None while there is no pair, or not of each student where each is asked for."""
         if self.overall is None:
             return None
-        return self.overall.mean >= self.least if self.least else self.overall.verdict == "holds"
+        if self.each and any(found.mean <= 0 for found in self.by_student.values()):
+            return False
+        met = self.overall.mean >= self.least if self.least else self.overall.verdict == "holds"
+        return None if met and self.each and len(self.by_student) < len(self.differences) else met
+
+    @property
+    def asked(self) -> str:
+        """The target in words."""
+        target = f"mean of {self.least:+g} or more" if self.least else "interval above 0"
+        return f"{target}, each student above 0" if self.each else target
 
     def _pairs(self, student: str) -> list[tuple[Result, Result]]:
         return self.study.results.pairs(student, self.recipe, self.over)
@@ -78,7 +89,7 @@ def comparisons(study: Study) -> list[Comparison]:
         ("the paper's recipe over plain, same views", paper, PLAIN, 0.0),
     ]
     known = study.params.recipes
-    return [Comparison(claim, recipe, over, study, least)
+    return [Comparison(claim, recipe, over, study, least, each=(recipe, over) == (both, PLAIN))
             for claim, recipe, over, least in asked if {recipe, over} <= {*known, ""}]
 
 

@@ -1,10 +1,11 @@
 """The paper's tables and its claim, with ours beside them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pipeline.params.recipe import PAPER_WEIGHTS
 from pipeline.report import paper
 from pipeline.report.document import (
+    DASH,
     Column,
     Spread,
     Table,
@@ -101,8 +102,8 @@ def table_4(study: Study, on_val: Mapping[str, Spread] | None = None) -> Table:
     rows, missing = [], []
     for key, weights in PAPER_WEIGHTS.items():
         score = on_val.get(key) if on_val else study.results.score(student, recipes.get(key))
-        if score is None and not on_val:
-            missing.append((student, recipes.get(key)))
+        if score is None:
+            missing.append(recipes.get(key))
         rows.append(
             [
                 *(words(f"{weight:g}") for weight in weights),
@@ -127,9 +128,19 @@ def table_4(study: Study, on_val: Mapping[str, Spread] | None = None) -> Table:
         notes=[
             NOTE.replace("on test", "on val") if on_val else NOTE,
             "The paper's best here, 76.36, is not its 77.96 for ResNet-18 in Table 2." + taught,
-            *study.fill(missing),
+            *_fill_table_4(study, student, missing, on_val=bool(on_val)),
         ],
     )
+
+
+def _fill_table_4(study: Study, student: str | None, missing: Sequence[str | None], *, on_val: bool) -> list[str]:
+    """Which commands fill the W that are missing: those of a recipe, or of a screening."""
+    notes = study.fill([(student, recipe) for recipe in missing if recipe and not on_val])
+    if None in missing or (missing and on_val):
+        profile = "" if study.params.profile == "study" else "`pipeline profile study`, "
+        notes.append(f"A {DASH} whose W no recipe has is filled by AP on val, in docs/study: {profile}"
+                     "`pipeline study screen weights`, then `pipeline study collect`.")
+    return notes
 
 
 def claim_table(study: Study) -> Table:

@@ -1,6 +1,7 @@
 """The study's page: docs/study/README.md with its figures and cells."""
 
-from itertools import groupby
+from collections.abc import Mapping
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,10 +12,10 @@ from pipeline.report.cells import FILE, Cells, Screened
 from pipeline.report.comparisons import Comparison, comparisons, intervals, lead
 from pipeline.report.document import Document, Section, Spread, counted, listed, shown
 from pipeline.report.page import render_markdown
-from pipeline.report.paper import TABLE_4_STUDENT
+from pipeline.report.paper import TABLE_4, TABLE_4_STUDENT
 from pipeline.report.paper_tables import table_2, table_3, table_4
 from pipeline.report.results import spread
-from pipeline.report.study import Study, label
+from pipeline.report.study import PLAIN, Study, label
 from pipeline.report.study_tables import arms_table, claims_table, gap_table, screening_table
 from pipeline.report.tables import students_table, teachers_table
 
@@ -48,14 +49,14 @@ def write_study(params: Params, data: "DataSet", cells: Cells, out: Path) -> Stu
     """
     study = Study(params, cells.results(params), data)
     claims = comparisons(study)
-    groups = groupby(cells.screening, key=lambda cell: cell.group)
-    screened = {group: list(found) for group, found in groups if group in params.screening}
+    screened = _screened(study, cells)
+    weights = _weights(study, screened)
     document = Document(
         title=TITLE,
         subtitle=f"{study.scale.removeprefix('Ours: ')}. Written by `pipeline study collect` from `{FILE}`; "
         "what is said follows from the numbers.",
-        summary=[*_verdicts(claims), *_cautions(study, claims)],
-        facts=[*summary.facts(study), *_facts(study, cells)],
+        summary=[*_verdicts(claims), *_orders(study, weights), *_cautions(study, claims)],
+        facts=[*summary.facts(study), *_facts(study, cells, screened)],
         sections=[
             Section(
                 key="claims",
@@ -78,7 +79,7 @@ def write_study(params: Params, data: "DataSet", cells: Cells, out: Path) -> Stu
             Section(
                 key="paper",
                 title="Beside the paper",
-                tables=[table_2(study), table_3(study), table_4(study, _weights(study, screened))],
+                tables=[table_2(study), table_3(study), table_4(study, weights)],
             ),
             Section(
                 key="screening",
@@ -150,15 +151,50 @@ def _cautions(study: Study, claims: list[Comparison]) -> list[str]:
     return cautions
 
 
-def _facts(study: Study, cells: Cells) -> list[tuple[str, str]]:
+def _orders(study: Study, weights: Mapping[str, Spread]) -> list[str]:
+    """Whether the paper's orders hold here: of its recipes for each student, and of the W of its Table 4."""
+    recipes = (PLAIN, study.single_teacher, study.two_teachers)
+    found = {student: [study.results.mean(student, recipe) for recipe in recipes]
+             for student in study.params.distill.students}
+    known = {student: [mean for mean in means if mean is not None] for student, means in found.items()
+             if None not in means}
+    orders = []
+    if known:
+        alike = [label(student) for student, means in known.items() if means == sorted(means)]
+        others = [f"{label(student)} ({', '.join(map(shown, means))})" for student, means in known.items()
+                  if means != sorted(means)]
+        single = study.taught_by(str(study.single_teacher))
+        text = f"The paper's order, alone below taught by {single} below taught by both, is found for "
+        text += listed(alike) if alike else "no student"
+        orders.append(f"{text}, and not for {listed(others)}." if others else f"{text}.")
+    by_paper = sorted(weights, key=lambda key: -TABLE_4[key])
+    pairs = [weights[better].mean > weights[worse].mean for better, worse in combinations(by_paper, 2)]
+    if pairs:
+        orders.append(f"Of the {counted(len(pairs), 'pair')} that the W of the paper's Table 4 make here, on val, "
+                      f"{sum(pairs)} {'is' if sum(pairs) == 1 else 'are'} in the paper's order.")
+    return orders
+
+
+def _facts(study: Study, cells: Cells, screened: Mapping[str, list[Screened]]) -> list[tuple[str, str]]:
     origins = [run.origin for runs in study.results.runs.values() for run in runs.values() if run.origin]
     code = sorted({origin.code[:12] for origin in origins if origin.code})
     teachers = sorted({f"{label(name)} {sha[:12]}" for origin in origins for name, sha in origin.teachers.items()})
+    told = sum(map(len, screened.values()))
+    others = len(cells.screening) - told
+    more = f"; {others} more of variations that these params do not have" if others else ""
     return [
-        ("Cells", f"{sum(map(len, study.results.runs.values()))} of students, {len(cells.screening)} of screening"),
+        ("Cells", f"{sum(map(len, study.results.runs.values()))} of students, {told} of screening{more}"),
         ("Code that taught them", ", ".join(code) or "not named by these cells"),
         ("Teachers' weights (sha256)", ", ".join(teachers) or "not named by these cells"),
     ]
+
+
+def _screened(study: Study, cells: Cells) -> dict[str, list[Screened]]:
+    """The cells of each group of the params, of its own variations on the params' data."""
+    groups = study.params.screening
+    found = {name: [cell for cell in cells.screening if cell.group == name and cell.variation in group.variations
+                    and cell.data == study.params.data.name] for name, group in groups.items()}  # fmt: skip
+    return {name: own for name, own in found.items() if own}
 
 
 def _weights(study: Study, screened: dict[str, list[Screened]]) -> dict[str, Spread]:

@@ -33,7 +33,7 @@ def claims_table(claims: list[Comparison]) -> Table:
             *(with_interval(claim.by_student.get(student)) for student in students),
             words(f"{claim.overall.p:.2g}" if claim.overall and claim.overall.p is not None else DASH),
             words(claim.overall.verdict if claim.overall else DASH),
-            words(f"mean of {claim.least:+g} or more" if claim.least else "interval above 0"),
+            words(claim.asked),
             words({None: DASH, True: "yes", False: "no"}[claim.reached]),
         ]
         for claim in claims
@@ -170,7 +170,7 @@ def screening_table(study: Study, group: str, cells: list[Screened]) -> Table:
         ],
         rows=rows,
         notes=[note for student in dict.fromkeys(cell.student for cell in cells)
-               if (note := _reached(study, str(student), [cell for cell in cells if cell.student == student]))],
+               if (note := _reached(study, group, str(student), [cell for cell in cells if cell.student == student]))],
     )
 
 
@@ -180,8 +180,15 @@ def _over(cells: Mapping[int, Screened], reference: Mapping[int, float | None]) 
     return interval({"": [value for value in differences if value is not None]})
 
 
-def _reached(study: Study, student: str, cells: list[Screened]) -> str:
-    """After how many passes runs of different lengths are as good as plain ones at their end; empty without lengths."""
+def _reached(study: Study, group: str, student: str, cells: list[Screened]) -> str:
+    """After how many passes runs of different lengths are as good as plain ones at their end.
+
+    Empty of a group that varies anything but how long students train: there more than the length tells runs apart.
+    """
+    changes = [change for listed in study.params.screening[group].variations.values() for change in listed]
+    if not all(change.partition("=")[0].endswith(".train.epochs") and change.startswith(("distill.", "students."))
+               for change in changes):
+        return ""
     plain = study.results.mean(student, PLAIN, "val.map_area")
     by_length = {length: fmean(cell.map_area or 0.0 for cell in cells if cell.passes == length)
                  for length in sorted({cell.passes for cell in cells if cell.passes})}

@@ -51,6 +51,17 @@ def test_what_is_asked_of_our_best_recipe_is_a_mean_and_of_the_others_an_interva
     assert intervals(comparisons(study)) == 6  # two claims and the paper's over plain, overall and for a student
 
 
+def test_over_plain_on_the_same_views_each_student_has_to_be_ahead(found):
+    runs = {("resnet18", BOTH): [45.0, 45.0], ("resnet18", "plain"): [35.0, 34.9],
+            ("mobilenet_v2", BOTH): [20.0, 20.0], ("mobilenet_v2", "plain"): [20.1, 20.2]}
+    over = claim(found(runs), "plain")
+    assert (over.overall.verdict, over.reached) == ("holds", False)
+    assert claim(found({**runs, ("mobilenet_v2", "plain"): [19.9, 19.8]}), "plain").reached is True
+    del runs["mobilenet_v2", BOTH]
+    over = claim(found(runs), "plain")
+    assert (over.overall.verdict, over.reached) == ("holds", None)
+
+
 def test_the_lead_of_an_ensemble_is_over_its_better_teacher_on_val(found):
     ahead = lead(found({}, ensembles={"both": 82.5}))
     assert (ahead.ensemble, ahead.teacher, ahead.points) == ("both", "hourglass_small", 2.5)

@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.report.document import DASH
+from pipeline.report.document import DASH, Spread
 from pipeline.report.paper_tables import claim_table, table_2, table_3, table_4
 
 BOTH = "resnet50+hourglass_small"
@@ -63,6 +63,16 @@ def test_table_4_is_by_weights(study):
     assert rows[5] == ["0.1", "10", "1000", "1", "69.88", DASH]
     assert [row[4].best for row in table.rows] == [True, *[False] * 5]
     assert "taught by ResNet-50 and Hourglass (small)" in " ".join(table.notes)
+
+
+def test_w_that_no_recipe_has_are_filled_by_a_screening(study, tree):
+    tree["recipes"]["resnet50"]["weights"] = [1, 1, 1, 1]
+    notes = " ".join(table_4(study({})).notes)
+    assert f"`pipeline distill --student resnet18 --recipe {BOTH}-paper`" in notes
+    assert "in docs/study: `pipeline profile study`, `pipeline study screen weights`, then" in notes
+    notes = " ".join(table_4(study({}, changes={"profile": "study"}), {"table4-1": Spread(mean=30.0)}).notes)
+    assert "in docs/study: `pipeline study screen weights`, then `pipeline study collect`" in notes
+    assert "distill" not in notes
 
 
 def test_the_claim_compares_size_speed_and_map(study):

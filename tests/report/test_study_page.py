@@ -21,7 +21,10 @@ def found(study, tree):
     weights = {name: [f"recipes.{{recipe}}.weights={name}"] for name in ("table4-1", "table4-2")}
     tree["screening"] = {
         "weights": {"title": "W.", "students": ["resnet18"], "recipe": BOTH, "variations": weights},
-        "length": {"students": ["resnet18"], "recipe": BOTH, "variations": {"whole": [], "half": []}},
+        "length": {"students": ["resnet18"], "recipe": BOTH,
+                   "variations": {"whole": [], "half": ["distill.train.epochs=2.5"]}},
+        "labels": {"students": ["resnet18"], "recipe": BOTH,
+                   "variations": {"all": [], "half": ["data.labels=0.5", "distill.train.epochs=10"]}},
     }
     return study
 
@@ -73,7 +76,7 @@ def test_claims_say_how_far_they_are_known(found):
     # pairs 10, 10.5, 10 and 8, 8, 9: mean 9.25; pooled variance (1/6 + 2/3) / 4, t(4) = 2.776
     assert plain[0] == "+9.2 [+8.7, +9.8]"
     assert plain[1].startswith("+10.2 [")
-    assert plain[-3:] == ["holds", "interval above 0", "yes"]
+    assert plain[-3:] == ["holds", "interval above 0, each student above 0", "yes"]
     assert rows["our best recipe over the paper's"][-2:] == ["mean of +1 or more", "yes"]
     assert rows["the paper's recipe over plain, same views"][-3] == "does not hold"
     assert rows["two teachers over the better single one"] == [DASH] * 5 + ["interval above 0", DASH]
@@ -122,6 +125,30 @@ def test_passes_to_plains_final_ap(page):
     shorter["length", "half"] = ([41.0], 12000)
     assert "the shortest runs as good took 24,000" in page(RUNS, shorter)
     assert "no run here is as good" in page(RUNS, {**shorter, ("length", "whole"): ([1.0], 24000)})
+
+
+def test_a_group_that_varies_more_than_the_length_says_nothing_of_passes(page):
+    labels = {("labels", "all"): ([60.0], 24000), ("labels", "half"): ([43.0], 23680)}
+    assert "Passes to plain" not in page(RUNS, labels)
+
+
+def test_cells_of_variations_that_params_no_longer_have_are_kept_and_not_told(page, tmp_path):
+    screened = {("weights", "table4-1"): ([30.0], 24000), ("weights", "gone"): ([99.0], 24000),
+                ("away", "x"): ([9.0], 24000)}
+    text = page(RUNS, screened)
+    assert "1 variation in 1 group" in text
+    assert "1 of screening; 2 more of variations that these params do not have" in text
+    assert "99.0" not in text
+    assert "Nothing was screened yet" in page(RUNS, {("weights", "gone"): ([99.0], 24000)})
+    assert len(Cells.load(tmp_path / "study").screening) == 1
+
+
+def test_the_papers_orders_are_held_against_what_came_out(page):
+    runs = {**RUNS, ("resnet18", "resnet50"): [45.0], ("mobilenet_v2", "resnet50"): [35.0]}
+    text = page(runs, {("weights", "table4-1"): ([30.0], 24000), ("weights", "table4-2"): ([35.0], 24000)})
+    assert "is found for ResNet-18, and not for MobileNetV2 (21.0, 35.0, 29.3)." in text
+    assert "Of the 1 pair that the W of the paper's Table 4 make here, on val, 0 are in the paper's order." in text
+    assert "The paper's order" not in page(RUNS)
 
 
 def test_a_page_of_next_to_nothing(page):
