@@ -11,9 +11,9 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class Block(BaseModel):
-    """A block of params: immutable, no unknown keys, no silent conversions."""
+    """A block of params: immutable, no unknown keys, no silent conversions, no number that is not finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def _list_of_one(value: Any) -> Any:

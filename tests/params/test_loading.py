@@ -40,6 +40,8 @@ def test_overrides_are_yaml_and_apply_in_order(params_file):
     ("recipes.plain.weights=[1, 2, 3]", ["recipes.plain.weights: W has 3 numbers", "four"]),
     ("recipes.plain.weights=table4-9", ["recipes.plain.weights", "table4-9", "table4-6"]),
     ("recipes.plain.weights=[1, 2, 3, -1]", ["recipes.plain.weights.3"]),
+    ("recipes.plain.weights=[1, 2, 3, .inf]", ["recipes.plain.weights.3", "finite", "inf"]),
+    ("train.lr=.nan", ["train.lr", "nan"]),
     ("recipes.plain.teachers=[a, b]", ["recipes.plain", "ensemble"]),
     ("teachers.a={modle: resnet50}", ["teachers.a.modle", "'model'", "teachers.a.model is missing"]),
     ("teachers.a/b={model: resnet50}", ["teachers.a/b"]),
