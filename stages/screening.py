@@ -18,6 +18,7 @@ from stages import (
     record_views,
     scoring,
     train_teacher,
+    work,
 )
 
 if TYPE_CHECKING:
@@ -30,13 +31,15 @@ OF_STUDENTS = {"students", "recipes", "distill", "evaluate"}
 def run(params: "Params", groups: Sequence[str] = ()) -> dict[str, Any]:
     """Trains and scores every cell of the groups (default: all) that is not done yet.
 
-    Each goes to results/study/GROUP/STUDENT/VARIATION/seedN.json.
+    Each goes to results/study/GROUP/STUDENT/VARIATION/seedN.json. A student that stops (a loss that is NaN, no
+    memory left) and a variation whose stores cannot be made stop no other; they are named at the end.
 
     Returns:
         {group: {student: {variation: mean AP on val}}}, the best first.
 
     Raises:
-        UserError: params have no such group, a variation does not fit params, or there is no val split.
+        UserError: params have no such group, a variation does not fit params, or there is no val split; or,
+            when all the others are done, some have stopped.
     """
     if not params.screening:
         raise UserError("params name no group under 'screening'; 'pipeline profile study' has examples.")
@@ -46,18 +49,37 @@ def run(params: "Params", groups: Sequence[str] = ()) -> dict[str, Any]:
     if not inputs.prepared_data(params).splits.get("val"):
         raise UserError(f"data set {params.data.name!r} has no val split; set data.val_fraction above 0 "
                         "and run 'pipeline prepare' again.")
-    answer = {}
+    answer: dict[str, Any] = {}
+    stopped: list[str] = []
     for name, group in chosen.items():
         scores: dict[str, dict[str, float]] = {}
         for (variation, student), changed in cells[name].items():
             results = paths.screening_results(name, student, variation).resolve()
-            with _stores(changed, group.recipe, name, variation, own=_touches_stores(group, variation)):
-                found = [_score(changed, name, variation, student, group.recipe, seed, results)
-                         for seed in group.seeds]
-            scores.setdefault(student, {})[variation] = fmean(found)
+            found = []
+            with (_noted(stopped, f"{name}/{student}/{variation}"),
+                  _stores(changed, group.recipe, name, variation, own=_touches_stores(group, variation))):
+                for seed in group.seeds:
+                    with _noted(stopped, f"{name}/{student}/{variation}/seed{seed}"):
+                        found.append(_score(changed, name, variation, student, group.recipe, seed, results))
+            if found:
+                scores.setdefault(student, {})[variation] = fmean(found)
         answer[name] = {student: dict(sorted(found.items(), key=lambda item: -item[1]))
                         for student, found in scores.items()}
+    if stopped:
+        raise UserError(f"{len(stopped)} of the screening stopped, the rest is done. {' '.join(stopped)}")
     return answer
+
+
+@contextlib.contextmanager
+def _noted(stopped: list[str], what: str) -> Iterator[None]:
+    """Adds to `stopped` why `what` could not be done."""
+    from storage import StoreError
+
+    try:
+        yield
+    except (UserError, StoreError) as error:
+        stopped.append(f"{what}: {error}")
+        work.say(f"{what} stops, the others go on: {error}")
 
 
 def _variations(params: "Params", name: str, group: "Screening") -> "dict[tuple[str, str], Params]":

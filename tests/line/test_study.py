@@ -45,6 +45,20 @@ def test_a_variation_with_other_views_has_stores_of_its_own(line, pipeline):
     assert not (line / ".screening/views/one").exists()
 
 
+def test_a_variation_that_stops_stops_no_other(line, monkeypatch):
+    monkeypatch.chdir(line)
+    variations = """{diverges: ["distill.train.lr=1e30", "distill.train.clip=0"], away: [data.source=nowhere],
+                     table4-3: ["recipes.{recipe}.weights=table4-3"]}"""
+    result = CliRunner().invoke(main, ["study", "screen", "weights", "--set",
+                                       f"screening.weights.variations={variations}"])
+    assert (result.exit_code, result.stdout) == (1, "")
+    error = result.stderr.splitlines()[-1]
+    assert error.startswith("Error: 2 of the screening stopped")
+    assert "weights/mobilenet_v2/diverges/seed0: the loss term" in error
+    assert "weights/mobilenet_v2/away: " in error
+    assert [path.parent.name for path in line.glob("results/study/weights/*/*/*.json")] == ["table4-3"]
+
+
 def test_cells_that_are_done_are_not_trained_again(line, pipeline, monkeypatch):
     import pipeline.engine as engine
 
