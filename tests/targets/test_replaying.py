@@ -123,5 +123,7 @@ def test_targets_that_are_not_finite_are_named(data, recorded, two_teachers, arr
                            arrays={"large": [array]})
     source.fetch([(0, 0)])
     items = [(index, epoch) for index in (0, 1) for epoch in range(3)]
-    with pytest.raises(UserError, match=rf"large\.zarr: '{array}', the target of {term}.*views \[4\]"):
+    batch = [source.row(*item) for item in items]
+    with pytest.raises(UserError, match=rf"large\.zarr: '{array}', the target of {term}.*views \[4\] of") as caught:
         source.fetch(items)
+    assert f"of the batch {batch};" in str(caught.value)
