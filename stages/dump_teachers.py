@@ -51,7 +51,7 @@ def run(params: "Params", name: str, *, devices: str = "auto", restart: bool = F
         old = None if restart else _older(params, name, teacher, data, recorded, sha256)
         if not restart:
             expect = {"data": data.fingerprint, "views": recorded.fingerprint, **inputs.dumped(params, name)}
-            replacing.refuse_loss(stage, store, result, old=old and old.path, expect=expect)
+            replacing.refuse_loss(stage, store, result, old=old.path if old else None, expect=expect)
         fabric = make_fabric(devices, params.dump.precision)
         if old:
             work.say(f"{stage}: {len(old)} views are taken over from {old.path}")

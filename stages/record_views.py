@@ -29,7 +29,7 @@ def run(params: "Params", *, restart: bool = False) -> dict[str, Any]:
         older = [] if restart else [out, *work.finished(STAGE, out.name)]  # DVC deletes the out first
         old = older_views(older, data, split, params.views, result)
         if not restart:
-            replacing.refuse_loss(STAGE, out, result, old=old and old.path,
+            replacing.refuse_loss(STAGE, out, result, old=old.path if old else None,
                                   expect={"data": data.fingerprint, "split": split, **drawn(params.views)})
         if old:
             work.say(f"{STAGE}: {len(old)} views are taken over from {old.path}")
