@@ -57,9 +57,13 @@ def create_store(path: str | os.PathLike[str], spec: StoreSpec) -> "StoreWriter"
 def _begin(path: Path, spec: StoreSpec) -> StoreSpec:
     if (path / WORK / BEGUN).exists():
         return _same(path, manifests.load_begun(path), spec)
+    document, files = manifests.render_begun(spec), spec.shards * len(spec.arrays)
+    if len(document) + files * manifests.ENTRY_BYTES > manifests.MAX_BYTES:
+        raise StoreError(f"{path}: a manifest cannot list {files:,} files of {spec.shard_views} views each; choose a "
+                         "larger shard_views")
     for array in spec.arrays:
         (path / array.name).mkdir(exist_ok=True)
-    write_whole(path / WORK / BEGUN, manifests.render_begun(spec), path / WORK)
+    write_whole(path / WORK / BEGUN, document, path / WORK)
     sync_folder(path)
     sync_folder(path.parent)
     return spec

@@ -45,6 +45,25 @@ def test_a_manifest_made_to_hurt_is_refused(store_path, edit_manifest, edit):
     assert not storage.verify(store_path).ok
 
 
+@pytest.mark.parametrize("file", ["manifest.json", ".writing/spec.json"])
+def test_a_text_made_to_fill_the_memory_is_refused_unread(tmp_path, file):
+    """Lists of nothing take 20 times their text when they are parsed."""
+    path = tmp_path / "s" / file
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b'{"format": "centernet-distill store", "version": 1, "x": [' + b"[]," * 2**23)
+    code = ("import resource, sys, storage\n"
+            "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+            "try:\n"
+            "    storage.begun(sys.argv[1])\n"
+            "except storage.CorruptStore as error:\n"
+            "    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1000, error)\n")
+    found = subprocess.run([sys.executable, "-c", code, str(tmp_path / "s")], capture_output=True, text=True,
+                           check=False)
+    megabytes, _, message = found.stdout.partition(" ")
+    assert int(megabytes) < 60, found
+    assert f"{path}: has more than 16777216 bytes" in message
+
+
 def crafted(path, edit_manifest, shard, file):
     """Makes the manifest agree with a shard of the heatmap that was changed."""
     def edit(content):
