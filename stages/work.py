@@ -52,11 +52,12 @@ class Work:
         """Brings the complete result onto the out; once for all processes."""
         if not is_main_process():
             return
-        if not self.done:
-            write_text(self.folder / "done", self.fingerprint)
-            # What only unfinished work needs goes: checkpoints are larger than what they lead to.
-            _delete(self.folder, keep={*BOOKKEEPING, "done", self.out.name})
-        place(self.result, self.out)
+        with _alone_in(self.folder):  # commands that share the work end at the same moment
+            if not self.done:
+                write_text(self.folder / "done", self.fingerprint)
+                # What only unfinished work needs goes: checkpoints are larger than what they lead to.
+                _delete(self.folder, keep={*BOOKKEEPING, "done", self.out.name})
+            place(self.result, self.out)
 
 
 @contextmanager
@@ -214,6 +215,17 @@ def _held(work: Path, *, alone: bool) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Waits until nobody else is in here with the same folder."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def say(text: str) -> None:

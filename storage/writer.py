@@ -145,8 +145,9 @@ class StoreWriter:
             done = finished(self._work, self.path, self.spec)
             if missing := [str(shard) for shard in range(self.spec.shards) if shard not in done]:
                 raise IncompleteStore(
-                    f"{self.path}: {len(missing)} of {self.spec.shards} shards are missing or still being "
-                    f"written by another process: {', '.join(missing[:10])}{', …' * (len(missing) > 10)}")
+                    f"{self.path}: {len(missing)} of {self.spec.shards} shards are missing, or still being written by "
+                    f"another process, which then finishes the store: {', '.join(missing[:10])}"
+                    f"{', …' * (len(missing) > 10)}. Run it again if there is no other")
             created = {"at": datetime.now(UTC).isoformat(timespec="seconds"),
                        "shard_seconds": round(sum(record["seconds"] for record in done.values()), 3),
                        **information}

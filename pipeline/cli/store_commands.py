@@ -48,12 +48,12 @@ def store_verify(path: Path | str, live: int | None, seed: int, params_file: Pat
 
 
 @store.command("show")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=path_or_url)
 @click.argument("view")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The picture to write, e.g. x.png.")
 @as_json
 @reads_params
-def store_show(params: "Params", path: Path, view: str, out: Path, as_json: bool) -> None:
+def store_show(params: "Params", path: Path | str, view: str, out: Path, as_json: bool) -> None:
     """Draw VIEW (a row, or IMAGE_ID:NUMBER): ground truth, each teacher's heatmap and boxes, the ensemble's."""
     from pipeline.cli.store import show
 
