@@ -1,5 +1,6 @@
 """Stores made to hurt by somebody who knows how to make every checksum right: a clear error, and little memory."""
 
+import os
 import struct
 import subprocess
 import sys
@@ -43,6 +44,20 @@ def test_a_manifest_made_to_hurt_is_refused(store_path, edit_manifest, edit):
     with pytest.raises(CorruptStore, match=r"manifest\.json|zarr\.json"):
         storage.open_store(store_path)
     assert not storage.verify(store_path).ok
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "zarr.json", "a shard"])
+def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(store_path, shard_file, backend, name):
+    if name == "zarr.json" and backend == "hdf5":
+        pytest.skip("has none")
+    file = shard_file(store_path, "heatmap", 1) if name == "a shard" else store_path / name
+    file.unlink()
+    os.mkfifo(file)
+    report = storage.verify(store_path)
+    assert report.bad_views == ([4, 5, 6, 7] if name == "a shard" else [])
+    assert [problem.partition(": ")[0] for problem in report.problems] == [str(file)]
+    with pytest.raises(CorruptStore, match=file.name):
+        storage.open_store(store_path).read("heatmap", [4])
 
 
 @pytest.mark.parametrize("file", ["manifest.json", ".writing/spec.json"])
