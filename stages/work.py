@@ -144,6 +144,7 @@ def is_main_process() -> bool:
 def place(source: Path, out: Path) -> None:
     """Brings a copy of `source` onto `out`: blocks shared where the file system can, in one rename."""
     out.parent.mkdir(parents=True, exist_ok=True)
+    _remove_unfinished_copies(out)
     fresh = out.with_name(f".{out.name}.{os.getpid()}.new")
     old = out.with_name(f".{out.name}.{os.getpid()}.old")
     try:
@@ -156,10 +157,22 @@ def place(source: Path, out: Path) -> None:
         os.replace(fresh, out)
     finally:
         for path in (fresh, old):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+            _remove(path)
+
+
+def _remove_unfinished_copies(out: Path) -> None:
+    """Those of killed processes: DVC would take them for a part of the folder."""
+    for copy in out.parent.glob(f".{out.name}.*.new"):
+        process = copy.name.split(".")[-2]
+        if process.isdecimal() and not Path("/proc", process).exists() and Path("/proc/self").exists():
+            _remove(copy)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def file_sha256(path: Path) -> str:

@@ -85,6 +85,16 @@ def test_two_processes_do_not_share_work(tmp_path):
         other.communicate()
 
 
+def test_copies_of_killed_processes_are_removed(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    for process, name in ((gone.pid, "made"), (os.getppid(), "made"), (gone.pid, "other")):
+        (tmp_path / f".{name}.{process}.new").mkdir()
+    make(tmp_path / "made", lambda folder, result, _: result.write_text("new"))
+    assert sorted(os.listdir(tmp_path)) == sorted([".work", "made", f".made.{os.getppid()}.new",
+                                                   f".other.{gone.pid}.new"])
+
+
 def test_commands_that_share_work_deliver_it_one_after_the_other(tmp_path, monkeypatch):
     place, at_once, most = work.place, [], []
 
