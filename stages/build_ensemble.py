@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
-from stages import entry, inputs, paths, work
+from stages import entry, inputs, paths, replacing, work
 
 if TYPE_CHECKING:
     from pipeline.params import Params
@@ -15,7 +15,10 @@ BY_AP, BY_TRUTH = "class-ap", "agreement"
 
 
 def run(params: "Params", key: str, *, restart: bool = False) -> dict[str, Any]:
-    """Merges the stores of one ensemble's teachers; returns what the result holds."""
+    """Merges the stores of one ensemble's teachers; returns what the result holds.
+
+    What is at the out and nowhere else is replaced in a restart alone.
+    """
     from pipeline.data.recorded import RecordedViews
     from pipeline.ensemble.building import build_ensemble
     from pipeline.inform import progress_bar
@@ -30,14 +33,15 @@ def run(params: "Params", key: str, *, restart: bool = False) -> dict[str, Any]:
     stores = {teacher: _open(params, teacher, views) for teacher in ensemble.teachers}
 
     def build(folder: Path, result: Path, _: str) -> None:
+        if not restart:
+            replacing.refuse_loss(stage, out, result, expect={"members": given["stores"], **ensemble.identity})
         with progress_bar(f"ensemble {key}") as progress:
             build_ensemble(stores, result, params=ensemble, class_ap=known, truth=truth, progress=progress)
 
     given = {"stores": {name: store.fingerprint for name, store in stores.items()}, "ensemble": inputs.values(ensemble),
              "class_ap": known}
-    out = paths.ensemble_store(key)
-    work.run(f"build_ensemble/{key}", module="stages.build_ensemble", inputs=given, out=out, build=build,
-             restart=restart)
+    out, stage = paths.ensemble_store(key), f"build_ensemble/{key}"
+    work.run(stage, module="stages.build_ensemble", inputs=given, out=out, build=build, restart=restart)
     store = open_store(out)
     return {"views": len(store), "fingerprint": store.fingerprint}
 

@@ -10,9 +10,9 @@ from pathlib import Path
 PACKAGES = ("pipeline", "stages", "storage")
 
 #: Not part of a stage's fingerprint: the *values* of params are in it already, and these modules only
-#: carry values, errors and progress from one place to another or start processes.
+#: carry values, errors and progress from one place to another, start processes or guard outs.
 PLUMBING = ("pipeline.devices", "pipeline.errors", "pipeline.inform", "pipeline.params",
-            "stages.code", "stages.entry", "stages.paths", "stages.work")
+            "stages.code", "stages.entry", "stages.paths", "stages.replacing", "stages.work")
 
 
 @cache

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages import entry, inputs, paths, work
+from stages import entry, inputs, paths, replacing, work
 from stages.code import code_fingerprint
 from stages.trained import load_trained
 from stages.views import recorded_views
@@ -33,7 +33,8 @@ def run_all(params: "Params", names: Sequence[str], *, devices: str = "auto", dr
 def run(params: "Params", name: str, *, devices: str = "auto", restart: bool = False) -> dict[str, Any]:
     """Dumps one teacher into targets/NAME.zarr; returns what it cost, as in results/dumps/NAME.json.
 
-    Where the views grew, those of an older dump are copied; not in a restart.
+    Views that an older dump has are copied, where they are the same or the first of those that grew; not in a
+    restart. What is at the out and nowhere else is replaced in a restart alone.
     """
     from pipeline.devices import make_fabric
     from pipeline.inference.dump import dump_teacher
@@ -46,9 +47,12 @@ def run(params: "Params", name: str, *, devices: str = "auto", restart: bool = F
     sha256 = work.file_sha256(weights)
 
     def build(folder: Path, result: Path, _: str) -> None:
-        fabric = make_fabric(devices, params.dump.precision)
         teacher = load_trained(weights, data)
         old = None if restart else _older(params, name, teacher, data, recorded, sha256)
+        if not restart:
+            expect = {"data": data.fingerprint, "views": recorded.fingerprint, **inputs.dumped(params, name)}
+            replacing.refuse_loss(stage, store, result, old=old.path if old else None, expect=expect)
+        fabric = make_fabric(devices, params.dump.precision)
         if old:
             work.say(f"{stage}: {len(old)} views are taken over from {old.path}")
         with progress_bar(f"dump {name}") as progress:

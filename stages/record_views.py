@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages import entry, inputs, paths, work
+from stages import entry, inputs, paths, replacing, work
 from stages.views import recorded_views, viewed_split
 
 if TYPE_CHECKING:
@@ -15,8 +15,10 @@ STAGE = "record_views"
 def run(params: "Params", *, restart: bool = False) -> dict[str, Any]:
     """Writes targets/views.zarr; returns what it holds.
 
-    The views of an older store are kept where params or data only ask for more; not in a restart.
+    The views of an older store are kept where params or data only ask for more; not in a restart. What is at the out
+    and nowhere else is replaced in a restart alone.
     """
+    from pipeline.data.recorded import drawn
     from pipeline.data.recording import older_views, record_views
     from pipeline.inform import progress_bar
 
@@ -26,6 +28,9 @@ def run(params: "Params", *, restart: bool = False) -> dict[str, Any]:
     def build(folder: Path, result: Path, _: str) -> None:
         older = [] if restart else [out, *work.finished(STAGE, out.name)]  # DVC deletes the out first
         old = older_views(older, data, split, params.views, result)
+        if not restart:
+            replacing.refuse_loss(STAGE, out, result, old=old.path if old else None,
+                                  expect={"data": data.fingerprint, "split": split, **drawn(params.views)})
         if old:
             work.say(f"{STAGE}: {len(old)} views are taken over from {old.path}")
         with progress_bar("record-views") as progress:

@@ -52,11 +52,12 @@ class Work:
         """Brings the complete result onto the out; once for all processes."""
         if not is_main_process():
             return
-        if not self.done:
-            write_text(self.folder / "done", self.fingerprint)
-            # What only unfinished work needs goes: checkpoints are larger than what they lead to.
-            _delete(self.folder, keep={*BOOKKEEPING, "done", self.out.name})
-        place(self.result, self.out)
+        with _alone_in(self.folder):  # commands that share the work end at the same moment
+            if not self.done:
+                write_text(self.folder / "done", self.fingerprint)
+                # What only unfinished work needs goes: checkpoints are larger than what they lead to.
+                _delete(self.folder, keep={*BOOKKEEPING, "done", self.out.name})
+            place(self.result, self.out)
 
 
 @contextmanager
@@ -143,6 +144,7 @@ def is_main_process() -> bool:
 def place(source: Path, out: Path) -> None:
     """Brings a copy of `source` onto `out`: blocks shared where the file system can, in one rename."""
     out.parent.mkdir(parents=True, exist_ok=True)
+    _remove_unfinished_copies(out)
     fresh = out.with_name(f".{out.name}.{os.getpid()}.new")
     old = out.with_name(f".{out.name}.{os.getpid()}.old")
     try:
@@ -155,10 +157,22 @@ def place(source: Path, out: Path) -> None:
         os.replace(fresh, out)
     finally:
         for path in (fresh, old):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+            _remove(path)
+
+
+def _remove_unfinished_copies(out: Path) -> None:
+    """Those of killed processes: DVC would take them for a part of the folder."""
+    for copy in out.parent.glob(f".{out.name}.*.new"):
+        process = copy.name.split(".")[-2]
+        if process.isdecimal() and not Path("/proc", process).exists() and Path("/proc/self").exists():
+            _remove(copy)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def file_sha256(path: Path) -> str:
@@ -214,6 +228,17 @@ def _held(work: Path, *, alone: bool) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Waits until nobody else is in here with the same folder."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def say(text: str) -> None:

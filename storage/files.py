@@ -30,11 +30,16 @@ def local_path(path: str | os.PathLike[str]) -> Path:
 def read_start(file: Path, most: int) -> bytes | None:
     """The first `most` bytes of a file, or all; None where there is no such file."""
     try:
-        with open(file, "rb") as opened:
+        with open(file, "rb", opener=_at_once) as opened:
             # So large a buffer as `most` is not taken for a small file.
             return opened.read(min(os.fstat(opened.fileno()).st_size, most))
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
+
+
+def _at_once(path: str, flags: int) -> int:
+    # To open a pipe would wait for somebody to write into it.
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def sync_folder(folder: Path) -> None:

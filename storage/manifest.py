@@ -23,7 +23,9 @@ VERSION = 1
 NAME = "manifest.json"
 WORK = ".writing"  # an unfinished store's journals, locks and temporary files
 BEGUN = "spec.json"
-MAX_BYTES = 2**28
+#: A crafted text may take 30 times as much memory when it is parsed.
+MAX_BYTES = 2**24
+ENTRY_BYTES = 256  # that a manifest needs for a shard of an array, at most
 
 Manifest = dict[str, Any]
 
@@ -147,7 +149,10 @@ def load_begun(path: Path) -> StoreSpec:
     """
     file = path / WORK / BEGUN
     try:
-        return StoreSpec.from_json(_parse_checked(file.read_bytes())["spec"])
+        raw = read_start(file, MAX_BYTES + 1) or b""
+        if len(raw) > MAX_BYTES:
+            raise CorruptStore(f"has more than {MAX_BYTES} bytes")
+        return StoreSpec.from_json(_parse_checked(raw)["spec"])
     except FormatError as error:
         raise FormatError(f"{file}: {error}; remove {path} and write the store anew") from None
     except (StoreError, KeyError, TypeError) as error:

@@ -166,7 +166,8 @@ class ShardFile:
         """
         self.path = path
         try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            # To open a pipe would wait for somebody to write into it; a file never waits.
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
             raise CorruptStore("is missing") from None
         if (found := os.fstat(self._fd).st_size) != size:

@@ -57,9 +57,13 @@ def create_store(path: str | os.PathLike[str], spec: StoreSpec) -> "StoreWriter"
 def _begin(path: Path, spec: StoreSpec) -> StoreSpec:
     if (path / WORK / BEGUN).exists():
         return _same(path, manifests.load_begun(path), spec)
+    document, files = manifests.render_begun(spec), spec.shards * len(spec.arrays)
+    if len(document) + files * manifests.ENTRY_BYTES > manifests.MAX_BYTES:
+        raise StoreError(f"{path}: a manifest cannot list {files:,} files of {spec.shard_views} views each; choose a "
+                         "larger shard_views")
     for array in spec.arrays:
         (path / array.name).mkdir(exist_ok=True)
-    write_whole(path / WORK / BEGUN, manifests.render_begun(spec), path / WORK)
+    write_whole(path / WORK / BEGUN, document, path / WORK)
     sync_folder(path)
     sync_folder(path.parent)
     return spec
@@ -141,8 +145,9 @@ class StoreWriter:
             done = finished(self._work, self.path, self.spec)
             if missing := [str(shard) for shard in range(self.spec.shards) if shard not in done]:
                 raise IncompleteStore(
-                    f"{self.path}: {len(missing)} of {self.spec.shards} shards are missing or still being "
-                    f"written by another process: {', '.join(missing[:10])}{', …' * (len(missing) > 10)}")
+                    f"{self.path}: {len(missing)} of {self.spec.shards} shards are missing, or still being written by "
+                    f"another process, which then finishes the store: {', '.join(missing[:10])}"
+                    f"{', …' * (len(missing) > 10)}. Run it again if there is no other")
             created = {"at": datetime.now(UTC).isoformat(timespec="seconds"),
                        "shard_seconds": round(sum(record["seconds"] for record in done.values()), 3),
                        **information}

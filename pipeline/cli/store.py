@@ -137,7 +137,7 @@ def live_lines(found: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def show(params: "Params", path: Path, view: str, out: Path) -> dict[str, Any]:
+def show(params: "Params", path: Path | str, view: str, out: Path) -> dict[str, Any]:
     """Draws one view as a store has it; an ensemble's with its members beside it.
 
     Returns:

@@ -32,8 +32,11 @@ def store_info(path: Path | str, as_json: bool) -> None:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which views --live takes.")
 @click.option("--params", "params_file", type=click.Path(path_type=Path), default="params.yaml", show_default=True,
               help="The params file, for --live.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
+              help="Override a params key, for --live; may be repeated.")
 @as_json
-def store_verify(path: Path | str, live: int | None, seed: int, params_file: Path, as_json: bool) -> None:
+def store_verify(path: Path | str, live: int | None, seed: int, params_file: Path, overrides: tuple[str, ...],
+                 as_json: bool) -> None:
     """Check every byte of the store at PATH, or at a URL, against its manifest; exit 1 where one is wrong."""
     from pipeline.cli.store import check, check_lines, compare
 
@@ -41,19 +44,19 @@ def store_verify(path: Path | str, live: int | None, seed: int, params_file: Pat
     if live and not answer["problems"]:
         from pipeline.params import load_params
 
-        answer["live"] = compare(load_params(params_file), path, live, seed=seed)
+        answer["live"] = compare(load_params(params_file, overrides), path, live, seed=seed)
     print_answer(answer, as_json, check_lines)
     if answer["problems"] or not answer.get("live", {"ok": True})["ok"]:
         raise SystemExit(1)
 
 
 @store.command("show")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=path_or_url)
 @click.argument("view")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The picture to write, e.g. x.png.")
 @as_json
 @reads_params
-def store_show(params: "Params", path: Path, view: str, out: Path, as_json: bool) -> None:
+def store_show(params: "Params", path: Path | str, view: str, out: Path, as_json: bool) -> None:
     """Draw VIEW (a row, or IMAGE_ID:NUMBER): ground truth, each teacher's heatmap and boxes, the ensemble's."""
     from pipeline.cli.store import show
 

@@ -103,7 +103,10 @@ def _mean_shares(stores: Mapping[str, Store], params: "Ensemble",
 def _flip(stores: Mapping[str, Store]) -> dict[str, Any] | None:
     """The largest error under a mirror of any teacher; None where one does not say."""
     errors = [store.manifest["created"].get("flip") for store in stores.values()]
-    return None if None in errors else max(errors, key=lambda flip: flip["error"])
+    if None in errors:
+        return None
+    largest = max(errors, key=lambda flip: flip["error"])
+    return {key: largest[key] for key in ("views", "error")}  # features stay in the teachers' stores
 
 
 def check_members(stores: Mapping[str, Store]) -> None:

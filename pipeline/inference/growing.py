@@ -16,9 +16,9 @@ def older_dump(paths: Iterable[Path], wanted: StoreSpec, views: "RecordedViews",
     """Of the stores at `paths`, the one with the most views that a dump may copy.
 
     It is of the same teacher and params (its identity is that of `wanted` but for data and views), the same code
-    wrote it, and all its views come first in `views`.
+    wrote it, and all its views come first in `views`, or are all of them.
     """
-    found = []
+    found, known = [], {**views.grown_from, views.fingerprint: len(views)}
     for path in paths:
         try:
             store = open_store(path)
@@ -26,7 +26,7 @@ def older_dump(paths: Iterable[Path], wanted: StoreSpec, views: "RecordedViews",
             continue
         identity = store.spec.identity
         if (_kept(identity) == _kept(wanted.identity) and store.manifest["created"].get("code") == code
-                and views.grown_from.get(identity["views"]) == len(store)):
+                and known.get(identity["views"]) == len(store)):
             found.append(store)
     return max(found, key=len, default=None)
 

@@ -1,5 +1,6 @@
 """What is learnt from a few views before a dump begins: how to reduce features, what a mirror changes."""
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -32,7 +33,9 @@ class Sample(NamedTuple):
     Attributes:
         fitted: the parameters of the features' encoding; {} without features or where it needs none.
         flip: {"views": n, "error": e}: how far the heatmap of a mirrored view is from the mirrored
-            heatmap, the sum of their absolute differences over the sum of the greater of both, 0 to 1.
+            heatmap, the sum of their absolute differences over the sum of the greater of both, 0 to 1; with
+            features also {"features": e}: how far theirs are, the root of their mean square difference over twice
+            the variance of their channels: 0 where they agree, 1 where they have nothing in common.
     """
 
     fitted: dict[str, Any]
@@ -50,17 +53,43 @@ def study_sample(
     device: torch.device, on_mismatch: OnMismatch = "error",
 ) -> Sample:
     """Runs the teacher over some views and their mirror images; `model` is inside `inference`."""
-    cells, different, greater = [], 0.0, 0.0
+    cells, different, greater, features = [], 0.0, 0.0, _Disagreement()
     for _, images in rendered(views, data, rows, params.batch, on_mismatch):
         pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
         plain = predict(model, pixels, params.precision)
-        mirrored = predict(model, pixels.flip(3), params.precision).heatmap.flip(3)
+        turned = predict(model, pixels.flip(3), params.precision)
+        mirrored = turned.heatmap.flip(3)
         different += float((plain.heatmap - mirrored).abs().sum())
         greater += float(torch.maximum(plain.heatmap, mirrored).sum())
         if params.features:
+            features.add(plain.features, turned.features.flip(3))
             cells.append(sample_cells(params.encodings.features, plain.features.cpu().numpy()))
     fitted = fit_parameters(params.encodings.features, np.concatenate(cells)) if cells else {}
-    return Sample(fitted, {"views": len(rows), "error": round(different / max(greater, 1e-12), 6)})
+    flip = {"views": len(rows), "error": round(different / max(greater, 1e-12), 6)}
+    return Sample(fitted, {**flip, "features": features.share} if cells else flip)
+
+
+class _Disagreement:
+    """Of two maps that should be one, batch by batch; sums in double precision."""
+
+    def __init__(self) -> None:
+        self._apart, self._squares, self._count = 0.0, 0.0, 0
+        self._sums: Tensor | float = 0.0
+
+    def add(self, one: "Tensor", other: "Tensor") -> None:
+        """Both (B, F, h, w)."""
+        one, other = one.double(), other.double()
+        self._apart += float((one - other).square().sum())
+        for values in (one, other):
+            self._squares += float(values.square().sum())
+            self._sums = self._sums + values.sum((0, 2, 3))
+            self._count += values.shape[0] * values.shape[2] * values.shape[3]
+
+    @property
+    def share(self) -> float:
+        """0 to 1 for maps that agree to maps that have nothing in common."""
+        means = float(torch.as_tensor(self._sums).square().sum()) / max(self._count, 1)
+        return round(math.sqrt(self._apart / max(self._squares - means, 1e-12)), 6)
 
 
 def reduce_features(features: "Tensor", array: "ArraySpec") -> "Tensor":

@@ -174,8 +174,8 @@ class Distill(Block):
     """The cells that `dvc repro` fills: students x recipes x seeds, and how a student is trained.
 
     Attributes:
-        flip: largest flip error of the teachers' stores with which a view and its targets are mirrored
-            at random as they are read; null never mirrors.
+        flip: largest flip error of the teachers' stores, of their heatmaps and of the features that a recipe reads,
+            with which a view and its targets are mirrored at random as they are read; null never mirrors.
     """
 
     students: Annotated[list[Name], Field(min_length=1)]

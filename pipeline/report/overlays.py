@@ -77,7 +77,7 @@ def draw_panels(
             _draw_heat(axis, content, colors)
         else:
             axis.imshow(image, extent=extent, interpolation="lanczos")
-        for box in content.boxes if isinstance(content, Heat) else content:
+        for box in reversed(content.boxes if isinstance(content, Heat) else content):  # the best comes first: on top
             _draw_box(axis, box, classes, colors)
     return figure
 

@@ -22,7 +22,7 @@ TRUTH = "Ground truth"
 NO_TRUTH = "No ground truth"
 
 
-def open_of_views(path: Path, recorded: "RecordedViews") -> Store:
+def open_of_views(path: Path | str, recorded: "RecordedViews") -> Store:
     """A store of these views, of older ones that they continue, or of the views themselves.
 
     Raises:

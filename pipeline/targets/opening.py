@@ -47,8 +47,8 @@ def open_targets(
         data: the student's images.
         recorded: the views that it will see or, for a recipe with fresh ones, how they are drawn.
         size: (height, width) of the student's input; None for that of the views.
-        flip: largest error of the stores' maps under a mirror with which views are mirrored at random;
-            None never mirrors.
+        flip: largest error under a mirror, of the stores' maps and of the features that are read, with which
+            views are mirrored at random; None never mirrors.
         dumped: what else the identity of a teacher's store (weights, encodings) and of "ensemble" (its rule)
             must say, by name.
 
@@ -94,7 +94,7 @@ def open_targets(
                             "or set w4 of the recipe to 0 (and attend_outputs: false).")
         arrays[name] = wanted
         if flip is not None:
-            _check_flip(store, flip, name)
+            _check_flip(store, flip, wanted)
     return Targets(data, recorded, recipe, stores, arrays, heads, size, flip is not None)
 
 
@@ -113,14 +113,16 @@ def channel_weights(features: ArraySpec, recipe: "Recipe") -> list[float]:
     return channel_variances(features) if recipe.standardise == "map" else [1.0] * features.shape[0]
 
 
-def _check_flip(store: Store, allowed: float, name: str) -> None:
-    measured = store.manifest["created"].get("flip")
-    if measured is None:
-        raise UserError(f"{store.path} does not say how large its error under a mirror is, which distill.flip limits "
-                        f"to {allowed:g}: make it again, or set distill.flip: null.")
-    if measured["error"] > allowed:
-        raise UserError(f"{store.path} errs by {measured['error']:.3g} under a mirror, more than the {allowed:g} that "
-                        "distill.flip allows: set distill.flip: null to mirror nothing, or allow more.")
+def _check_flip(store: Store, allowed: float, arrays: tuple[str, ...]) -> None:
+    measured = store.manifest["created"].get("flip") or {}
+    for key, what in (("error", "its maps"), ("features", "its features"))[: 1 + (FEATURES in arrays)]:
+        if key not in measured:
+            raise UserError(f"{store.path} does not say how large the error of {what} under a mirror is, which "
+                            f"distill.flip limits to {allowed:g}: make it again, or set distill.flip: null.")
+        if measured[key] > allowed:
+            raise UserError(f"{store.path}: {what} err by {measured[key]:.3g} under a mirror, more than the "
+                            f"{allowed:g} that distill.flip allows: set distill.flip: null to mirror nothing, or allow "
+                            "more.")
 
 
 def _open(path: Path, expected: Mapping[str, Any], again: str) -> Store:

@@ -125,8 +125,8 @@ def test_an_ensemble_is_no_teacher(stores, tmp_path):
 def test_the_error_under_a_mirror_is_the_worst_teachers(stores, tmp_path):
     assert build_ensemble(stores, tmp_path / "e.zarr", params=PARAMS)["created"]["flip"] is None
     for error, store in zip((0.2, 0.3), stores.values(), strict=True):
-        store.manifest["created"]["flip"] = {"views": 16, "error": error}
-    assert build_ensemble(stores, tmp_path / "f.zarr", params=PARAMS)["created"]["flip"]["error"] == 0.3
+        store.manifest["created"]["flip"] = {"views": 16, "error": error, "features": 0.5}
+    assert build_ensemble(stores, tmp_path / "f.zarr", params=PARAMS)["created"]["flip"] == {"views": 16, "error": 0.3}
 
 
 CLASS_AP = {"a": {"cat": 60.0, "dog": None}, "b": {"cat": 20.0, "dog": None}}

@@ -1,5 +1,6 @@
 """Stores made to hurt by somebody who knows how to make every checksum right: a clear error, and little memory."""
 
+import os
 import struct
 import subprocess
 import sys
@@ -43,6 +44,39 @@ def test_a_manifest_made_to_hurt_is_refused(store_path, edit_manifest, edit):
     with pytest.raises(CorruptStore, match=r"manifest\.json|zarr\.json"):
         storage.open_store(store_path)
     assert not storage.verify(store_path).ok
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "zarr.json", "a shard"])
+def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(store_path, shard_file, backend, name):
+    if name == "zarr.json" and backend == "hdf5":
+        pytest.skip("has none")
+    file = shard_file(store_path, "heatmap", 1) if name == "a shard" else store_path / name
+    file.unlink()
+    os.mkfifo(file)
+    report = storage.verify(store_path)
+    assert report.bad_views == ([4, 5, 6, 7] if name == "a shard" else [])
+    assert [problem.partition(": ")[0] for problem in report.problems] == [str(file)]
+    with pytest.raises(CorruptStore, match=file.name):
+        storage.open_store(store_path).read("heatmap", [4])
+
+
+@pytest.mark.parametrize("file", ["manifest.json", ".writing/spec.json"])
+def test_a_text_made_to_fill_the_memory_is_refused_unread(tmp_path, file):
+    """Lists of nothing take 20 times their text when they are parsed."""
+    path = tmp_path / "s" / file
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b'{"format": "centernet-distill store", "version": 1, "x": [' + b"[]," * 2**23)
+    code = ("import resource, sys, storage\n"
+            "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+            "try:\n"
+            "    storage.begun(sys.argv[1])\n"
+            "except storage.CorruptStore as error:\n"
+            "    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1000, error)\n")
+    found = subprocess.run([sys.executable, "-c", code, str(tmp_path / "s")], capture_output=True, text=True,
+                           check=False)
+    megabytes, _, message = found.stdout.partition(" ")
+    assert int(megabytes) < 60, found
+    assert f"{path}: has more than 16777216 bytes" in message
 
 
 def crafted(path, edit_manifest, shard, file):

@@ -139,15 +139,21 @@ def test_what_a_mirror_changes_is_measured(detector, data, views, fabric, tmp_pa
     flip = manifest["created"]["flip"]
     assert flip["views"] == 10
     assert 0 < flip["error"] < 1  # random weights are not symmetric
+    assert 0 < flip["features"] < 1.5
+    alone = PARAMS.model_copy(update={"features": False})
+    manifest = dump_teacher(detector, data, views, tmp_path / "n.zarr", params=alone, fabric=fabric, **NAMED)
+    assert manifest["created"]["flip"] == {"views": 10, "error": flip["error"]}
 
     class Symmetric(type(detector)):
         def forward(self, images):
             one, other = super().forward(images)[-1], super().forward(images.flip(3))[-1]
-            return [one._replace(heatmap=(one.heatmap + other.heatmap.flip(3)) / 2)]
+            return [one._replace(heatmap=(one.heatmap + other.heatmap.flip(3)) / 2,
+                                 features=(one.features + other.features.flip(3)) / 2)]
 
     detector.__class__ = Symmetric
     manifest = dump_teacher(detector, data, views, tmp_path / "s.zarr", params=PARAMS, fabric=fabric, **NAMED)
     assert manifest["created"]["flip"]["error"] < 1e-5
+    assert manifest["created"]["flip"]["features"] < 1e-4
 
 
 def test_mixed_precision_keeps_the_heads_exact(detector, data, views, fabric, tmp_path):

@@ -120,7 +120,16 @@ def test_views_that_are_no_growth_take_nothing_over(dump, data, views, find, tmp
     old = dump("old.zarr", views)
     record_views(data, "train", MORE_VIEWS, tmp_path / "fresh.zarr")
     assert find([old.path], RecordedViews(tmp_path / "fresh.zarr")) is None
-    assert find([old.path], views) is None
+
+
+def test_a_dump_of_the_same_views_is_copied(dump, views, find, seen):
+    old = dump("old.zarr", views, SMALL)
+    seen.clear()
+    other_shards = SMALL.model_copy(update={"shard_views": 3})
+    store = dump("new.zarr", views, other_shards, old=find([old.path], views, SMALL))
+    assert (sum(seen), store.spec.shard_views, store.fingerprint) == (0, 3, old.fingerprint)
+    for name, codes in contents(old).items():
+        np.testing.assert_array_equal(contents(store)[name], codes)
 
 
 def test_what_was_begun_without_the_older_dump_keeps_its_encoding(dump, views, more, find, seen):

@@ -122,6 +122,47 @@ def test_a_restart_takes_nothing_over(line, command):
     assert contents(line / "targets/resnet18.zarr")["peaks"].shape == grown["peaks"].shape
 
 
+def test_a_teacher_is_not_asked_again_when_the_work_folders_are_gone(line, command, monkeypatch):
+    before, shard = contents(line / "targets/resnet18.zarr"), line / "targets/resnet18.zarr/peaks/c.1.0.0"
+    command("clean")
+    monkeypatch.setattr("pipeline.inference.dump.outputs", None)
+    assert "48 views are taken over from" in command("dump-teachers", "resnet18")
+    monkeypatch.undo()
+    monkeypatch.chdir(line)
+    command("clean")
+    damaged = bytearray(shard.read_bytes())
+    damaged[40] ^= 1
+    shard.write_bytes(damaged)
+    with pytest.warns(UserWarning, match="view 20 is damaged"):
+        command("dump-teachers", "resnet18")
+    assert verify(line / "targets/resnet18.zarr").ok
+    for name, codes in contents(line / "targets/resnet18.zarr").items():
+        np.testing.assert_array_equal(codes, before[name])
+
+
+@pytest.mark.parametrize(("what", "change", "out", "words"), [
+    (["dump-teachers", "resnet18"], "dump.peaks=10", "resnet18", "peaks is 20, expected 10"),
+    (["build-ensemble"], "ensembles.both.iou=0.6", "ensemble-both", "iou is 0.5, expected 0.6"),
+    (["record-views"], "views.color=0.3", "views", "views.color is 0.2, expected 0.3"),
+])
+def test_the_only_copy_of_a_store_is_replaced_only_when_asked(line, command, what, change, out, words):
+    manifest = line / "targets" / f"{out}.zarr/manifest.json"
+    before = manifest.read_bytes()
+    command("clean")
+    said = command(*what, "--set", change, fails=True)
+    assert words in said
+    assert said.endswith("There is no other copy of it: move it away, or add --restart to replace it.\n")
+    assert manifest.read_bytes() == before
+    command(*what, "--set", change, "--restart")
+    assert manifest.read_bytes() != before
+    command(*what, "--set", change)  # what is there was asked for
+    replaced = manifest.read_bytes()
+    manifest.write_bytes(b"")
+    shutil.rmtree(line / ".work")
+    assert "There is no other copy" in command(*what, "--set", change, fails=True)
+    assert (manifest.read_bytes(), len(replaced) > 0) == (b"", True)
+
+
 def test_a_teacher_that_was_trained_again_is_refused(line, command):
     command("train-teacher", "resnet18", "--set", "train.seed=5")
     for what in (["build-ensemble"], DISTILL):

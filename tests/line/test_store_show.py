@@ -36,6 +36,13 @@ def test_a_picture_shows_what_the_store_was_made_of(finished, tmp_path, store, p
     assert json.loads(named.stdout) == found
 
 
+def test_a_store_elsewhere_is_shown_too(finished, tmp_path):
+    answer = show(finished, (finished / "targets/resnet18.zarr").as_uri(), "7", "-o", tmp_path / "x.png", "--json")
+    assert answer.exit_code == 0, answer.output
+    here = show(finished, "targets/resnet18.zarr", "7", "-o", tmp_path / "x.png", "--json")
+    assert answer.stdout == here.stdout
+
+
 def test_people_read_what_is_seen(finished, tmp_path):
     answer = show(finished, "targets/resnet18.zarr", "0", "-o", tmp_path / "x.png", "--set", "report.score=0.001")
     assert answer.exit_code == 0, answer.output

@@ -31,6 +31,12 @@ def test_a_store_is_compared_with_its_teacher(finished):
         assert line in verify(finished, "targets/resnet18.zarr", "--live", "12").stdout
 
 
+def test_params_may_be_overridden_as_for_the_dump(finished):
+    answer = verify(finished, "targets/resnet18.zarr", "--live", "4", "--set", "views.color=0.3")
+    assert answer.exit_code == 1
+    assert "views.color is 0.2, expected 0.3" in answer.stderr
+
+
 def test_only_a_teacher_can_be_asked_live(finished):
     answer = verify(finished, "targets/ensemble-both.zarr", "--live", "4")
     assert answer.exit_code == 1

@@ -1,6 +1,9 @@
 import os
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -80,6 +83,40 @@ def test_two_processes_do_not_share_work(tmp_path):
     finally:
         other.kill()
         other.communicate()
+
+
+def test_copies_of_killed_processes_are_removed(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    for process, name in ((gone.pid, "made"), (os.getppid(), "made"), (gone.pid, "other")):
+        (tmp_path / f".{name}.{process}.new").mkdir()
+    make(tmp_path / "made", lambda folder, result, _: result.write_text("new"))
+    assert sorted(os.listdir(tmp_path)) == sorted([".work", "made", f".made.{os.getppid()}.new",
+                                                   f".other.{gone.pid}.new"])
+
+
+def test_commands_that_share_work_deliver_it_one_after_the_other(tmp_path, monkeypatch):
+    place, at_once, most = work.place, [], []
+
+    def slow(source, out):
+        at_once.append(source)
+        time.sleep(0.1)
+        most.append(len(at_once))
+        place(source, out)
+        at_once.pop()
+
+    def build(folder, result, fingerprint):
+        result.mkdir(exist_ok=True)
+        both.wait(10)
+
+    monkeypatch.setattr(work, "place", slow)
+    both = threading.Barrier(2)
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(work.run, "stage/item", module=MODULE, inputs={}, out=tmp_path / "made", build=build,
+                            shared=True) for _ in range(2)]
+        assert runs[0].result() == runs[1].result()
+    assert most == [1, 1]
+    assert sorted(os.listdir(tmp_path)) == [".work", "made"]
 
 
 def test_clean_keeps_unfinished_work(tmp_path):

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import storage
-from storage import CorruptStore, FormatError, IncompleteStore, StoreError, files
+from storage import ArraySpec, CorruptStore, FormatError, IncompleteStore, StoreError, files
+from storage import manifest as manifests
 from storage.manifest import render
 from storage.spec import BACKENDS
 
@@ -231,6 +232,23 @@ def test_an_unfinished_store_that_cannot_be_continued(tmp_path: Path, spec):
     for use in (lambda: storage.create_store(tmp_path / "s", spec), lambda: storage.open_store(tmp_path / "s")):
         with pytest.raises(CorruptStore, match=r"spec\.json.*write the store anew"):
             use()
+
+
+def test_a_store_whose_manifest_could_not_be_read_is_not_begun(tmp_path: Path, make_spec):
+    with pytest.raises(StoreError, match=r"cannot list 400,000 files of 1 views each; choose a larger shard_views"):
+        storage.create_store(tmp_path / "s", make_spec(100_000, 1))
+    assert not (tmp_path / "s/.writing/spec.json").exists()
+    storage.create_store(tmp_path / "s", make_spec(100_000, 20))
+
+
+@pytest.mark.parametrize(("name", "arrays"), [("n" * 64, 1), ("heatmap", 4)])
+def test_a_manifest_needs_no_more_than_is_kept_free_for_it(name: str, arrays: int):
+    spec = storage.StoreSpec(tuple(ArraySpec(f"{name[:-1]}{number}", (), "uint8") for number in range(arrays)), 1000, 1,
+                             {})
+    entry = {"bytes": 2**48, "crc32c": 2**32 - 1}
+    shards = [{"arrays": {array.name: entry for array in spec.arrays}, "errors": {}}] * spec.shards
+    content = manifests.build(spec, shards, {}, {})
+    assert len(manifests.render(content)) < 2000 + 1000 * arrays * manifests.ENTRY_BYTES
 
 
 def test_a_file_system_without_locks_says_so(tmp_path: Path, spec, monkeypatch: pytest.MonkeyPatch):

@@ -10,7 +10,7 @@ from pipeline.losses import GroundTruthLoss
 from pipeline.outputs import DenseOutputs
 from pipeline.params import Recipe, Views
 from pipeline.targets import channel_weights, open_targets
-from storage import ArraySpec, FingerprintMismatch, IncompleteStore, open_store
+from storage import ArraySpec, FingerprintMismatch, IncompleteStore, manifest, open_store
 
 BOTH = Recipe(teachers=["small", "large"], ensemble="both")
 SEPARATE = Recipe(teachers=["small", "large"], ensemble="separate")
@@ -139,6 +139,29 @@ def test_members_are_brought_to_the_students_grid_and_mirrored_as_the_target_is(
     assert torch.equal(member.heatmap, alone.heatmap)
     assert torch.equal(member.peaks, alone.peaks)
     assert bool(flip) == ("mirrored" in batch and bool(batch["mirrored"].any()))
+
+
+@pytest.mark.parametrize(("measured", "w4", "words"), [
+    (None, 0.0, "does not say how large the error of its maps"),
+    ({"views": 16, "error": 0.3}, 0.0, "its maps err by 0.3 under a mirror, more than the 0.2"),
+    ({"views": 16, "error": 0.1}, 0.0, None),
+    ({"views": 16, "error": 0.1}, 100.0, "does not say how large the error of its features"),
+    ({"views": 16, "error": 0.1, "features": 0.5}, 100.0, "its features err by 0.5 under a mirror"),
+    ({"views": 16, "error": 0.1, "features": 0.5}, 0.0, None),
+    ({"views": 16, "error": 0.1, "features": 0.2}, 100.0, None)])
+def test_views_are_mirrored_where_params_allow_the_error_of_what_is_read(data, recorded, write_store, measured, w4,
+                                                                         words):
+    path = write_store("mine", features=3)
+    content = manifest.parse((path / "manifest.json").read_bytes())
+    content["created"]["flip"] = measured
+    (path / "manifest.json").write_bytes(manifest.render(content))
+    recipe = Recipe(teachers=["mine"], weights=[1000.0, 1.0, 0.1, w4])
+    assert not open_targets({"mine": path}, recipe, data, recorded).flip
+    if words is None:
+        assert open_targets({"mine": path}, recipe, data, recorded, flip=0.2).flip
+    else:
+        with pytest.raises(UserError, match=words):
+            open_targets({"mine": path}, recipe, data, recorded, flip=0.2)
 
 
 def test_spatial_attention_to_the_outputs_reads_features_that_have_no_weight(data, recorded, two_teachers, write_store):
