@@ -2,9 +2,24 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from pipeline.params.blocks import Block, Fraction, Name, Names, Positive, Seed
+
+_Share = Annotated[float, Field(gt=0.0, le=1.0)]
+_ClassName = Annotated[str, Field(min_length=1)]
+
+
+def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError("expected the smaller number first")
+    return pair
+
+
+def _distinct(names: list[str]) -> list[str]:
+    if len(set(names)) < len(names):
+        raise ValueError("expected a name only once")
+    return names
 
 
 class DemoScenes(Block):
@@ -25,8 +40,8 @@ class DemoScenes(Block):
     test: Positive = 500
     unseen: Positive = 300
     size: tuple[Positive, Positive] = (144, 144)
-    objects: tuple[Positive, Positive] = (1, 4)
-    object_size: tuple[Fraction, Fraction] = (0.55, 0.95)
+    objects: Annotated[tuple[Positive, Positive], AfterValidator(_ascending)] = (1, 4)
+    object_size: Annotated[tuple[_Share, _Share], AfterValidator(_ascending)] = (0.55, 0.95)
     difficult: Fraction = 0.06
     seed: Seed = 0
 
@@ -72,7 +87,7 @@ class Data(Block):
     format: Literal["auto", "voc", "coco"] = "auto"
     sets: dict[Name, Names] | None = None
     images: str | None = None
-    classes: list[str] | None = None
+    classes: Annotated[list[_ClassName], Field(min_length=1), AfterValidator(_distinct)] | None = None
     val_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     labels: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     unlabelled: Annotated[str, Field(min_length=1)] | None = None

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
@@ -29,6 +30,8 @@ def read_yaml(text: str, where: str) -> Any:
         line = f", line {mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise UserError(f"{where}{line} is not valid YAML: {problem}.") from None
+    except RecursionError:
+        raise UserError(f"{where} is nested too deeply.") from None
 
 
 def load_params(path: str | Path = "params.yaml", overrides: Sequence[str] = ()) -> Params:
@@ -47,7 +50,11 @@ def load_params(path: str | Path = "params.yaml", overrides: Sequence[str] = ())
     if not path.is_file():
         raise UserError(f"{path} does not exist. Write one with 'pipeline profile demo', "
                         "or name another with --params.")
-    tree = read_yaml(path.read_text(encoding="utf-8"), str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not a text file in UTF-8: {error}.") from None
+    tree = read_yaml(text, str(path))
     if not isinstance(tree, dict):
         raise UserError(f"{path} must hold a mapping of blocks (data, views, teachers, …), not {type(tree).__name__}.")
     return _checked(tree, overrides, str(path))
@@ -59,7 +66,7 @@ def changed(params: Params, overrides: Sequence[str], where: str) -> Params:
     Raises:
         UserError: as `load_params`, naming `where`.
     """
-    return _checked(params.model_dump(mode="json"), overrides, where)
+    return _checked(params.model_dump(mode="json", exclude_unset=True), overrides, where)
 
 
 def _checked(tree: dict[str, Any], overrides: Sequence[str], where: str) -> Params:
@@ -97,6 +104,8 @@ def _check_references(params: Params) -> None:
         asked += [(f"recipes.{key}.teachers", recipe.teachers, "teacher", params.teachers),
                   (f"recipes.{key}.ensemble", [recipe.merged] if recipe.merged else [], "ensemble",
                    params.ensembles)]
+    if "baseline" in params.report.model_fields_set:
+        asked += [("report.baseline", [params.report.baseline], "teacher", params.teachers)]
     if SEPARATE in params.ensembles:
         raise UserError(f"ensembles.{SEPARATE}: recipes use this name for no ensemble at all; choose another.")
     for where, names, kind, table in asked:
@@ -130,12 +139,21 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 def _validate(model: type[M], tree: Any, where: str, prefix: str = "") -> M:
     try:
         # By way of JSON: strict there still takes a list for a tuple and 1 for a float.
-        return model.model_validate_json(json.dumps(tree))
-    except TypeError as error:
+        text = json.dumps(tree, default=_plain)
+    except (TypeError, ValueError, RecursionError) as error:  # a binary value; an alias within its own anchor
         raise UserError(f"{where or prefix}: {error}.") from None
+    try:
+        return model.model_validate_json(text)
     except ValidationError as error:
         problems = dict.fromkeys(_problem(model, issue, prefix) for issue in error.errors())
         raise UserError(f"{where}{': ' if where else ''}{'; '.join(problems)}.") from None
+
+
+def _plain(value: object) -> str:
+    """YAML takes 2007-06-30 for a date; it is a name or a path here, or the schema says what is wrong with it."""
+    if isinstance(value, date):
+        return str(value)
+    raise TypeError(f"a value of the type {type(value).__name__} is none that params know ({value!r})")
 
 
 def _problem(model: type[BaseModel], issue: "ErrorDetails", prefix: str) -> str:

@@ -36,7 +36,17 @@ def test_overrides_are_yaml_and_apply_in_order(params_file):
     ("views.size=[64]", ["views.size.1", "missing"]),
     ("views.flip=2", ["views.flip", "1", "2"]),
     ("train.lr=fast", ["train.lr", "'fast'"]),
+    ("train.lr=.inf", ["train.lr", "finite", "inf"]),
+    ("views.scale=[.nan, 1.2, 0.1]", ["views.scale.0", "finite"]),
     ("train.epochs=true", ["train.epochs"]),
+    ("train.epochs=2020-01-01", ["train.epochs", "'2020-01-01'"]),
+    ("data.name=!!binary aGk=", ["params.yaml", "bytes"]),
+    ("data.demo.objects=[4, 1]", ["data.demo.objects", "smaller number first", "[4, 1]"]),
+    ("data.demo.object_size=[0.9, 0.5]", ["data.demo.object_size", "smaller number first"]),
+    ("data.demo.object_size=[0, 0.5]", ["data.demo.object_size.0", "greater than 0"]),
+    ("data.classes=[dog, cat, dog]", ["data.classes", "only once", "'dog'"]),
+    ("data.classes=[]", ["data.classes", "at least 1"]),
+    ("data.classes=[dog, '']", ["data.classes.1", "at least 1 character"]),
     ("recipes.plain.weights=[1, 2, 3]", ["recipes.plain.weights: W has 3 numbers", "four"]),
     ("recipes.plain.weights=table4-9", ["recipes.plain.weights", "table4-9", "table4-6"]),
     ("recipes.plain.weights=[1, 2, 3, -1]", ["recipes.plain.weights.3"]),
@@ -73,6 +83,7 @@ def test_a_bad_value_is_named_by_its_dotted_key(params_file, override, words):
     ("screening.x={students: [x], recipe: plain, variations: {a: []}}", ["screening.x.students", "resnet18"]),
     ("screening.x={students: [resnet18], recipe: plane, variations: {a: []}}", ["screening.x.recipe", "'plain'"]),
     ("screening.x={students: [resnet18], recipe: plain, variations: {}}", ["screening.x.variations", "1"]),
+    ("report.baseline=resnet51", ["report.baseline", "teacher 'resnet51'", "'resnet50'"]),
     ("recipes.plain.teachers=[resnet5]", ["recipes.plain.teachers", "teacher 'resnet5'", "'resnet50'"]),
     ("recipes.plain={teachers: [resnet50], ensemble: both}", ["recipes.plain.ensemble", "'both'", "none"]),
     ("ensembles.separate={teachers: [resnet50, b]}", ["ensembles.separate", "choose another"]),
@@ -105,6 +116,20 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
     broken.write_text("- 1")
     with pytest.raises(UserError, match="mapping"):
         load_params(broken)
+    for content, word in ((b"\xff\xfe", "UTF-8"), (b"data: &a {name: *a}", "Circular"), (b"[" * 5000, "too deeply")):
+        broken.write_bytes(content)
+        with pytest.raises(UserError, match=rf"broken\.yaml.*{word}"):
+            load_params(broken)
+
+
+def test_what_yaml_takes_for_a_date_is_a_name(params_file):
+    assert load_params(params_file, ["data.source=2007-06-30"]).data.source == "2007-06-30"
+
+
+def test_a_baseline_that_nobody_named_need_not_be_there(params_file):
+    params = load_params(params_file, ["teachers={a: {model: resnet18}}"])
+    assert params.report.baseline not in params.teachers
+    assert changed(params, [], "here") == params
 
 
 def test_a_recipes_teachers_are_those_that_its_ensemble_merges(params_file):

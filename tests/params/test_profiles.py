@@ -26,6 +26,9 @@ def test_an_edited_file_is_not_overwritten(tmp_path):
     with pytest.raises(UserError, match="--force"):
         profiles.write("demo", path)
     assert path.read_text().endswith("# mine\n")
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="--force"):
+        profiles.write("demo", path)
     profiles.write("demo", path, force=True)
     assert load_params(path).profile == "demo"
 

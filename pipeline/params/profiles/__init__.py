@@ -19,7 +19,7 @@ def write(name: str, out: Path, *, force: bool = False) -> Path:
     """
     if name not in _names():
         raise unknown("profile", name, _names())
-    if out.exists() and not force and out.read_text(encoding="utf-8") not in map(_text, _names()):
+    if out.exists() and not force and out.read_text(encoding="utf-8", errors="replace") not in map(_text, _names()):
         raise UserError(f"{out} was edited since a profile wrote it; keep a copy and add --force, "
                         "or name another --out.")
     out.write_text(_text(name), encoding="utf-8")
