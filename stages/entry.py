@@ -1,14 +1,19 @@
 """What `python -m stages.NAME` and the `pipeline` command share: one line per error, exit 1."""
 
 import argparse
+import errno
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
+
+#: What the system says where a disk, or one's share of it, is full.
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -21,13 +26,18 @@ def one_line_errors() -> Iterator[None]:
         yield
         return
     try:
-        yield
+        with warnings.catch_warnings():
+            # Of an odd image, in lines of source: what it spoils is listed as a problem of its file.
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            yield
     except KeyboardInterrupt:
         _fail("interrupted; run the same command again to continue where it stopped")
     except UserError as error:
         _fail(str(error))
     except OSError as error:
         names = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+        if error.errno in FULL:  # a write through a buffer does not know its file
+            names = f"{names or Path.cwd()}; free some space and run the same command again"
         _fail(f"{error.strerror or error}{': ' + names if names else ''}")
     except Exception as error:
         from storage import StoreError

@@ -1,5 +1,7 @@
 import errno
 import sys
+import warnings
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,7 @@ from storage import StoreError
     (UserError("two\nlines"), "two lines"),
     (StoreError("bad shard"), "bad shard"),
     (OSError(errno.ENOSPC, "No space left on device", "/x/y"), "No space left on device: /x/y"),
+    (OSError(errno.ENOSPC, "No space left on device"), f"No space left on device: {Path.cwd()}; free some space"),
     (KeyboardInterrupt(), "run the same command again"),
 ])
 def test_what_a_person_can_cause_is_one_line_and_exit_one(error, words, capsys):
@@ -21,6 +24,13 @@ def test_what_a_person_can_cause_is_one_line_and_exit_one(error, words, capsys):
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1
     assert words in printed
+
+
+def test_pillows_warnings_of_odd_images_are_no_further_lines():
+    with one_line_errors():
+        warnings.warn_explicit("Corrupt EXIF data", UserWarning, "TiffImagePlugin.py", 1, "PIL.TiffImagePlugin")
+    with pytest.raises(UserWarning), one_line_errors():
+        warnings.warn_explicit("something of ours", UserWarning, "views.py", 1, "pipeline.data.views")
 
 
 def test_our_own_mistakes_keep_their_traceback(monkeypatch):
