@@ -61,14 +61,14 @@ def class_ap(params: "Params", key: str) -> dict[str, dict[str, float | None]]:
 
 
 def _open(params: "Params", teacher: str, views: dict[str, str]) -> "Store":
-    from storage import FingerprintMismatch, open_store
+    from storage import StoreError, open_store
 
     inputs.entry(params.teachers, teacher, "teacher")
     command = f"pipeline dump-teachers {teacher}"
     try:
         return open_store(inputs.needs(paths.teacher_store(teacher), command),
                           {**views, **inputs.dumped(params, teacher)})
-    except FingerprintMismatch as error:
+    except StoreError as error:
         raise UserError(f"{error}. Run '{command}' again.") from None
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.errors import UserError
 from stages import entry, inputs, paths, replacing, work
 from stages.code import code_fingerprint
 from stages.trained import load_trained
@@ -43,7 +44,7 @@ def run(params: "Params", name: str, *, devices: str = "auto", restart: bool = F
     inputs.entry(params.teachers, name, "teacher")
     data = inputs.prepared_data(params)
     recorded = recorded_views(data, params.views)
-    weights = inputs.needs(paths.weights(paths.teacher_model(name)), f"pipeline train-teacher {name}")
+    weights = _trained_weights(params, name, data)
     sha256 = work.file_sha256(weights)
 
     def build(folder: Path, result: Path, _: str) -> None:
@@ -78,7 +79,7 @@ def plan(params: "Params", name: str, *, devices: str = "auto", restart: bool = 
 
     data = inputs.prepared_data(params)
     recorded = recorded_views(data, params.views)
-    weights = inputs.needs(paths.weights(paths.teacher_model(name)), f"pipeline train-teacher {name}")
+    weights = _trained_weights(params, name, data)
     free = shutil.disk_usage(".").free
     teacher = load_trained(weights, data)
     old = None if restart else _older(params, name, teacher, data, recorded, work.file_sha256(weights))
@@ -89,6 +90,24 @@ def plan(params: "Params", name: str, *, devices: str = "auto", restart: bool = 
 
 def _stage(name: str) -> str:
     return f"dump_teachers/{name}"
+
+
+def _trained_weights(params: "Params", name: str, data: "DataSet") -> Path:
+    """The weights file of a teacher that is still the network that params describe.
+
+    Raises:
+        UserError: there is none, it is damaged, or it is of another network.
+    """
+    from pipeline.models import detector_config, read_config
+
+    described, again = params.teachers[name], f"pipeline train-teacher {name}"
+    weights = inputs.needs(paths.weights(paths.teacher_model(name)), again)
+    found = read_config(weights)
+    wanted = detector_config(described.model, len(data.classes), **described.arch).to_json()
+    if any(found[key] != wanted[key] for key in ("model", "arch")):
+        raise UserError(f"{weights} is a {found['model']} {found['arch']}, but teachers.{name} is a {wanted['model']} "
+                        f"{wanted['arch']}. Run '{again}' again.")
+    return weights
 
 
 def _older(params: "Params", name: str, teacher: "Detector", data: "DataSet", recorded: "RecordedViews",

@@ -50,8 +50,16 @@ def needs(path: Path, command: str) -> Path:
 
 
 def training_summary(model_folder: Path) -> dict[str, Any]:
-    """What the training run wrote beside its weights: steps, passes, seconds, last losses."""
-    summary: dict[str, Any] = json.loads((model_folder / "summary.json").read_text(encoding="utf-8"))
+    """What the training run wrote beside its weights: steps, passes, seconds, last losses.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    path = model_folder / "summary.json"
+    try:
+        summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON: {error}. Train this model again.") from None
     return summary
 
 

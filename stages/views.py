@@ -22,13 +22,13 @@ def recorded_views(data: "DataSet", params: "Views") -> "RecordedViews":
     """targets/views.zarr, of this data set and drawn as params say.
 
     Raises:
-        UserError: there are no records yet, or they are of other data or other params.
+        UserError: there are no records yet, they are damaged, or they are of other data or other params.
     """
     from pipeline.data.recorded import RecordedViews
-    from storage import FingerprintMismatch
+    from storage import StoreError
 
     inputs.needs(paths.views_store(), "pipeline record-views")
     try:
         return RecordedViews(paths.views_store(), data, viewed_split(data), params)
-    except FingerprintMismatch as error:
+    except StoreError as error:
         raise UserError(f"{error}. Run 'pipeline record-views' again.") from None

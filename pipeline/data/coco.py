@@ -58,7 +58,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         tree = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: data.source or data.sets names a COCO json.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON: {error}.") from None
     for key in ("images", "annotations", "categories"):
         if not isinstance(tree, dict) or not _is_list_of_blocks(tree.get(key)):
@@ -66,6 +66,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     for category in tree["categories"]:
         if not isinstance(category.get("name"), str) or not isinstance(category.get("id"), int):
             raise UserError(f"{path} is not a COCO json: the category {category} has no number and name.")
+    if len(_categories(tree)) < len(tree["categories"]):
+        raise UserError(f"{path} is not a COCO json: two of its categories have one id.")
     return dict(tree)
 
 
@@ -132,7 +134,7 @@ def _record(path: Path, image: Mapping[str, Any], annotations: Sequence[Mapping[
         corners[:, 2:] += corners[:, :2]
         boxes = checked_boxes(corners, found_names, width, height)
         labels = labelled(found_names, classes)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:  # a whole number may have any number of digits
         raise BadFile(found, f"{path}: {error}") from None
     return ImageRecord(
         id=str(Path(file).with_suffix("")), path=found, width=width, height=height,

@@ -15,7 +15,16 @@ from pipeline.losses import GroundTruthLoss
 from pipeline.params import Views
 from pipeline.targets.replaying import ReplayedViews
 from pipeline.targets.transforming import TargetTransform
-from storage import ArraySpec, FingerprintMismatch, Store, channel_variances, open_store
+from storage import (
+    ArraySpec,
+    CorruptStore,
+    FingerprintMismatch,
+    FormatError,
+    IncompleteStore,
+    Store,
+    channel_variances,
+    open_store,
+)
 
 if TYPE_CHECKING:
     from pipeline.data.dataset import DataSet
@@ -128,8 +137,8 @@ def _check_flip(store: Store, allowed: float, arrays: tuple[str, ...]) -> None:
 def _open(path: Path, expected: Mapping[str, Any], again: str) -> Store:
     try:
         return open_store(path, expected)
-    except FingerprintMismatch as error:
-        raise FingerprintMismatch(f"{error}. {again}") from None
+    except (FingerprintMismatch, IncompleteStore, FormatError, CorruptStore) as error:
+        raise type(error)(f"{error}. {again}") from None
 
 
 @dataclass(frozen=True)

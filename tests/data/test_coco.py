@@ -108,9 +108,12 @@ def test_an_image_belongs_to_one_split(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("content", "what"), [
     (b"", "is not valid JSON"), (b'{"images": [', "is not valid JSON"), (b"\xff\xfd", "is not valid JSON"),
+    (b"[" * 100_000, "is not valid JSON"),
     (b"[]", "has no list 'images'"), (b'{"images": [], "categories": []}', "has no list 'annotations'"),
     (b'{"images": [1], "annotations": [], "categories": []}', "has no list 'images'"),
     (b'{"images": [], "annotations": [], "categories": [{"name": "dog"}]}', "no number and name"),
+    (b'{"images": [], "annotations": [], "categories": [{"id": 1, "name": "dog"}, {"id": 1, "name": "cat"}]}',
+     "two of its categories have one id"),
 ])
 def test_files_that_are_no_coco_json(tmp_path: Path, content: bytes, what: str) -> None:
     (tmp_path / "a.json").write_bytes(content)
@@ -127,6 +130,7 @@ def test_a_missing_json(tmp_path: Path) -> None:
     (annotation(1, [30, 10, 20, 5]), r"object 1 \(dog\): its box .* reaches outside the image of 40x30"),
     (annotation(1, [10, 10, 0, 5]), "is empty in the image"),
     (annotation(1, [10, 10, float("nan"), 5]), "reaches outside"),
+    (annotation(1, [10**400, 10, 5, 5]), "int too large"),
     (annotation(1, [10, 10, 5]), r"annotation 100 has the bbox \[10, 10, 5\], expected \[x, y, width"),
     (annotation(1, None), "has the bbox None"),
     (annotation(1, [1, 1, 5, 5], 99), "annotation 100 has the unknown category_id 99"),

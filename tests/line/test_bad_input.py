@@ -46,9 +46,29 @@ def test_damaged_stores_stop_a_student(refused, line):
     for content, word in ((whole[:-5], "bytes, expected"), (b"", "0 bytes"), (None, "missing")):
         shard.unlink() if content is None else shard.write_bytes(content)
         assert word in refused(*DISTILL)
-    (line / "targets/resnet18.zarr/manifest.json").unlink()
-    assert "no finished store" in refused(*DISTILL)
-    assert "no finished store" in refused("build-ensemble")
+
+
+@pytest.mark.parametrize(("store", "command", "users"), [
+    ("resnet18", "pipeline dump-teachers resnet18", (DISTILL, ["build-ensemble"])),
+    ("ensemble-both", "pipeline build-ensemble both", (DISTILL,)),
+    ("views", "pipeline record-views", (DISTILL, ["dump-teachers"])),
+])
+def test_a_store_that_is_none_says_what_makes_it_and_that_does(refused, line, pipeline, store, command, users):
+    manifest = line / f"targets/{store}.zarr/manifest.json"
+    whole = manifest.read_text()
+    for content, word in (
+            (None, "no finished store"), ("", "is not readable"), (whole[:-9], "is not readable"),
+            (whole.replace('"version": 1', '"version": 2'), "format version is 2, this program reads 1"),
+            (whole.replace('"fingerprint": "', '"fingerprint": "0'), "damaged or edited")):
+        manifest.unlink(missing_ok=True)
+        if content is not None:
+            manifest.write_text(content)
+        for user in users:
+            error = refused(*user)
+            assert word in error
+            assert error.endswith(f"Run '{command}' again.")
+    pipeline(*command.split()[1:], folder=line)
+    assert manifest.read_text() == whole
 
 
 def test_weights_that_do_not_fit_are_refused(refused, line):
@@ -62,6 +82,19 @@ def test_weights_that_do_not_fit_are_refused(refused, line):
     weights.write_bytes(weights.read_bytes()[:1000])
     assert "weights.safetensors" in refused("dump-teachers", "resnet18")
     assert "weights.safetensors" in refused("evaluate")
+
+
+def test_a_damaged_summary_is_named(refused, line):
+    (line / "models/teachers/resnet18/summary.json").write_text("{")
+    assert "summary.json is not valid JSON" in refused("evaluate")
+
+
+def test_a_teacher_that_params_no_longer_describe_is_not_dumped(refused):
+    for change in ("model=resnet34", "arch.deconv=[16, 16, 24]"):
+        for more in ([], ["--dry-run"]):
+            error = refused("dump-teachers", "resnet18", *more, "--set", f"teachers.resnet18.{change}")
+            assert "weights.safetensors is a resnet18 " in error
+            assert error.endswith("Run 'pipeline train-teacher resnet18' again.")
 
 
 @pytest.mark.parametrize("devices", ["0", "-1", "two", "1.5"])
