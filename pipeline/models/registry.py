@@ -74,10 +74,12 @@ def build_detector(
 def detector_config(name: str, num_classes: int, **arch: Any) -> DetectorConfig:
     """The configuration of a detector that is not built: nothing of the size of its weights is allocated.
 
+    RegNets alone are built for it: they take the widths of their layers from tensors, which need values.
+
     Raises:
         UserError: as `build_detector`.
     """
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]), torch.device("cpu" if name.startswith("regnet_") else "meta"):
         return build_detector(name, num_classes, **arch).config
 
 

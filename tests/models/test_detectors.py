@@ -12,6 +12,7 @@ from pipeline.models import (
     build_detector,
     check_size,
     decode_detections,
+    detector_config,
     load_detector,
     preprocess,
     save_detector,
@@ -133,8 +134,11 @@ def test_other_classifiers_are_bodies_too(name):
 
 
 def test_regnets_are_bodies_too():  # which cannot be built on the meta device
-    outputs = build_detector("regnet_y_400mf", 2, **SLIM)(torch.zeros(2, 3, 64, 64))
-    assert outputs[0].wh.shape == (2, 2, 16, 16)
+    model = build_detector("regnet_y_400mf", 2, **SLIM)
+    assert model(torch.zeros(2, 3, 64, 64))[0].wh.shape == (2, 2, 16, 16)
+    before = torch.get_rng_state()
+    assert detector_config("regnet_y_400mf", 2, **SLIM) == model.config
+    assert torch.equal(before, torch.get_rng_state())
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "hourglass_small"])
