@@ -53,7 +53,7 @@ def write_params(folder: Path, voc: Path) -> None:
     params["data"].update(source=str(voc.resolve()), val_fraction=max(0.0, 1 - IMAGES / images))
     params["views"].update(VIEWS)
     params.update(teachers={NAME: TEACHER}, ensembles={}, recipes={"plain": {}})
-    params["distill"]["recipes"] = ["plain"]
+    params["distill"]["recipes"], params["report"]["baseline"] = ["plain"], NAME
     yaml.dump(params, folder / "draft.yaml")
     (folder / "draft.yaml").rename(folder / "params.yaml")
 

@@ -28,6 +28,10 @@ FEATURE_ENCODINGS = ("u8-channel", "pooled+…", "pca-K+…")
 _NAME = re.compile(r"(?:pca-([1-9]\d{0,3})\+)?(pooled\+)?(exact-fp16|u8-channel)")
 #: Cells that a view gives to the sample which parameters are fitted on.
 CELLS_PER_VIEW = 256
+#: Of the sample's range, on either side of it: cells that the sample has not seen go that far beyond it. The error of
+#: codes inside the range doubles by it, and is still a hundredth of what a channel varies by; a few cells that saturate
+#: cost far more, since they are the strongest ones.
+MARGIN = 0.5
 
 
 def components(encoding: str) -> int | None:
@@ -98,7 +102,8 @@ def fit_parameters(encoding: str, cells: Array) -> dict[str, Any]:
 
     Returns:
         JSON: for pca-K mean (F,), projection (K, F) and the share of the variance it explains; for
-        u8-channel low and step (K,), the sample's range in 255 steps. Values beyond the range saturate.
+        u8-channel low and step (K,), the sample's range and `MARGIN` of it on either side in 255 steps. Values
+        beyond saturate.
 
     Raises:
         StoreError: the sample is not finite.
@@ -119,7 +124,8 @@ def fit_parameters(encoding: str, cells: Array) -> dict[str, Any]:
                   "explained_variance": round(float(variance[:count].sum() / max(variance.sum(), 1e-12)), 4)}
         kept = (kept - mean) @ projection.T
     if encoding.endswith("u8-channel"):
-        low, high = kept.min(0), kept.max(0)
+        room = MARGIN * (kept.max(0) - kept.min(0))
+        low, high = kept.min(0) - room, kept.max(0) + room
         fitted |= {"low": _short(low).tolist(), "step": _short(np.maximum((high - low) / 255, 1e-8)).tolist()}
     return fitted
 
