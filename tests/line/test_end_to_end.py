@@ -119,7 +119,9 @@ def test_forms_attention_schedule_and_separate_teachers_train(line, pipeline):
 
 def test_dry_run_says_what_a_dump_costs_and_writes_nothing(line, pipeline):
     before = sorted(line.rglob("*"))
-    answer = json.loads(pipeline("dump-teachers", "--dry-run", "--json", folder=line))
+    there = json.loads(pipeline("dump-teachers", "--dry-run", "--json", folder=line))
+    assert there["resnet18"]["views"] == 0  # all of them are in targets/ and would be taken over
+    answer = json.loads(pipeline("dump-teachers", "--dry-run", "--restart", "--json", folder=line))
     assert answer["resnet18"]["views"] == 48
     assert answer["resnet18"]["bytes"] > 0
     assert answer["resnet18"]["seconds"] > 0
