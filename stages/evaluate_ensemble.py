@@ -1,4 +1,4 @@
-"""Stage `evaluate_ensemble`: the AP of merged teachers on test and val, at results/ensembles/KEY/metrics.json."""
+"""Stage `evaluate_ensemble`: the AP of merged teachers on test, unseen and val, at results/ensembles/KEY/metrics.json."""
 
 import json
 from pathlib import Path
@@ -52,7 +52,8 @@ def run(params: "Params", key: str) -> dict[str, Any]:
 
     out = paths.ensemble_results(key) / "metrics.json"
     given = {"weights": {name: work.file_sha256(path) for name, path in weights.items()}, "data": data.fingerprint,
-             "ensemble": inputs.values(ensemble), "class_ap": known, "dump": inputs.values(params.dump),
+             "ensemble": inputs.values(ensemble), "class_ap": known,
+             "asked": params.dump.model_dump(mode="json", include={"precision", "peaks", "tta"}),
              "size": params.views.size, "evaluate": inputs.values(params.evaluate)}
     work.run(f"evaluate_ensemble/{key}", module="stages.evaluate_ensemble", inputs=given, out=out, build=build)
     return scoring.read(out)

@@ -124,16 +124,17 @@ class Lead:
 
 def lead(study: Study) -> Lead | None:
     """The lead of the ensemble that the two-teacher recipe learns from; None while not all are scored on val."""
-    key = study.params.recipes[study.two_teachers].ensemble if study.two_teachers else None
-    together = study.results.ensembles.get(key or "")
-    alone = {name: study.results.teacher(name).score("val.map_area")
-             for name in study.params.recipes[study.two_teachers or ""].teachers} if together else {}
-    known = {name: score for name, score in alone.items() if score is not None}
-    ours = together.score("val.map_area") if together else None
-    if key is None or ours is None or not known or len(known) < len(alone):
+    if study.two_teachers is None:
         return None
-    best = max(known, key=lambda name: known[name])
-    return Lead(key, best, ours - known[best])
+    recipe, results = study.params.recipes[study.two_teachers], study.results
+    together = results.ensembles.get(recipe.merged or "")
+    ours = together.score("val.map_area") if together else None
+    alone = {name: score for name in recipe.teachers
+             if (score := results.teacher(name).score("val.map_area")) is not None}
+    if recipe.merged is None or ours is None or len(alone) < len(recipe.teachers):
+        return None
+    best = max(alone, key=lambda name: alone[name])
+    return Lead(recipe.merged, best, ours - alone[best])
 
 
 def fair(a: Result, b: Result) -> bool:

@@ -12,15 +12,24 @@ from pipeline.params import Views
 
 
 @pytest.fixture
-def detector():
-    """A small hourglass of two stacks with random, lively weights."""
-    torch.manual_seed(0)
-    arch = HourglassArch(dims=(8, 8), modules=(1, 1), stacks=2, stem_channels=8, head_channels=8)
-    model = HourglassDetector("hourglass_small", 3, arch)
-    for name, parameter in model.named_parameters():
-        if name.startswith("heads."):
-            torch.nn.init.normal_(parameter, std=0.3)
-    return model.eval()
+def make_detector():
+    """Small hourglasses of two stacks with random, lively weights, one for each seed."""
+
+    def make(seed):
+        torch.manual_seed(seed)
+        arch = HourglassArch(dims=(8, 8), modules=(1, 1), stacks=2, stem_channels=8, head_channels=8)
+        model = HourglassDetector("hourglass_small", 3, arch)
+        for name, parameter in model.named_parameters():
+            if name.startswith("heads."):
+                torch.nn.init.normal_(parameter, std=0.3)
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture
+def detector(make_detector):
+    return make_detector(0)
 
 
 @pytest.fixture

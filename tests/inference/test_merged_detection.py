@@ -4,13 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from pipeline.ensemble.weighting import maximum, mean
 from pipeline.errors import UserError
 from pipeline.inference import detect
 from pipeline.inference.merged_detection import detect_merged
-from pipeline.models.hourglass import HourglassArch, HourglassDetector
 from pipeline.params import Augmentation, Dump, Ensemble
 
 SIZES = [(40, 30), (31, 64), (64, 64)]
@@ -25,9 +23,9 @@ def test_a_teacher_merged_with_itself_finds_what_it_finds_alone(detector, make_r
     np.testing.assert_allclose(both, alone, rtol=1e-4, atol=1e-3)
 
 
-def test_two_teachers_are_asked_and_their_order_does_not_matter(detector, make_records):
+def test_two_teachers_are_asked_and_their_order_does_not_matter(detector, make_detector, make_records):
     records = make_records(SIZES)
-    other = another()
+    other = make_detector(1)
     both = merged([detector, other], records)
     np.testing.assert_allclose(both, merged([other, detector], records), rtol=1e-4, atol=1e-3)
     assert not np.array_equal(both, merged([detector, detector], records))
@@ -42,8 +40,8 @@ def test_test_time_augmentation_of_the_dump_counts(detector, make_records):
     assert not np.array_equal(mirrored, merged([detector, detector], records))
 
 
-def test_teachers_of_other_strides_are_refused_by_name(detector, make_records):
-    coarse = another()
+def test_teachers_of_other_strides_are_refused_by_name(detector, make_detector, make_records):
+    coarse = make_detector(1)
     coarse.config = replace(coarse.config, model="hourglass_coarse", stride=8)
     with pytest.raises(UserError, match=r"strides differ, hourglass_small 4, hourglass_coarse 8"):
         merged([detector, coarse], make_records(SIZES))
@@ -53,13 +51,3 @@ def merged(models, records, *, rule=mean, dump=None, top_k=100):
     dump = dump or Dump(precision="32-true")
     return detect_merged(models, records, rule=rule, ensemble=ENSEMBLE, dump=dump, size_hw=(32, 32), batch=2,
                          top_k=top_k)
-
-
-def another():
-    torch.manual_seed(1)
-    arch = HourglassArch(dims=(8, 8), modules=(1, 1), stacks=1, stem_channels=8, head_channels=8)
-    model = HourglassDetector("hourglass_small", 3, arch)
-    for name, parameter in model.named_parameters():
-        if name.startswith("heads."):
-            torch.nn.init.normal_(parameter, std=0.3)
-    return model.eval()
