@@ -1,4 +1,4 @@
-"""Stage `evaluate_ensemble`: the AP of merged teachers on test, unseen and val, at results/ensembles/KEY/metrics.json."""
+"""Stage `evaluate_ensemble`: the AP of merged teachers, all splits but train, at results/ensembles/KEY/metrics.json."""
 
 import json
 from pathlib import Path
