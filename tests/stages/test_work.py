@@ -1,9 +1,8 @@
+import multiprocessing
 import os
 import subprocess
 import sys
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -96,26 +95,31 @@ def test_copies_of_killed_processes_are_removed(tmp_path):
 
 
 def test_commands_that_share_work_deliver_it_one_after_the_other(tmp_path, monkeypatch):
-    place, at_once, most = work.place, [], []
+    context = multiprocessing.get_context("fork")  # commands are processes, and their temporary files are named so
+    both, inside, most, place = context.Barrier(2), context.Value("i", 0), context.Value("i", 0), work.place
 
     def slow(source, out):
-        at_once.append(source)
+        with inside.get_lock():
+            inside.value += 1
+            most.value = max(most.value, inside.value)
         time.sleep(0.1)
-        most.append(len(at_once))
         place(source, out)
-        at_once.pop()
+        with inside.get_lock():
+            inside.value -= 1
 
     def build(folder, result, fingerprint):
         result.mkdir(exist_ok=True)
-        both.wait(10)
+        both.wait(30)
 
     monkeypatch.setattr(work, "place", slow)
-    both = threading.Barrier(2)
-    with ThreadPoolExecutor(2) as pool:
-        runs = [pool.submit(work.run, "stage/item", module=MODULE, inputs={}, out=tmp_path / "made", build=build,
-                            shared=True) for _ in range(2)]
-        assert runs[0].result() == runs[1].result()
-    assert most == [1, 1]
+    asked = {"module": MODULE, "inputs": {}, "out": tmp_path / "made", "build": build, "shared": True}
+    commands = [context.Process(target=work.run, args=("stage/item",), kwargs=asked) for _ in range(2)]
+    for command in commands:
+        command.start()
+    for command in commands:
+        command.join(60)
+    assert [command.exitcode for command in commands] == [0, 0]
+    assert most.value == 1
     assert sorted(os.listdir(tmp_path)) == [".work", "made"]
 
 
