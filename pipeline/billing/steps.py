@@ -5,7 +5,9 @@ import io
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from statistics import fmean, median
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +48,8 @@ def seconds_of_steps(arms: Mapping[str, Arm], *, train: "Train", fabric: "Fabric
     """Seconds of a step, loading included, by `fit` itself.
 
     Each arm in turn trains for a block of steps, `rounds` times over. A block's first steps warm up: one, and as
-    many as loader workers made ahead. Its value is the mean of the rest, since workers deliver in bursts.
+    many as loader workers made ahead. Its value is the median of the rest, which a pause of the machine does not move;
+    with workers their mean, since workers deliver in bursts.
 
     Args:
         arms: by name.
@@ -77,7 +80,8 @@ def seconds_of_steps(arms: Mapping[str, Arm], *, train: "Train", fabric: "Fabric
                                          folder=Path(folder), prepare=arm.prepare)], timed)
             if isinstance(outcome, UserError):
                 raise outcome
-            taken[name].append((timed.asked[warm + steps] - timed.asked[warm]) / steps)
+            single = [after - before for before, after in pairwise(timed.asked[warm : warm + steps + 1])]
+            taken[name].append(fmean(single) if train.workers else median(single))
             done()
     return taken
 

@@ -1,47 +1,39 @@
 """The study's claims: which recipe is compared with which, on which pairs, and what comes out."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import fmean
 
+from pipeline.report.cells import Screened
 from pipeline.report.claims import Interval, interval
 from pipeline.report.results import Result, minus
 from pipeline.report.study import PLAIN, Study, label
 
 FRESH, ORACLE, PAPER = "plain-fresh", "oracle", "-paper"
+#: A group of the screening and its variation.
+FEW_LABELS = "labels", "25-unlabelled"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A claim that one recipe is better than another.
+    """A claim that one way to learn is better than another.
 
     Attributes:
         claim: in words.
         recipe, over: keys of `recipes`; an empty one, while it is not known which, has no pairs.
-        study: where their runs are.
-        least: points of mAP that the mean is asked to reach; 0 asks for an interval above 0 instead.
+        differences: mAP@.5 in points of each student's fair pairs.
+        unfair: pairs that are left out.
+        least: points that the mean is asked to reach; None asks for an interval above 0 instead.
         each: whether the mean of each student is asked to be above 0 as well.
     """
 
     claim: str
     recipe: str
     over: str
-    study: Study
-    least: float = 0.0
+    differences: Mapping[str, Sequence[float]]
+    unfair: int = 0
+    least: float | None = None
     each: bool = False
-
-    @cached_property
-    def differences(self) -> dict[str, list[float]]:
-        """mAP@.5 on test, in points, of each student's fair pairs."""
-        found = {student: [minus(a.map_area, b.map_area) for a, b in self._pairs(student) if fair(a, b)]
-                 for student in self.study.params.distill.students}
-        return {student: [value for value in values if value is not None] for student, values in found.items()}
-
-    @property
-    def unfair(self) -> int:
-        """Pairs that are left out."""
-        return sum(not fair(a, b) for student in self.study.params.distill.students for a, b in self._pairs(student))
 
     @cached_property
     def overall(self) -> Interval | None:
@@ -59,52 +51,88 @@ class Comparison:
             return None
         if self.each and any(found.mean <= 0 for found in self.by_student.values()):
             return False
-        met = self.overall.mean >= self.least if self.least else self.overall.verdict == "holds"
+        met = self.overall.verdict == "holds" if self.least is None else self.overall.mean >= self.least
         return None if met and self.each and len(self.by_student) < len(self.differences) else met
 
     @property
     def asked(self) -> str:
         """The target in words."""
-        target = f"mean of {self.least:+g} or more" if self.least else "interval above 0"
-        return f"{target}, each student above 0" if self.each else target
-
-    def _pairs(self, student: str) -> list[tuple[Result, Result]]:
-        return self.study.results.pairs(student, self.recipe, self.over)
+        if self.least is None:
+            return "interval above 0, each student above 0" if self.each else "interval above 0"
+        return f"mean of {self.least:+g} or more" if self.least else "not worse"
 
 
-def comparisons(study: Study) -> list[Comparison]:
-    """The claims that the params have recipes for, in the order of the page."""
+def comparisons(study: Study, screening: Sequence[Screened] = ()) -> list[Comparison]:
+    """The claims that the params have recipes for, in the order of the page.
+
+    Args:
+        screening: its cells, for what no recipe can say: with how many labels.
+    """
     both = study.two_teachers
     if both is None:
         return []
     paper = f"{both}{PAPER}"
-    single = better_single(study)
-    which = f", {label(single)}" if single else ""
     asked = [
-        ("two teachers over plain, same views", both, PLAIN, 0.0),
-        ("two teachers over plain, fresh views", both, FRESH, 0.0),
-        ("two teachers over the oracle", both, ORACLE, 0.0),
-        (f"two teachers over the better single one{which}", both, single or "", 0.0),
+        ("two teachers over plain, same views", both, PLAIN, None),
+        ("two teachers over plain, fresh views", both, FRESH, None),
+        ("two teachers over the oracle", both, ORACLE, None),
+        *(_over_its_better_teacher(study, recipe) for recipe in merging(study)),
         ("our best recipe over the paper's", both, paper, 1.0),
-        ("the paper's recipe over plain, same views", paper, PLAIN, 0.0),
+        ("the paper's recipe over plain, same views", paper, PLAIN, None),
     ]
     known = study.params.recipes
-    return [Comparison(claim, recipe, over, study, least, each=(recipe, over) == (both, PLAIN))
-            for claim, recipe, over, least in asked if {recipe, over} <= {*known, ""}]
+    return [*(_of_recipes(study, claim, recipe, over, least) for claim, recipe, over, least in asked
+              if {recipe, over} <= {*known, ""}), *_with_few_labels(study, both, screening)]
 
 
-def better_single(study: Study) -> str | None:
-    """The recipe of one teacher with the higher AP on val, in the mean over students that have all such recipes."""
-    singles = [name for name, recipe in study.params.recipes.items() if recipe.teachers == [name]]
-    students = [student for student in study.params.distill.students
-                if all(study.results.values(student, name, "val.map_area") for name in singles)]
-    if not students:
-        return None
+def _of_recipes(study: Study, claim: str, recipe: str, over: str, least: float | None) -> Comparison:
+    pairs = {student: study.results.pairs(student, recipe, over) for student in study.params.distill.students}
+    found = {student: [minus(a.map_area, b.map_area) for a, b in some if fair(a, b)] for student, some in pairs.items()}
+    return Comparison(claim, recipe, over, _known(found), unfair=sum(not fair(*pair) for some in pairs.values()
+                                                                     for pair in some),
+                      least=least, each=(recipe, over) == (study.two_teachers, PLAIN))
 
-    def on_val(recipe: str) -> float:
-        return fmean(fmean(study.results.values(student, recipe, "val.map_area")) for student in students)
 
-    return max(singles, key=on_val, default=None)
+def _with_few_labels(study: Study, recipe: str, screening: Sequence[Screened]) -> list[Comparison]:
+    """What `FEW_LABELS` of the screening is on val less plain with all labels, at equal passes."""
+    group = study.params.screening.get(FEW_LABELS[0])
+    if group is None or FEW_LABELS[1] not in group.variations or group.recipe != recipe:
+        return []
+    pairs = {student: [(cell, plain) for cell in screening if (cell.group, cell.variation) == FEW_LABELS
+                       and cell.student == student and cell.data == study.params.data.name
+                       for seed, plain in study.results.runs.get((student, PLAIN), {}).items() if seed == cell.seed]
+             for student in study.params.distill.students}
+    found = {student: [minus(cell.map_area, plain.score("val.map_area")) for cell, plain in some
+                       if cell.passes == plain.passes] for student, some in pairs.items()}
+    return [Comparison("25 % of the labels with all images over plain with all labels, on val", recipe, PLAIN,
+                       _known(found), sum(cell.passes != plain.passes for some in pairs.values()
+                                          for cell, plain in some), least=0.0)]
+
+
+def _known(found: Mapping[str, Sequence[float | None]]) -> dict[str, list[float]]:
+    return {student: [value for value in values if value is not None] for student, values in found.items()}
+
+
+def merging(study: Study) -> list[str]:
+    """The recipes of several merged teachers but for variants such as the paper's; that of two families first."""
+    found = [name for name, recipe in study.params.recipes.items()
+             if recipe.merged and name == "+".join(recipe.teachers)]
+    return [name for name in dict.fromkeys([study.two_teachers, *found]) if name]
+
+
+def _over_its_better_teacher(study: Study, recipe: str) -> tuple[str, str, str, None]:
+    better = better_teacher(study, recipe)
+    alone = [name for name, each in study.params.recipes.items() if each.teachers == [better] and name == better]
+    words = "two teachers" if recipe == study.two_teachers else study.taught_by(recipe)
+    which = f", {label(better)}" if better else ""
+    return f"{words} over the better single one{which}", recipe, alone[0] if alone else "", None
+
+
+def better_teacher(study: Study, recipe: str) -> str | None:
+    """Of a recipe's teachers the one with the higher AP on val; None while not all are scored on it."""
+    scores = {name: study.results.teacher(name).score("val.map_area") for name in study.params.recipes[recipe].teachers}
+    known = {name: score for name, score in scores.items() if score is not None}
+    return max(known, key=lambda name: known[name]) if known and len(known) == len(scores) else None
 
 
 @dataclass(frozen=True)
@@ -122,19 +150,15 @@ class Lead:
     points: float
 
 
-def lead(study: Study) -> Lead | None:
-    """The lead of the ensemble that the two-teacher recipe learns from; None while not all are scored on val."""
-    if study.two_teachers is None:
-        return None
-    recipe, results = study.params.recipes[study.two_teachers], study.results
-    together = results.ensembles.get(recipe.merged or "")
+def lead(study: Study, recipe: str) -> Lead | None:
+    """The lead of the ensemble that a recipe learns from; None while not all are scored on val."""
+    merged, better = study.params.recipes[recipe].merged, better_teacher(study, recipe)
+    together = study.results.ensembles.get(merged or "")
     ours = together.score("val.map_area") if together else None
-    alone = {name: score for name in recipe.teachers
-             if (score := results.teacher(name).score("val.map_area")) is not None}
-    if recipe.merged is None or ours is None or len(alone) < len(recipe.teachers):
+    theirs = study.results.teacher(better).score("val.map_area") if better else None
+    if merged is None or better is None or ours is None or theirs is None:
         return None
-    best = max(alone, key=lambda name: alone[name])
-    return Lead(recipe.merged, best, ours - alone[best])
+    return Lead(merged, better, ours - theirs)
 
 
 def fair(a: Result, b: Result) -> bool:

@@ -9,7 +9,7 @@ from pipeline.params import Params
 from pipeline.params.recipe import PAPER_WEIGHTS
 from pipeline.report import figures, summary
 from pipeline.report.cells import FILE, Cells, Screened
-from pipeline.report.comparisons import Comparison, comparisons, intervals, lead
+from pipeline.report.comparisons import Comparison, comparisons, intervals, lead, merging
 from pipeline.report.document import Document, Section, Spread, counted, listed, shown
 from pipeline.report.page import render_markdown
 from pipeline.report.paper import TABLE_4, TABLE_4_STUDENT
@@ -48,7 +48,7 @@ def write_study(params: Params, data: "DataSet", cells: Cells, out: Path) -> Stu
         The study, as the page tells it.
     """
     study = Study(params, cells.results(params), data)
-    claims = comparisons(study)
+    claims = comparisons(study, cells.screening)
     screened = _screened(study, cells)
     weights = _weights(study, screened)
     document = Document(
@@ -115,8 +115,8 @@ def _sentence(claim: Comparison) -> str:
         return f"{text} ({where}; too few for an interval): undecided."
     between = f"{shown(found.low, sign=True)} to {shown(found.high, sign=True)}"
     text += f" (95 % interval {between}, {where}): {found.verdict}"
-    if claim.least:
-        text += f"; {claim.least:+g} was asked for, {'reached' if claim.reached else 'missed'}"
+    if claim.least is not None:
+        text += f"; asked for: {claim.asked}, {'reached' if claim.reached else 'missed'}"
     below = [label(name) for name, each in claim.by_student.items() if each.mean <= 0]
     return f"{text}; not above 0 for {listed(below)}." if below and found.mean > 0 else f"{text}."
 
@@ -133,12 +133,13 @@ def _cautions(study: Study, claims: list[Comparison]) -> list[str]:
         "Where seeds are added because an interval contains 0, the interval is somewhat too narrow: it was looked at "
         "before.",
     ]
-    if ahead := lead(study):
-        cautions.append(
-            f"On val the ensemble {ahead.ensemble!r} is {shown(ahead.points, sign=True)} points from its better "
-            f"teacher, {label(ahead.teacher)}. Two teachers can be expected to teach more than that one alone where "
-            f"the ensemble is ahead by {LEAD:g} or more, which is {'so' if ahead.points >= LEAD else 'not so'} here."
-        )
+    cautions += [
+        f"On val the ensemble {ahead.ensemble!r} is {shown(ahead.points, sign=True)} points from its better teacher, "
+        f"{label(ahead.teacher)}. Two teachers can be expected to teach more than that one alone where the ensemble is "
+        f"ahead by {LEAD:g} or more, which is {'so' if ahead.points >= LEAD else 'not so'} here."
+        for ahead in (lead(study, recipe) for recipe in merging(study))
+        if ahead
+    ]
     wanted = study.params.distill
     cells = [(student, recipe, seed) for student in wanted.students for recipe in wanted.recipes
              for seed in wanted.seeds]  # fmt: skip

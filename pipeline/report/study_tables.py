@@ -43,8 +43,8 @@ def claims_table(claims: list[Comparison]) -> Table:
     return Table(
         key="claims",
         title="Claims",
-        caption="Mean difference of mAP@.5 on test in points over n pairs of the same student and seed, with its 95 % "
-        "interval. The better single teacher is the one whose students have the higher AP on val.",
+        caption="Mean difference of mAP@.5 in points over n pairs of the same student and seed, with its 95 % "
+        "interval; on test where nothing else is said. The better single teacher is the one with the higher AP on val.",
         columns=[
             Column(title="Claim", numeric=False),
             Column(title="mean over students"),

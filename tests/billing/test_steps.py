@@ -53,6 +53,17 @@ def test_loading_is_part_of_a_step(taken, capsys, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_pause_of_the_machine_does_not_count(taken, monkeypatch):
+    fetch, calls = Source.fetch, iter(range(100))
+
+    def paused(source, items):
+        time.sleep(0.6 if next(calls) == 6 else 0)  # 2 and 2 of reading everything once, 1 that warms up
+        return fetch(source, items)
+
+    monkeypatch.setattr(Source, "fetch", paused)
+    assert max(taken({"one": 0.0, "other": 0.0})["one"]) < 0.15
+
+
 def test_what_workers_made_ahead_is_not_counted(taken):
     # 0.2 s a batch of one worker: the three measured steps wait for batches that were not ready.
     assert min(taken({"one": 0.2, "other": 0.2}, workers=1)["one"]) > 0.15

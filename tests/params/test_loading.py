@@ -22,7 +22,7 @@ def params_file(tmp_path):
 def test_defaults_fill_what_is_not_said(params_file):
     params = load_params(params_file)
     assert params.views.per_image == 4
-    assert params.recipes["plain"].weights == PAPER_WEIGHTS["table4-1"]
+    assert params.recipes["plain"].weights == [1000, 1, 0.1, 1000]
 
 
 def test_overrides_are_yaml_and_apply_in_order(params_file):

@@ -1,6 +1,7 @@
 import pytest
 
-from pipeline.report.comparisons import better_single, comparisons, fair, intervals, lead
+from pipeline.report.cells import Screened
+from pipeline.report.comparisons import better_teacher, comparisons, fair, intervals, lead
 from pipeline.report.results import Result
 
 BOTH = "resnet50+hourglass_small"
@@ -24,8 +25,8 @@ def claim(study, over):
 
 def test_the_claims_are_those_of_the_study(found):
     asked = [(each.recipe, each.over) for each in comparisons(found({}))]
-    assert asked == [(BOTH, "plain"), (BOTH, "plain-fresh"), (BOTH, "oracle"), (BOTH, ""), (BOTH, PAPER),
-                     (PAPER, "plain")]
+    over = ["plain", "plain-fresh", "oracle", "hourglass_small", PAPER]
+    assert asked == [*((BOTH, each) for each in over), (PAPER, "plain")]
 
 
 def test_claims_that_the_params_have_no_recipes_for_are_not_made(study, tree):
@@ -63,19 +64,46 @@ def test_over_plain_on_the_same_views_each_student_has_to_be_ahead(found):
 
 
 def test_the_lead_of_an_ensemble_is_over_its_better_teacher_on_val(found):
-    ahead = lead(found({}, ensembles={"both": 82.5}))
+    ahead = lead(found({}, ensembles={"both": 82.5}), BOTH)
     assert (ahead.ensemble, ahead.teacher, ahead.points) == ("both", "hourglass_small", 2.5)
-    assert lead(found({})) is None
-    assert lead(found({}, teachers={"resnet50": 60.0}, ensembles={"both": 82.5})) is None
+    assert lead(found({}), BOTH) is None
+    assert lead(found({}, teachers={"resnet50": 60.0}, ensembles={"both": 82.5}), BOTH) is None
 
 
 def test_the_better_single_teacher_is_chosen_on_val(found):
-    study = found({("resnet18", "resnet50"): [50.0], ("resnet18", "hourglass_small"): [45.0]})
-    assert better_single(study) == "resnet50"
-    study.results.runs["resnet18", "hourglass_small"][0].val.map_area = 90.0
-    assert better_single(study) == "hourglass_small"
+    study = found({("resnet18", BOTH): [50.0], ("resnet18", "hourglass_small"): [45.0]})
+    assert better_teacher(study, BOTH) == "hourglass_small"
     assert claim(study, "hourglass_small").claim.endswith("Hourglass (small)")
-    assert better_single(found({("resnet18", "resnet50"): [50.0]})) is None
+    assert claim(study, "hourglass_small").differences["resnet18"] == [5.0]
+    del study.results.teachers["resnet50"]
+    assert better_teacher(study, BOTH) is None
+
+
+def test_other_teachers_that_are_merged_have_their_claim_over_the_better_one_too(found, tree):
+    tree["teachers"]["resnet50_2"] = {"model": "resnet50"}
+    tree["ensembles"]["two"] = {"teachers": ["resnet50", "resnet50_2"]}
+    tree["recipes"]["resnet50+resnet50_2"] = {"teachers": ["resnet50", "resnet50_2"], "ensemble": "two"}
+    study = found({}, teachers={"resnet50": 60.0, "hourglass_small": 80.0, "resnet50_2": 59.0})
+    claims = {each.claim: (each.recipe, each.over) for each in comparisons(study)}
+    pair = claims["ResNet-50 & ResNet-50 2 over the better single one, ResNet-50"]
+    assert pair == ("resnet50+resnet50_2", "resnet50")
+
+
+def test_few_labels_are_compared_on_val_at_equal_passes(found, tree, student_metrics):
+    tree["screening"] = {"labels": {"students": ["resnet18"], "recipe": BOTH, "variations": {"25-unlabelled": []}}}
+    study = found({("resnet18", "plain"): [40.0, 41.0, 42.0]})  # on val one more
+
+    def cell(seed, score, **changes):
+        about = {"group": "labels", "variation": "25-unlabelled"} | changes
+        return Screened.model_validate(student_metrics("resnet18", BOTH, seed, score) | about)
+
+    cells = [cell(0, 45.0), cell(1, 45.0), cell(2, 99.0, passes=9.0), cell(0, 9.0, variation="25"),
+             cell(5, 9.0), cell(0, 9.0, data="other")]
+    few = comparisons(study, cells)[-1]
+    assert few.claim.startswith("25 % of the labels")
+    assert (few.differences["resnet18"], few.unfair, few.asked, few.reached) == ([4.0, 3.0], 1, "not worse", True)
+    assert comparisons(study, [cell(0, 40.0)])[-1].reached is False
+    assert comparisons(study)[-1].reached is None
 
 
 def origin(**changes):

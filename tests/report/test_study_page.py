@@ -79,7 +79,7 @@ def test_claims_say_how_far_they_are_known(found):
     assert plain[-3:] == ["holds", "interval above 0, each student above 0", "yes"]
     assert rows["our best recipe over the paper's"][-2:] == ["mean of +1 or more", "yes"]
     assert rows["the paper's recipe over plain, same views"][-3] == "does not hold"
-    assert rows["two teachers over the better single one"] == [DASH] * 5 + ["interval above 0", DASH]
+    assert rows["two teachers over the better single one, Hourglass (small)"] == [DASH] * 5 + ["interval above 0", DASH]
 
 
 def test_arms_and_the_mean_of_students_only_where_all_have_it(found):
