@@ -1,7 +1,7 @@
 """What a dump at 512 px takes: part of `make bench-store VOC=<folder>`.
 
-Bytes and fidelity are those of a really fitted teacher; time, which weights do not change, that of a ResNet-50 that is
-not trained.
+Bytes and fidelity are those of a really fitted ResNet-50; time, which weights do not change, that of one that is not
+trained.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import Row
-from fitting import MODEL, NAME, fitted, pipeline
+from fitting import IMAGES, NAME, fitted, pipeline
 from numpy.typing import NDArray
 
 from pipeline.data import DataSet, load_data
@@ -32,6 +32,9 @@ from storage import open_store
 
 BATCH, ROUNDS, VIEWS = 8, 5, 48
 STUDENT_STEPS = 64
+#: Views of an image and of a shard.
+SIZES = (4, 16), (16, 16), (16, 512)
+SMALLEST, *_, LARGEST = (f"{views}-{shard}" for views, shard in SIZES)
 DUMP = Dump(batch=BATCH, precision="bf16-mixed", shard_views=VIEWS)
 
 
@@ -42,10 +45,10 @@ def teacher(voc: Path) -> tuple[Path, Detector, DataSet]:
         folder / "data/voc")
 
 
-def real_maps(voc: Path) -> dict[str, NDArray[np.float32]]:
-    """Heatmaps and boxes of views of the training images."""
-    folder, model, data = teacher(voc)
-    views = RecordedViews(folder / "targets/views.zarr", data)
+def real_maps(voc: Path, folder: Path) -> dict[str, NDArray[np.float32]]:
+    """Heatmaps and boxes of views of the training images, of which `real_rows` left some in `folder`."""
+    _, model, data = teacher(voc)
+    views = RecordedViews(folder / LARGEST / "targets/views.zarr", data)
     found: dict[str, list[NDArray[np.float32]]] = {"heatmap": [], "wh_offset": []}
     with inference(model, "cpu"):
         for _, images in rendered(views, data, range(VIEWS), BATCH):
@@ -59,22 +62,22 @@ def real_rows(voc: Path, folder: Path) -> list[Row]:
     """Bytes, fidelity, time and memory of dumps."""
     source, _, data = teacher(voc)
     rows = []
-    for views, shard in ((1, 16), (8, 16), (8, 512)):
-        rows.append(Row(f"dump of {views} view(s) an image in shards of {shard}: peak memory, GB",
+    for views, shard in SIZES:
+        rows.append(Row(f"dump of {IMAGES * views} views in shards of {shard}: peak memory, GB",
                         dumped(source, folder / f"{views}-{shard}", views, shard)))
     peaks = [row.value for row in rows]
     rows.append(Row("dumps: most peak memory by least", max(peaks) / min(peaks), "<= 1.1"))
-    store = folder / "8-512" / f"targets/{NAME}.zarr"
+    store = folder / LARGEST / f"targets/{NAME}.zarr"
     manifest = open_store(store).manifest
     size = {name: array["bytes"] / manifest["counts"]["views"] / 1e3 for name, array in manifest["arrays"].items()}
-    rows += [Row(f"sparse heads with peaks at 512 px, 20 classes, fitted {MODEL}: kB per view",
+    rows += [Row("sparse heads with peaks at 512 px, 20 classes, fitted resnet50: kB per view",
                  sum(size[name] for name in ("heatmap", "wh_offset", "peaks")), "<= 30"),
              *(Row(f"  {name}: kB per view", value) for name, value in size.items() if name != "features"),
              Row("features as by default at 512 px: kB per view", size["features"], "<= 200")]
     for steps in (0, STUDENT_STEPS):
         if steps:
-            teach(folder / "8-512", len(data.records("train")), steps)
-        live = verified(folder / "8-512", store)
+            teach(folder / LARGEST, len(data.records("train")), steps)
+        live = verified(folder / LARGEST, store)
         rows += [Row(f"loss from the store, share away from the exact one, at a student of {steps} steps",
                      live["loss_difference"], "<= 0.01"),
                  Row(f"gradient from the store, cosine with the exact one, at a student of {steps} steps",
@@ -82,7 +85,7 @@ def real_rows(voc: Path, folder: Path) -> list[Row]:
     rows += [Row("AP from the store, points away from the live one", live["ap_difference"], "<= 0.1"),
              Row("AP of the live teacher on these views", live["ap_exact"]),
              Row("AP of boxes decoded from the maps alone", live["ap_maps"])]
-    return rows + against_inference(data, RecordedViews(folder / "1-16/targets/views.zarr", data), folder)
+    return rows + against_inference(data, RecordedViews(folder / SMALLEST / "targets/views.zarr", data), folder)
 
 
 def dumped(source: Path, folder: Path, views: int, shard: int) -> float:

@@ -1,9 +1,9 @@
-"""A teacher really fitted to a few images of a VOC folder at 512 px, for figures that made-up maps cannot give.
+"""A ResNet-50 really fitted to a few images of a VOC folder at 512 px, for figures that made-up maps cannot give.
 
-It is a ResNet-50 that starts from nothing, for weights that need a download are not to be had everywhere, and has to
-know its images by heart within the hour on two cores. So it gets few images, views are shifted and nothing else, and it
-learns from quarters of views first, which give four times as many steps for the same work, then from whole ones.
-What is finished is kept in ~/.cache/centernet-distill; a killed fit goes on where it was.
+It starts from nothing, for weights that need a download are not to be had everywhere, and has to know its images by
+heart within the hour on two cores. So it gets few images, views are shifted and nothing else, and it learns from
+quarters of views first, which give four times as many steps for the same work, then from whole ones. What is finished
+is kept in ~/.cache/centernet-distill; a killed fit goes on where it was.
 """
 
 import hashlib
@@ -16,8 +16,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "centernet-distill"
-MODEL = os.environ.get("MODEL") or "resnet50"
-NAME, IMAGES, BATCH = "fitted", 16, 4
+NAME, IMAGES, BATCH = "fitted", 12, 4
 #: What differs from the `voc` profile.
 VIEWS = {"scale": [1.0, 1.0, 0.1], "flip": 0.0, "color": 0.0, "lighting": 0.0}
 #: Quarters of views, of which there are four times as many steps in an hour.
@@ -25,20 +24,20 @@ CROPS = ["views.size=[256, 256]", "views.scale=[0.5, 0.5, 0.1]"]
 
 
 def teacher(steps: int, lr: float) -> dict[str, Any]:
-    return {"model": MODEL, "pretrained": False, "arch": {"deconv": [256, 128, 64]},
+    return {"model": "resnet50", "pretrained": False, "arch": {"deconv": [256, 128, 64]},
             "train": {"epochs": steps * BATCH // IMAGES, "batch": BATCH, "lr": lr, "optimizer": "adamw",
                       "weight_decay": 1.0e-4, "schedule": "cosine", "warmup": 0.05, "clip": 10.0, "workers": 1,
                       "log_every": 25, "checkpoint_minutes": 2}}
 
 
-TEACHERS = {"crops": teacher(3000, 1e-3),
-            NAME: {**teacher(160, 3e-4), "weights": "models/teachers/crops/weights.safetensors"}}
+TEACHERS = {"crops": teacher(2000, 1e-3),
+            NAME: {**teacher(120, 3e-4), "weights": "models/teachers/crops/weights.safetensors"}}
 
 
 def fitted(voc: Path) -> Path:
-    """A folder with data/, targets/views.zarr, models/teachers/fitted and params.yaml of the `voc` profile."""
+    """A folder with data/, models/teachers/fitted and params.yaml of the `voc` profile."""
     name = hashlib.sha256(f"{voc.resolve()} {IMAGES} {VIEWS} {CROPS} {TEACHERS}".encode()).hexdigest()[:12]
-    folder = CACHE / f"{MODEL}-{name}"
+    folder = CACHE / f"resnet50-{name}"
     if not (folder / "params.yaml").exists():
         folder.mkdir(parents=True, exist_ok=True)
         write_params(folder, voc)
@@ -46,8 +45,6 @@ def fitted(voc: Path) -> Path:
         pipeline(folder, "prepare")
         pipeline(folder, "train-teacher", "crops", *CROPS)
         pipeline(folder, "train-teacher", NAME)
-    if not (folder / "targets/views.zarr/manifest.json").exists():
-        pipeline(folder, "record-views")
     return folder
 
 

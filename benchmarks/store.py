@@ -59,7 +59,7 @@ def main() -> None:
             from dumping import real_maps, real_rows
 
             rows += real_rows(Path(voc), folder / "dump")
-            maps = real_maps(Path(voc))
+            maps = real_maps(Path(voc), folder / "dump")
             rows += measure(folder / "real", "128x128, a fitted teacher's maps", maps, maps["heatmap"].shape[-1])
         else:
             print("Skipped: rows of a fitted teacher. Name a VOC folder: make bench-store VOC=/path", file=sys.stderr)
