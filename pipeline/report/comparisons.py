@@ -31,9 +31,9 @@ class Comparison:
     recipe: str
     over: str
     differences: Mapping[str, Sequence[float]]
-    unfair: int = 0
-    least: float | None = None
-    each: bool = False
+    unfair: int
+    least: float | None
+    each: bool
 
     @cached_property
     def overall(self) -> Interval | None:
@@ -87,10 +87,8 @@ def comparisons(study: Study, screening: Sequence[Screened] = ()) -> list[Compar
 
 def _of_recipes(study: Study, claim: str, recipe: str, over: str, least: float | None) -> Comparison:
     pairs = {student: study.results.pairs(student, recipe, over) for student in study.params.distill.students}
-    found = {student: [minus(a.map_area, b.map_area) for a, b in some if fair(a, b)] for student, some in pairs.items()}
-    return Comparison(claim, recipe, over, _known(found), unfair=sum(not fair(*pair) for some in pairs.values()
-                                                                     for pair in some),
-                      least=least, each=(recipe, over) == (study.two_teachers, PLAIN))
+    found = {student: [(minus(a.map_area, b.map_area), fair(a, b)) for a, b in some] for student, some in pairs.items()}
+    return _comparison(claim, recipe, over, found, least=least, each=(recipe, over) == (study.two_teachers, PLAIN))
 
 
 def _with_few_labels(study: Study, recipe: str, screening: Sequence[Screened]) -> list[Comparison]:
@@ -98,19 +96,25 @@ def _with_few_labels(study: Study, recipe: str, screening: Sequence[Screened]) -
     group = study.params.screening.get(FEW_LABELS[0])
     if group is None or FEW_LABELS[1] not in group.variations or group.recipe != recipe:
         return []
-    pairs = {student: [(cell, plain) for cell in screening if (cell.group, cell.variation) == FEW_LABELS
-                       and cell.student == student and cell.data == study.params.data.name
-                       for seed, plain in study.results.runs.get((student, PLAIN), {}).items() if seed == cell.seed]
-             for student in study.params.distill.students}
-    found = {student: [minus(cell.map_area, plain.score("val.map_area")) for cell, plain in some
-                       if cell.passes == plain.passes] for student, some in pairs.items()}
-    return [Comparison("25 % of the labels with all images over plain with all labels, on val", recipe, PLAIN,
-                       _known(found), sum(cell.passes != plain.passes for some in pairs.values()
-                                          for cell, plain in some), least=0.0)]
+    found: dict[str, list[tuple[float | None, bool]]] = {student: [] for student in study.params.distill.students}
+    for cell in screening:
+        student, ours = cell.student or "", (cell.group, cell.variation) == FEW_LABELS
+        plain = study.results.runs.get((student, PLAIN), {}).get(cell.seed or 0)
+        if ours and cell.data == study.params.data.name and student in found and plain:
+            points = minus(cell.map_area, plain.score("val.map_area"))
+            found[student].append((points, cell.passes == plain.passes))
+    return [_comparison("25 % of the labels with all images over plain with all labels, on val", recipe, PLAIN, found,
+                        least=0.0)]
 
 
-def _known(found: Mapping[str, Sequence[float | None]]) -> dict[str, list[float]]:
-    return {student: [value for value in values if value is not None] for student, values in found.items()}
+def _comparison(claim: str, recipe: str, over: str, found: Mapping[str, Sequence[tuple[float | None, bool]]], *,
+                least: float | None, each: bool = False) -> Comparison:
+    """Of the points of each student's pairs, and whether each pair is fair."""
+    return Comparison(
+        claim, recipe, over, least=least, each=each,
+        differences={student: [points for points, fairly in pairs if fairly and points is not None]
+                     for student, pairs in found.items()},
+        unfair=sum(not fairly for pairs in found.values() for _, fairly in pairs))
 
 
 def merging(study: Study) -> list[str]:
