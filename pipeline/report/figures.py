@@ -93,7 +93,7 @@ def claims_figure(claims: Sequence[Comparison], out: Path) -> Picture | None:
         for tick, (_, _, whole) in zip(axis.get_yticklabels(), rows, strict=True):
             tick.set_color(theme.ink if whole else theme.muted)
         axis.set_ylim(-len(rows) + 0.4, 0.6)
-        axis.set_xlabel("difference of mAP@.5 on test, points", color=theme.muted, fontsize=9)
+        axis.set_xlabel("difference of mAP@.5, points", color=theme.muted, fontsize=9)
         axis.grid(visible=False, axis="y")
         return figure
 
