@@ -125,11 +125,12 @@ def merging(study: Study) -> list[str]:
 
 
 def _over_its_better_teacher(study: Study, recipe: str) -> tuple[str, str, str, None]:
-    better = better_teacher(study, recipe)
-    alone = [name for name, each in study.params.recipes.items() if each.teachers == [better] and name == better]
+    better = better_teacher(study, recipe) or ""
+    alone = study.params.recipes.get(better)
     words = "two teachers" if recipe == study.two_teachers else study.taught_by(recipe)
     which = f", {label(better)}" if better else ""
-    return f"{words} over the better single one{which}", recipe, alone[0] if alone else "", None
+    over = better if alone and alone.teachers == [better] else ""
+    return f"{words} over the better single one{which}", recipe, over, None
 
 
 def better_teacher(study: Study, recipe: str) -> str | None:

@@ -75,6 +75,8 @@ def test_the_better_single_teacher_is_chosen_on_val(found):
     assert better_teacher(study, BOTH) == "hourglass_small"
     assert claim(study, "hourglass_small").claim.endswith("Hourglass (small)")
     assert claim(study, "hourglass_small").differences["resnet18"] == [5.0]
+    study.results.teachers["resnet50"].val.map_area = 99.0  # and behind on test
+    assert better_teacher(study, BOTH) == "resnet50"
     del study.results.teachers["resnet50"]
     assert better_teacher(study, BOTH) is None
 
