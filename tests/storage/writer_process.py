@@ -58,9 +58,8 @@ def hold(path: Path, shard: str) -> None:
     claim = storage.create_store(path, make_spec(VIEWS, SHARD_VIEWS)).claim(int(shard))
     assert claim is not None
     with claim:
-        child = os.fork()
-        if child:
-            print(os.getpid(), child, flush=True)
+        if not os.fork():  # the child says so: by then it has let go of the lock
+            print(os.getppid(), os.getpid(), flush=True)
         time.sleep(60)
 
 
