@@ -1,8 +1,8 @@
 """Stage `distill`: one student, one recipe, one seed, or many at once; it reads the store and loads no teacher."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -81,6 +81,12 @@ def run(params: "Params", student: str, recipe: str, seed: int, *, devices: str 
         restart: bool = False, out: Path | None = None) -> dict[str, Any]:
     """Trains models/students/STUDENT/RECIPE/seedN (or `out`); returns the summary of the run."""
     return training.only(_teach(params, [_Line(params).lesson(student, recipe, seed, out=out)], devices, restart))
+
+
+def finished(params: "Params", student: str, recipe: str, seed: int, folders: Iterable[Path]) -> Path | None:
+    """The first of the folders that holds this very student, finished; None where none does."""
+    cell = _Line(params).lesson(student, recipe, seed).cell
+    return next((folder for folder in folders if replace(cell, out=folder).found == cell.fingerprint), None)
 
 
 @dataclass(frozen=True)

@@ -129,10 +129,15 @@ def _stores(params: "Params", recipe: str, group: str, variation: str, *, own: b
 
 def _score(params: "Params", group: str, variation: str, student: str, recipe: str, seed: int,
            results: Path) -> float:
-    """AP on val of one student."""
+    """AP on val of one student. Where a variation says what params or another group say, nobody is taught twice."""
     cell = f"{group}/{student}/{variation}/seed{seed}"
-    folder = paths.WORK / "screened" / cell
-    distill.run(params, student, recipe, seed, out=folder)
+    screened = paths.WORK / "screened"
+    places = [screened / cell, paths.student_model(student, recipe, seed),
+              *sorted(screened.glob(f"*/{student}/*/seed{seed}"))]
+    folder = distill.finished(params, student, recipe, seed, places)
+    if folder is None:
+        folder = screened / cell
+        distill.run(params, student, recipe, seed, out=folder)
     metrics = scoring.score(
         params, f"screening/{cell}", module="stages.screening", model_folder=folder,
         about={"kind": "student", "student": student, "recipe": recipe, "seed": seed, "group": group,

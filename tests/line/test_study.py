@@ -71,6 +71,19 @@ def test_cells_that_are_done_are_not_trained_again(line, pipeline, monkeypatch):
     pipeline("study", "screen", "weights", folder=line)
 
 
+def test_who_was_taught_so_already_is_scored_and_not_taught_again(line, pipeline, monkeypatch):
+    import pipeline.engine as engine
+
+    def never(*_, **__):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(engine, "fit", never)
+    pipeline("study", "screen", "weights", "--set", "screening.weights.variations={as-it-is: []}", folder=line)
+    screened = json.loads((line / "results/study/weights/mobilenet_v2/as-it-is/seed0.json").read_text())
+    student = json.loads((line / f"results/students/mobilenet_v2/{BOTH}/seed0/metrics.json").read_text())
+    assert screened["map_area"] == student["val"]["map_area"]
+
+
 def test_every_result_names_what_made_it(finished):
     student = json.loads((finished / f"results/students/mobilenet_v2/{BOTH}/seed0/metrics.json").read_text())
     teacher = json.loads((finished / "results/teachers/resnet18/metrics.json").read_text())
