@@ -61,6 +61,8 @@ class Recipe(Block):
         heatmap: form of the heatmap term; "squared" is the paper's.
         wh: whether the distance of sizes is divided by the teacher's size (the paper's), or in cells.
         features: form of the feature term.
+        features_of: whose features are learnt from, equally; all teachers' where it is null. A teacher that is far
+            behind may be worth asking for its heads alone.
         standardise: whether every stored channel weighs alike, or each principal component ("pca-K" of the store) as
             it varies in the teacher's map; channels that are no components weigh alike in both.
         attention: what weighs the feature term "hint" (the other forms weigh themselves); "heatmap" is that of the
@@ -84,6 +86,7 @@ class Recipe(Block):
     heatmap: Literal["squared", "soft-focal", "soft-bce", "logit"] = "squared"
     wh: Literal["normalised", "absolute"] = "normalised"
     features: Literal["hint", "pkd", "cwd", "fgd"] = "hint"
+    features_of: Annotated[list[Name], Field(min_length=1)] | None = None
     standardise: Literal["channel", "map"] = "map"
     attention: Annotated[list[Attention], BeforeValidator(_listed)] = ["spatial", "channel"]
     attend_outputs: bool = False
@@ -103,6 +106,11 @@ class Recipe(Block):
         """The key of `ensembles` whose store is read."""
         return None if self.separate else self.ensemble
 
+    @property
+    def feature_teachers(self) -> list[str]:
+        """Whose features are read."""
+        return self.teachers if self.features_of is None else self.features_of
+
     @model_validator(mode="after")
     def _teachers_and_ensemble_fit(self) -> "Recipe":
         if len(set(self.teachers)) < len(self.teachers):
@@ -113,6 +121,8 @@ class Recipe(Block):
             raise ValueError(f"ensemble {SEPARATE!r} needs at least two teachers")
         if self.ensemble and not self.teachers:
             raise ValueError(f"ensemble {self.ensemble!r} without teachers: name those that it merges")
+        if others := sorted({*self.feature_teachers} - {*self.teachers}):
+            raise ValueError(f"features_of names {', '.join(others)}, but the teachers are {self.teachers}")
         return self
 
     @model_validator(mode="after")

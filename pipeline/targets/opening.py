@@ -114,7 +114,8 @@ def _wanted(recipe: "Recipe", name: str, heads: str | None) -> tuple[str, ...]:
     alone = name != ENSEMBLE
     own_heads = name == heads or (alone and (recipe.separate or "agreement" in recipe.attention))
     places = recipe.attend_outputs and "spatial" in recipe.attention
-    return HEADS * own_heads + (FEATURES,) * (alone and (recipe.weights[3] > 0 or places))
+    own_features = name in recipe.feature_teachers and (recipe.weights[3] > 0 or places)
+    return HEADS * own_heads + (FEATURES,) * own_features
 
 
 def channel_weights(features: ArraySpec, recipe: "Recipe") -> list[float]:

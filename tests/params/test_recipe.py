@@ -10,6 +10,7 @@ HEADS = [1000.0, 1.0, 0.1, 0.0]
 @pytest.mark.parametrize("recipe", [
     {}, {"views": "fresh"}, {"teachers": ["a"]}, TWO, {**TWO, "ensemble": "separate"},
     {"oracle": True, "weights": HEADS}, {**TWO, "attention": ["agreement"]}, {"teachers": ["a"], "attention": []},
+    {**TWO, "features_of": ["b"]},
     {"teachers": ["a"], "unlabelled": True}, {"teachers": ["a"], "unlabelled": True, "ground_truth": 0.0},
     {"oracle": True, "weights": HEADS, "attention": ["heatmap"], "attend_outputs": True},
 ])
@@ -41,6 +42,8 @@ def test_separate_reads_no_merged_store():
     ({"unlabelled": True}, "unlabelled needs teachers"),
     ({"unlabelled": True, "oracle": True, "weights": HEADS}, "unlabelled needs teachers"),
     ({"unlabelled": True, "teachers": ["a"], "weights": [0, 0, 0, 0]}, "not all zeros"),
+    ({**TWO, "features_of": ["c"]}, r"features_of names c, but the teachers are \['a', 'b'\]"),
+    ({**TWO, "features_of": []}, "at least 1"),
     ({"schedule_share": 0.0}, "greater than 0"),
     ({"heatmap": "focal"}, "'soft-focal'"),
 ])

@@ -41,6 +41,16 @@ def test_two_teachers_give_merged_heads_and_their_own_features(data, recorded, t
     assert {name: value.shape[1] for name, value in teacher.features.items()} == {"small": 3, "large": 4}
 
 
+def test_features_of_some_teachers_alone_are_read_and_learnt_from(data, recorded, two_teachers):
+    recipe = BOTH.model_copy(update={"features_of": ["large"]})
+    targets = open_targets(two_teachers, recipe, data, recorded)
+    assert targets.arrays == {"small": (), "large": ("features",), "ensemble": ("heatmap", "peaks")}
+    objective, batch = targets.objective(student()), first_batch(targets)
+    assert set(batch["teacher"].features) == {"large"}
+    assert torch.isfinite(objective(answer(), batch)["kd_features"])
+    assert sum(parameter.numel() for parameter in objective.parameters()) == 6 * 4
+
+
 def test_one_teacher_gives_heads_and_features(data, recorded, two_teachers):
     targets = open_targets(two_teachers, Recipe(teachers=["large"]), data, recorded)
     assert targets.arrays == {"large": ("heatmap", "peaks", "features")}
