@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from pipeline.data import DataSet, load_data
 from pipeline.data.recorded import RecordedViews
-from pipeline.devices import make_fabric
+from pipeline.devices import make_fabric, suited_precision
 from pipeline.inference.dump import dump_teacher
 from pipeline.inference.prediction import inference, predict
 from pipeline.inference.rendering import rendered
@@ -35,7 +35,7 @@ STUDENT_STEPS = 64
 #: Views of an image and of a shard.
 SIZES = (4, 16), (16, 16), (16, 512)
 SMALLEST, *_, LARGEST = (f"{views}-{shard}" for views, shard in SIZES)
-DUMP = Dump(batch=BATCH, precision="bf16-mixed", shard_views=VIEWS)
+DUMP = Dump(batch=BATCH, precision=suited_precision("cuda" if torch.cuda.is_available() else "cpu"), shard_views=VIEWS)
 
 
 @cache

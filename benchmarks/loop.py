@@ -21,6 +21,7 @@ import torch
 from common import Row, record
 from torch import nn
 
+from pipeline.devices import suited_precision
 from pipeline.engine import Trainee, fit, make_fabric
 from pipeline.losses import GroundTruthLoss
 from pipeline.models import build_detector
@@ -69,7 +70,7 @@ def plain_loop(model: nn.Module, batches: Batches, params: Train) -> None:
     loss_of = GroundTruthLoss()
     optimizer = torch.optim.AdamW(model.parameters(), lr=params.lr, fused=True)
     for batch in batches.iterate():
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=suited_precision("cpu") == "bf16-mixed"):
             terms = loss_of(model(batch["image"].to(memory_format=torch.channels_last)), batch)
         optimizer.zero_grad()
         sum(terms.values()).backward()
@@ -79,12 +80,12 @@ def plain_loop(model: nn.Module, batches: Batches, params: Train) -> None:
 
 def measure(model: nn.Module, steps: int, batch: int, size: int) -> dict[str, list[float]]:
     """Seconds of each step but a run's first, by loop."""
-    fabric = make_fabric(1, "bf16-mixed", accelerator="cpu")
+    fabric = make_fabric(1, "auto", accelerator="cpu")
     seconds: dict[str, list[float]] = {"plain": [], "fit": [], AVERAGED: []}
     for _ in range(ROUNDS):
         for name, times in seconds.items():
             batches = Batches(steps, batch, size)
-            params = Train(batch=batch, ema=0.99 if name == AVERAGED else 0.0, precision="bf16-mixed")
+            params = Train(batch=batch, ema=0.99 if name == AVERAGED else 0.0)
             if name == "plain":
                 plain_loop(model, batches, params)
             else:

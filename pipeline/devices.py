@@ -1,6 +1,7 @@
 """The devices and processes of this run."""
 
 import os
+import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
@@ -33,8 +34,21 @@ def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def suited_precision(accelerator: Literal["cpu", "cuda"]) -> Literal["32-true", "bf16-mixed"]:
+    """What `precision: auto` is: "bf16-mixed" where the device calculates in bfloat16 itself, else "32-true".
+
+    A processor without AVX-512 or its like emulates bfloat16, many times slower than float32
+    (docs/decisions/0007-precision.md).
+    """
+    if accelerator == "cuda":
+        there = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        there = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "bf16-mixed" if there else "32-true"
+
+
 def make_fabric(devices: int | str = "auto",
-                precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true", *,
+                precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "32-true", *,
                 num_nodes: int = 1, accelerator: Literal["auto", "cpu", "cuda"] = "auto") -> Fabric:
     """A launched Fabric: after the call this is one of the processes.
 
@@ -43,7 +57,7 @@ def make_fabric(devices: int | str = "auto",
 
     Args:
         devices: processes on this machine; "auto" is all GPUs, or one process without a GPU.
-        precision: Fabric's name.
+        precision: Fabric's name; "auto" is `suited_precision`. One that the device emulates is taken, with a warning.
         num_nodes: machines.
         accelerator: "auto" is "cuda" where there is a GPU, else "cpu".
 
@@ -53,7 +67,12 @@ def make_fabric(devices: int | str = "auto",
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     if precision == "16-mixed" and accelerator == "cpu":
-        raise UserError("precision '16-mixed' needs a GPU; take 'bf16-mixed' or '32-true'.")
+        raise UserError("precision '16-mixed' needs a GPU; take 'auto', 'bf16-mixed' or '32-true'.")
+    suited = suited_precision(accelerator)
+    if precision == "bf16-mixed" != suited:
+        warnings.warn("precision 'bf16-mixed': this machine has no bfloat16 arithmetic and emulates it, many "
+                      "times slower than '32-true'.", stacklevel=2)
+    resolved = suited if precision == "auto" else precision
     there_are = torch.cuda.device_count() if accelerator == "cuda" else 1
     if torch.distributed.is_torchelastic_launched():
         count = int(os.environ["LOCAL_WORLD_SIZE"])
@@ -69,7 +88,7 @@ def make_fabric(devices: int | str = "auto",
     # Every process has its own BatchNorm statistics and the first one's are kept, as in the official code.
     # A recipe may leave out heads (no ground truth, a W with zeros): a static graph lets them go unused.
     strategy = DDPStrategy(broadcast_buffers=False, static_graph=True) if count * num_nodes > 1 else "auto"
-    fabric = Fabric(accelerator=accelerator, devices=count, num_nodes=num_nodes, precision=precision,
+    fabric = Fabric(accelerator=accelerator, devices=count, num_nodes=num_nodes, precision=resolved,
                     strategy=strategy)
     fabric.launch()
     with flushed_denormals():

@@ -3,20 +3,40 @@
 import pytest
 import torch
 
-from pipeline.devices import flushed_denormals, make_fabric, pick_device
+from pipeline.devices import flushed_denormals, make_fabric, pick_device, suited_precision
 from pipeline.errors import UserError
 
 
 def test_one_process_on_the_cpu():
-    fabric = make_fabric(1, "bf16-mixed", accelerator="cpu")
+    fabric = make_fabric(1, "auto", accelerator="cpu")
     assert fabric.device == torch.device("cpu")
     assert (fabric.world_size, fabric.is_global_zero) == (1, True)
     assert make_fabric("1", accelerator="cpu").world_size == 1
     assert make_fabric("auto", accelerator="cpu").world_size == 1
 
 
+@pytest.mark.parametrize(("there", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_auto_is_the_precision_that_suits_the_processor(monkeypatch, there, precision):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: there, raising=False)
+    assert suited_precision("cpu") == precision
+    assert make_fabric(1, "auto", accelerator="cpu").strategy.precision.precision == precision
+
+
+@pytest.mark.parametrize(("there", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_auto_is_the_precision_that_suits_the_gpu(monkeypatch, there, precision):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *, including_emulation: there or including_emulation)
+    assert suited_precision("cuda") == precision
+
+
+def test_an_emulated_precision_is_taken_with_a_warning(monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False, raising=False)
+    with pytest.warns(UserWarning, match="'bf16-mixed': this machine has no bfloat16 arithmetic"):
+        fabric = make_fabric(1, "bf16-mixed", accelerator="cpu")
+    assert fabric.strategy.precision.precision == "bf16-mixed"
+
+
 def test_fp16_needs_a_gpu():
-    with pytest.raises(UserError, match="'16-mixed' needs a GPU; take 'bf16-mixed' or '32-true'"):
+    with pytest.raises(UserError, match="'16-mixed' needs a GPU; take 'auto', 'bf16-mixed' or '32-true'"):
         make_fabric(1, "16-mixed", accelerator="cpu")
 
 

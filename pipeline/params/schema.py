@@ -26,7 +26,8 @@ class Train(Block):
         ema: decay of the weights' moving average, 0 for none; warmed up as
             min(ema, (1 + step) / (10 + step)).
         clip: largest gradient norm, 0 for none.
-        precision: Fabric's name: "32-true", "bf16-mixed", "16-mixed".
+        precision: Fabric's name: "32-true", "bf16-mixed", "16-mixed"; "auto" is "bf16-mixed" where the device
+            calculates in bfloat16 itself, else "32-true".
         checkpoint_minutes: time between checkpoints; one is written at the end of every run too.
         log_every: steps between log rows; gradient norms of the single terms come every
             `grad_norm_every` steps, 0 for never.
@@ -45,7 +46,7 @@ class Train(Block):
     warmup: Fraction = 0.1
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     clip: Annotated[float, Field(ge=0)] = 10.0
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     channels_last: bool = True
     workers: Annotated[int, Field(ge=0)] = 0
     seed: Seed = 0
@@ -124,7 +125,8 @@ class Dump(Block):
         batch: views per forward pass.
         peaks: peaks kept exactly, per view.
         features: keep the map that the heads read.
-        precision: of the body; heads and sigmoid are always fp32.
+        precision: of the body; heads and sigmoid are always fp32. It is part of what a store is, so no machine
+            chooses it.
         tta: test-time augmentation; a batch of `batch` views is in memory at the largest scale.
         encodings: encoding of each array.
     """

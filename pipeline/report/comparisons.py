@@ -167,7 +167,7 @@ def lead(study: Study, recipe: str) -> Lead | None:
 
 
 def fair(a: Result, b: Result) -> bool:
-    """Whether nothing but the recipe tells two runs apart: passes, data, views, and the teachers that both have.
+    """Whether nothing but the recipe tells two runs apart: passes, data, views, precision, and teachers that both have.
 
     What a run does not name is not held against it.
     """
@@ -175,7 +175,7 @@ def fair(a: Result, b: Result) -> bool:
         return False
     if a.origin is None or b.origin is None:
         return True
-    known = [(getattr(a.origin, key), getattr(b.origin, key)) for key in ("data", "views")]
+    known = [(getattr(a.origin, key), getattr(b.origin, key)) for key in ("data", "views", "precision")]
     known += [(sha, b.origin.teachers.get(name)) for name, sha in a.origin.teachers.items()]
     return all(None in pair or pair[0] == pair[1] for pair in known)
 

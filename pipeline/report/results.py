@@ -33,11 +33,16 @@ class Scores(BaseModel):
 
 
 class Origin(BaseModel):
-    """What made a detector: sha256 of code, data, views and of its teachers' weights, where they are known."""
+    """What made a detector: sha256 of code, data, views and of its teachers' weights, where they are known.
+
+    Attributes:
+        precision: that it was trained in, by Fabric's name.
+    """
 
     code: str | None = None
     data: str | None = None
     views: str | None = None
+    precision: str | None = None
     teachers: dict[str, str] = {}
 
     @field_validator("views", mode="before")

@@ -109,7 +109,7 @@ def test_few_labels_are_compared_on_val_at_equal_passes(found, tree, student_met
 
 
 def origin(**changes):
-    return {"code": "c", "data": "d", "views": "v", "teachers": {"a": "1"}} | changes
+    return {"code": "c", "data": "d", "views": "v", "precision": "32-true", "teachers": {"a": "1"}} | changes
 
 
 @pytest.mark.parametrize(("changes", "same"), [
@@ -123,6 +123,8 @@ def origin(**changes):
     ({"origin": origin(views="w")}, False),
     ({"origin": origin(views={"size": [64, 64]})}, True),
     ({"origin": origin(data="e")}, False),
+    ({"origin": origin(precision="bf16-mixed")}, False),
+    ({"origin": origin(precision=None)}, True),
 ])
 def test_pairs_of_other_stores_or_lengths_are_not_fair(student_metrics, changes, same):
     one = Result.model_validate(student_metrics("resnet18", BOTH, 0, 50.0, origin=origin()))
