@@ -43,7 +43,8 @@ def suited_precision(accelerator: Literal["cpu", "cuda"]) -> Literal["32-true", 
     if accelerator == "cuda":
         there = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        there = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        built = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        there = built and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return "bf16-mixed" if there else "32-true"
 
 
