@@ -87,6 +87,7 @@ def test_who_was_taught_so_already_is_scored_and_not_taught_again(line, pipeline
 def test_every_result_names_what_made_it(finished):
     student = json.loads((finished / f"results/students/mobilenet_v2/{BOTH}/seed0/metrics.json").read_text())
     teacher = json.loads((finished / "results/teachers/resnet18/metrics.json").read_text())
+    assert student["origin"]["precision"] == teacher["origin"]["precision"] == "32-true"
     assert set(student["origin"]["teachers"]) == {"resnet18", "hourglass_small"}
     assert student["origin"]["data"] == teacher["origin"]["data"]
     assert len(student["origin"]["code"]) == 64
