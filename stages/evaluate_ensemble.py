@@ -47,7 +47,7 @@ def run(params: "Params", key: str) -> dict[str, Any]:
         test, *beside = SPLITS
         metrics = {"kind": "ensemble", "ensemble": key, "teachers": ensemble.teachers, "data": data.name,
                    "split": test, **found.get(test, {}), **{name: found.get(name) for name in beside},
-                   "fingerprint": fingerprint}
+                   "origin": {"teachers": given["weights"]}, "fingerprint": fingerprint}
         work.write_text(result, json.dumps(metrics, indent=1) + "\n")
 
     out = paths.ensemble_results(key) / "metrics.json"

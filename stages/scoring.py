@@ -57,7 +57,7 @@ def score(params: "Params", stage: str, *, module: str, model_folder: Path, abou
             **cost(model, size, params.evaluate.latency_runs),
             **{name: found.get(name) for name in beside},
             "passes": summary["passes"], "seconds": summary["seconds"],
-            "origin": summary.get("origin"), "fingerprint": fingerprint,
+            "weights": given["weights"], "origin": summary.get("origin"), "fingerprint": fingerprint,
         }
         work.write_text(result, json.dumps(metrics, indent=1) + "\n")
 

@@ -7,7 +7,8 @@ from typing import Any, Self, TypeVar
 from pydantic import BaseModel
 
 from pipeline.params import Params
-from pipeline.report.results import Result, Results, arrange, parse
+from pipeline.report.arranging import arrange
+from pipeline.report.results import Result, Results, parse
 
 R = TypeVar("R", bound=Result)
 FILE = "cells.json"
@@ -24,6 +25,9 @@ class Screened(Result):
 
 class Cells(BaseModel):
     """All cells of a study, sorted by name.
+
+    The students of one seed have one set of teachers; those of another may have others of the same names, trained
+    elsewhere. So a teacher is kept for each training whose weights students name.
 
     Attributes:
         teachers, ensembles, students: scored on test, and on the other splits beside it.
@@ -55,22 +59,28 @@ class Cells(BaseModel):
         return "{\n" + ",\n".join(blocks) + "\n}\n"
 
     def collect(self, root: Path) -> "Cells":
-        """These cells and those of root/results; of two of the same name, the one of root/results.
+        """These cells and those of root/results; of two of the same name (and weights), the one of root/results.
+
+        Kept teachers and ensembles that no student names any more are dropped.
 
         Raises:
             UserError: a result is broken.
         """
+        students = _merged(self.students, _read(root, "students/*/*/seed*/metrics.json", Result))
+        named = {sha for cell in students if cell.origin for sha in cell.origin.teachers.values()}
+        teachers, ensembles = ([cell for cell in kept if {*_trained(cell)} <= named]
+                               for kept in (self.teachers, self.ensembles))
         return Cells(
-            teachers=_merged(self.teachers, _read(root, "teachers/*/metrics.json", Result)),
-            ensembles=_merged(self.ensembles, _read(root, "ensembles/*/metrics.json", Result)),
-            students=_merged(self.students, _read(root, "students/*/*/seed*/metrics.json", Result)),
+            teachers=_merged(teachers, _read(root, "teachers/*/metrics.json", Result)),
+            ensembles=_merged(ensembles, _read(root, "ensembles/*/metrics.json", Result)),
+            students=students,
             screening=_merged(self.screening, _read(root, "study/*/*/*/seed*.json", Screened)),
         )
 
     def results(self, params: Params) -> Results:
         """Teachers, ensembles and students that params know, arranged for tables and claims."""
-        named = {f"teacher {cell.teacher}": cell for cell in self.teachers}
-        named |= {f"ensemble {cell.ensemble}": cell for cell in self.ensembles}
+        named = {f"{cell.kind} {cell.teacher or cell.ensemble} {' '.join(_trained(cell))}": cell
+                 for cell in (*self.teachers, *self.ensembles)}
         named |= {f"{cell.student} {cell.recipe} seed{cell.seed}": cell for cell in self.students}
         return arrange(named, params)
 
@@ -87,5 +97,11 @@ def _merged(kept: list[R], fresh: list[R]) -> list[R]:
 
 def _key(cell: Result) -> tuple[str, ...]:
     screened = (cell.group, cell.variation) if isinstance(cell, Screened) else ()
+    trained = () if cell.student else _trained(cell)
     return (*screened, cell.teacher or cell.ensemble or "", cell.student or "", cell.recipe or "",
-            f"{cell.seed or 0:010}")
+            f"{cell.seed or 0:010}", *trained)
+
+
+def _trained(cell: Result) -> tuple[str, ...]:
+    """The sha256 of a teacher's weights, or of those of an ensemble's teachers."""
+    return (cell.weights,) if cell.weights else tuple(sorted(cell.origin.teachers.values())) if cell.origin else ()

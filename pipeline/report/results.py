@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, median, stdev
@@ -18,7 +18,6 @@ from pipeline.report.document import Spread
 #: In percent; none where there was no object that counts.
 Score = float | None
 Log = dict[str, np.ndarray]
-AGAIN = "Run 'pipeline evaluate' again."
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -37,6 +36,7 @@ class Origin(BaseModel):
 
     Attributes:
         precision: that it was trained in, by Fabric's name.
+        teachers: those of a student or of an ensemble.
     """
 
     code: str | None = None
@@ -52,7 +52,11 @@ class Origin(BaseModel):
 
 
 class Result(Scores):
-    """One metrics.json: a trained detector's or an ensemble's scores on test, or on `split`, and what it costs."""
+    """One metrics.json: a trained detector's or an ensemble's scores on test, or on `split`, and what it costs.
+
+    Attributes:
+        weights: sha256 of a detector's.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -72,6 +76,7 @@ class Result(Scores):
     train: Scores | None = None
     passes: float | None = None
     seconds: float | None = None
+    weights: str | None = None
     origin: Origin | None = None
     fingerprint: str | None = None
 
@@ -98,15 +103,18 @@ class Results:
     """Every result of one data set.
 
     Attributes:
-        teachers: by name, in the order of params.
+        teachers: by name, in the order of params; the mean of its trainings, where there are several.
         runs: (student, recipe) -> seed -> result, in the order of params.
-        ensembles: by name, in the order of params.
+        ensembles: like `teachers`.
+        trainings: by kind and name, each time of teachers that were trained, and of ensembles whose teachers were,
+            several times.
         left_out: results that are not in the report, each with the reason.
     """
 
     teachers: dict[str, Result]
     runs: dict[tuple[str, str], dict[int, Result]]
     ensembles: dict[str, Result] = field(default_factory=dict)
+    trainings: dict[tuple[str, str], list[Result]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
 
     def of(self, student: str | None, recipe: str | None) -> list[Result]:
@@ -143,6 +151,13 @@ class Results:
         """The teacher's result; one without any numbers where there is none."""
         return self.teachers.get(name) or Result(kind="teacher", teacher=name, data="")
 
+    def taught(self, trained: Result) -> list[int]:
+        """The seeds of the students that learnt from a teacher, or from an ensemble's teachers, of these weights."""
+        names = {str(trained.teacher): trained.weights} if trained.weights else {}
+        names |= trained.origin.teachers if trained.origin else {}
+        return sorted({seed for runs in self.runs.values() for seed, run in runs.items()
+                       if names and run.origin and names.items() <= run.origin.teachers.items()})
+
     @property
     def seeds(self) -> list[int]:
         return sorted({seed for runs in self.runs.values() for seed in runs})
@@ -165,55 +180,6 @@ def middle(values: Iterable[float | None]) -> float | None:
 def minus(a: float | None, b: float | None) -> float | None:
     """The difference, where both are there."""
     return None if a is None or b is None else a - b
-
-
-def load_results(params: Params, root: Path) -> Results:
-    """Reads root/results.
-
-    Results on other data, and of names that params no longer has, are left out and listed.
-
-    Raises:
-        UserError: a metrics.json is broken, or there is none at all.
-    """
-    folder = root / "results"
-    patterns = ("teachers/*/metrics.json", "ensembles/*/metrics.json", "students/*/*/seed*/metrics.json")
-    paths = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
-    if not paths:
-        raise UserError(f"{folder} holds no metrics.json: run 'pipeline evaluate' first.")
-    return arrange({str(path.relative_to(root)): parse(Result, path, AGAIN) for path in paths}, params)
-
-
-def arrange(found: Mapping[str, Result], params: Params) -> Results:
-    """Results by name, in the order of params.
-
-    Args:
-        found: by what the list of those left out calls them.
-        params: whose data, teachers, ensembles, students and recipes have a place.
-    """
-    teachers: dict[str, Result] = {}
-    ensembles: dict[str, Result] = {}
-    runs: dict[tuple[str, str], dict[int, Result]] = {}
-    left_out = []
-    for where, result in found.items():
-        if reason := _stranger(result, params):
-            left_out.append(f"{where}: {reason}")
-        elif result.kind == "teacher":
-            teachers[str(result.teacher)] = result
-        elif result.kind == "ensemble":
-            ensembles[str(result.ensemble)] = result
-        else:
-            runs.setdefault((str(result.student), str(result.recipe)), {})[int(result.seed or 0)] = result
-    return Results(
-        teachers={name: teachers[name] for name in params.teachers if name in teachers},
-        runs={
-            (student, recipe): dict(sorted(runs[student, recipe].items()))
-            for student in params.students
-            for recipe in params.recipes
-            if (student, recipe) in runs
-        },
-        ensembles={name: ensembles[name] for name in params.ensembles if name in ensembles},
-        left_out=left_out,
-    )
 
 
 def load_log(path: Path) -> Log:
@@ -271,18 +237,3 @@ def parse(model: type[M], path: Path, remedy: str) -> M:
         key = ".".join(str(part) for part in first["loc"])
         problem = (f"{key}: " if key else "") + first["msg"].removeprefix("Value error, ")
         raise UserError(f"{path}: {problem}. {remedy}") from None
-
-
-def _stranger(result: Result, params: Params) -> str:
-    """Why a result has no place in this report; empty if it has one."""
-    if result.data != params.data.name:
-        return f"it is on data {result.data!r}, the params say {params.data.name!r}"
-    for kind, name, known in (
-        ("teacher", result.teacher, params.teachers),
-        ("ensemble", result.ensemble, params.ensembles),
-        ("student", result.student, params.students),
-        ("recipe", result.recipe, params.recipes if result.kind == "student" else None),
-    ):
-        if name is not None and known is not None and name not in known:
-            return f"{kind} {name!r} is not in the params"
-    return ""

@@ -11,6 +11,7 @@ from pipeline.report.document import (
     Table,
     best_in_columns,
     changed,
+    listed,
     measured,
     number,
     words,
@@ -31,29 +32,31 @@ METRIC_COLUMNS = [
 
 def teachers_table(study: Study) -> Table:
     """The scores of every teacher, and of ensembles of them."""
-    rows, notes = [], []
-    several = [(f"{key}: {' & '.join(map(label, study.params.ensembles[key].teachers))}", result)
-               for key, result in study.results.ensembles.items()]
-    for name in study.params.teachers:
-        result = study.results.teacher(name)
-        if name not in study.results.teachers:
-            notes.append(f"To fill a {DASH}: `pipeline train-teacher {name}`, then `pipeline evaluate`.")
-        rows.append(
-            [
-                words(label(name)),
-                *(number(result.score(metric)) for metric in (*METRICS, *FITTED)),
-                _minutes([result]),
-            ]
-        )
-    for name, result in several:
-        rows.append([words(name), *(number(result.score(metric)) for metric in (*METRICS, *FITTED)), words("")])
+    results = study.results
+    known = [(label(name), results.teacher(name)) for name in study.params.teachers]
+    known += [(f"{key}: {' & '.join(map(label, study.params.ensembles[key].teachers))}", result)
+              for key, result in results.ensembles.items()]
+    rows = [
+        [
+            words(name if trained is mean else f"{name}, {_whose(study, trained)}"),
+            *(number(trained.score(metric)) for metric in (*METRICS, *FITTED)),
+            _minutes([trained]) if trained.kind == "teacher" else words(""),
+        ]
+        for name, mean in known
+        for trained in results.trainings.get((mean.kind, str(mean.teacher or mean.ensemble)), [mean])
+    ]
+    notes = [f"To fill a {DASH}: `pipeline train-teacher {name}`, then `pipeline evaluate`."
+             for name in study.params.teachers if name not in results.teachers]
+    if results.trainings:
+        notes.append("Teachers of other seeds were trained again, elsewhere: every recipe of one seed has the same "
+                     "ones. Where one number stands for a teacher, it is the mean of its trainings.")
     return Table(
         key="teachers",
         title="Teachers",
         caption=f"{_splits(study)} Train is as many training images as val has, without augmentation: far above val, "
         "a teacher knows its images by heart and says of them what the ground truth says."
-        + (" An ensemble is scored by what its teachers say of these images, merged as their stores are." if several
-           else ""),
+        + (" An ensemble is scored by what its teachers say of these images, merged as their stores are."
+           if results.ensembles else ""),
         columns=[
             Column(title="Teacher", numeric=False),
             *METRIC_COLUMNS,
@@ -190,6 +193,11 @@ def _splits(study: Study) -> str:
     test, unseen = (len(study.data.splits.get(split, ())) for split in ("test", "unseen"))
     beside = f" and on {unseen:,} of drawings that nobody trained on (unseen)" if unseen else ""
     return f"AP in percent on {test:,} test images{beside}."
+
+
+def _whose(study: Study, trained: Result) -> str:
+    seeds = [str(seed) for seed in study.results.taught(trained)]
+    return f"of seed{'s' if len(seeds) > 1 else ''} {listed(seeds)}" if seeds else "of no seed yet"
 
 
 def _minutes(runs: list[Result]) -> Cell:

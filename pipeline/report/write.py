@@ -9,12 +9,13 @@ from pipeline.data import load_data
 from pipeline.inform import Progress
 from pipeline.params import Params
 from pipeline.report import figures, summary
+from pipeline.report.arranging import load_results
 from pipeline.report.bill import bill_sections
 from pipeline.report.document import Document, Picture, Section
 from pipeline.report.page import render_html, render_markdown, tables_json
 from pipeline.report.paper_tables import claim_table, table_2, table_3, table_4
 from pipeline.report.pictures import write_pictures
-from pipeline.report.results import Log, load_logs, load_results
+from pipeline.report.results import Log, load_logs
 from pipeline.report.study import Study
 from pipeline.report.tables import METRICS, cost_table, per_class_table, students_table, teachers_table
 

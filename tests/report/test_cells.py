@@ -58,3 +58,37 @@ def test_a_broken_result_names_its_file(project):
     put(project[1], "study/weights/resnet18/ours/seed0.json", {"kind": "student"})
     with pytest.raises(UserError, match=r"ours/seed0\.json: .*Run the command"):
         Cells().collect(project[1])
+
+
+def test_each_seed_has_its_own_training_of_a_teacher(project, student_metrics, teacher_metrics):
+    params, root = project
+    cells = Cells()
+    for seed, score in ((0, 60.0), (1, 80.0)):
+        sha = f"{seed:064}"
+        put(root, "teachers/resnet50/metrics.json", teacher_metrics("resnet50", score, weights=sha))
+        put(root, "ensembles/both/metrics.json", teacher_metrics(None, score + 5, kind="ensemble", ensemble="both",
+                                                                origin={"teachers": {"resnet50": sha}}))
+        put(root, f"students/resnet18/{BOTH}/seed{seed}/metrics.json",
+            student_metrics("resnet18", BOTH, seed, 50.0, origin={"teachers": {"resnet50": sha, "other": "f" * 64}}))
+        cells = cells.collect(root)
+    results = Cells.model_validate_json(cells.text()).results(params)
+    assert results.teacher("resnet50").map_area == 70.0
+    assert results.teacher("resnet50").score("val.map_area") == 71.0
+    assert results.teacher("resnet50").per_class == {}
+    assert results.ensembles["both"].map_area == 75.0
+    trained = results.trainings["teacher", "resnet50"]
+    assert [(cell.map_area, results.taught(cell)) for cell in trained] == [(60.0, [0]), (80.0, [1])]
+    assert [results.taught(cell) for cell in results.trainings["ensemble", "both"]] == [[0], [1]]
+    assert ("teacher", "hourglass_small") not in results.trainings
+
+
+def test_a_training_whose_students_were_taught_again_is_dropped(project, student_metrics, teacher_metrics):
+    _, root = project
+    cells = Cells()
+    for sha in ("0" * 64, "1" * 64):
+        put(root, "teachers/resnet50/metrics.json", teacher_metrics("resnet50", 60.0, weights=sha))
+        for seed in (0, 1):
+            put(root, f"students/resnet18/{BOTH}/seed{seed}/metrics.json",
+                student_metrics("resnet18", BOTH, seed, 50.0, origin={"teachers": {"resnet50": sha}}))
+        cells = cells.collect(root)
+    assert [cell.weights for cell in cells.teachers if cell.teacher == "resnet50"] == ["1" * 64]

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from pipeline.data import load_data
+from pipeline.report.arranging import load_results
 from pipeline.report.overlays import class_colors
 from pipeline.report.pictures import student_boxes, teacher_outputs, write_pictures
-from pipeline.report.results import load_results
 from pipeline.report.study import Study
 
 BOTH = "resnet50+hourglass_small"

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.report.results import Result, Results, load_log, load_logs, load_results, mean_log, middle, minus, spread
+from pipeline.report.arranging import load_results
+from pipeline.report.results import Result, Results, load_log, load_logs, mean_log, middle, minus, spread
 
 BOTH = "resnet50+hourglass_small"
 

@@ -1,4 +1,5 @@
 from pipeline.report.document import DASH
+from pipeline.report.results import Origin, Result
 from pipeline.report.tables import cost_table, per_class_table, students_table, teachers_table
 
 BOTH = "resnet50+hourglass_small"
@@ -7,6 +8,20 @@ RUNS = {("resnet18", "plain"): [40.0, 42.0], ("resnet18", BOTH): [45.0, 46.0], (
 
 def texts(table):
     return [[cell.text for cell in row] for row in table.rows]
+
+
+def test_teachers_that_were_trained_several_times_have_a_row_for_each(study):
+    found = study({("resnet18", "plain"): [40.0, 42.0, 44.0]})
+    first, second = (Result(kind="teacher", teacher="resnet50", data="demo", map_area=score, weights=str(score))
+                     for score in (60.0, 70.0))
+    found.results.trainings["teacher", "resnet50"] = [first, second]
+    for seed, run in found.results.runs["resnet18", "plain"].items():
+        origin = Origin(teachers={"resnet50": "60.0"}) if seed < 2 else None
+        found.results.runs["resnet18", "plain"][seed] = run.model_copy(update={"origin": origin})
+    table = teachers_table(found)
+    assert [row[:2] for row in texts(table)] == [
+        ["ResNet-50, of seeds 0 and 1", "60.0"], ["ResNet-50, of no seed yet", "70.0"], ["Hourglass (small)", "80.0"]]
+    assert "mean of its trainings" in table.notes[0]
 
 
 def test_teachers_with_every_metric(study):

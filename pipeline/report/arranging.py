@@ -1,0 +1,93 @@
+"""Results in their places: by what params name, with teachers of several trainings averaged."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pipeline.errors import UserError
+from pipeline.params import Params
+from pipeline.report.results import Result, Results, Scores, parse, spread
+
+AGAIN = "Run 'pipeline evaluate' again."
+METRICS = ("map_area", "map07", "ap", "ap75")
+BESIDE = ("unseen", "val", "train")
+
+
+def load_results(params: Params, root: Path) -> Results:
+    """Reads root/results.
+
+    Results on other data, and of names that params no longer has, are left out and listed.
+
+    Raises:
+        UserError: a metrics.json is broken, or there is none at all.
+    """
+    folder = root / "results"
+    patterns = ("teachers/*/metrics.json", "ensembles/*/metrics.json", "students/*/*/seed*/metrics.json")
+    paths = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+    if not paths:
+        raise UserError(f"{folder} holds no metrics.json: run 'pipeline evaluate' first.")
+    return arrange({str(path.relative_to(root)): parse(Result, path, AGAIN) for path in paths}, params)
+
+
+def arrange(found: Mapping[str, Result], params: Params) -> Results:
+    """Results by name, in the order of params.
+
+    Args:
+        found: by what the list of those left out calls them.
+        params: whose data, teachers, ensembles, students and recipes have a place.
+    """
+    teachers: dict[str, list[Result]] = {}
+    ensembles: dict[str, list[Result]] = {}
+    runs: dict[tuple[str, str], dict[int, Result]] = {}
+    left_out = []
+    for where, result in found.items():
+        if reason := _stranger(result, params):
+            left_out.append(f"{where}: {reason}")
+        elif result.kind == "teacher":
+            teachers.setdefault(str(result.teacher), []).append(result)
+        elif result.kind == "ensemble":
+            ensembles.setdefault(str(result.ensemble), []).append(result)
+        else:
+            runs.setdefault((str(result.student), str(result.recipe)), {})[int(result.seed or 0)] = result
+    return Results(
+        teachers={name: averaged(teachers[name]) for name in params.teachers if name in teachers},
+        runs={
+            (student, recipe): dict(sorted(runs[student, recipe].items()))
+            for student in params.students
+            for recipe in params.recipes
+            if (student, recipe) in runs
+        },
+        ensembles={name: averaged(ensembles[name]) for name in params.ensembles if name in ensembles},
+        trainings={(kind, name): times for kind, known in (("teacher", teachers), ("ensemble", ensembles))
+                   for name, times in known.items() if len(times) > 1},
+        left_out=left_out,
+    )
+
+
+def averaged(results: Sequence[Result]) -> Result:
+    """The first of several results of one network, with the means of their scores."""
+    first, *others = results
+    if not others:
+        return first
+    beside = {split: _means([scores for result in results if (scores := getattr(result, split))]) for split in BESIDE}
+    means = {**_means(results), **{split: Scores(**found) for split, found in beside.items()}}
+    return first.model_copy(update={**means, "per_class": {}})
+
+
+def _means(several: Sequence[Scores]) -> dict[str, float | None]:
+    means = {metric: spread(getattr(scores, metric) for scores in several) for metric in METRICS}
+    return {metric: found.mean if found else None for metric, found in means.items()}
+
+
+def _stranger(result: Result, params: Params) -> str:
+    """Why a result has no place in this report; empty if it has one."""
+    if result.data != params.data.name:
+        return f"it is on data {result.data!r}, the params say {params.data.name!r}"
+    for kind, name, known in (
+        ("teacher", result.teacher, params.teachers),
+        ("ensemble", result.ensemble, params.ensembles),
+        ("student", result.student, params.students),
+        ("recipe", result.recipe, params.recipes if result.kind == "student" else None),
+    ):
+        if name is not None and known is not None and name not in known:
+            return f"{kind} {name!r} is not in the params"
+    return ""
