@@ -88,7 +88,10 @@ def test_every_result_names_what_made_it(finished):
     student = json.loads((finished / f"results/students/mobilenet_v2/{BOTH}/seed0/metrics.json").read_text())
     teacher = json.loads((finished / "results/teachers/resnet18/metrics.json").read_text())
     assert student["origin"]["precision"] == teacher["origin"]["precision"] == "32-true"
+    ensemble = json.loads((finished / "results/ensembles/both/metrics.json").read_text())
     assert set(student["origin"]["teachers"]) == {"resnet18", "hourglass_small"}
+    assert student["origin"]["teachers"]["resnet18"] == teacher["weights"]
+    assert student["origin"]["teachers"] == ensemble["origin"]["teachers"]
     assert student["origin"]["data"] == teacher["origin"]["data"]
     assert len(student["origin"]["code"]) == 64
     assert {split for split in ("unseen", "val", "train") if teacher[split]} == {"unseen", "val", "train"}
