@@ -77,6 +77,7 @@ def comparisons(study: Study, screening: Sequence[Screened] = ()) -> list[Compar
         ("two teachers over plain, fresh views", both, FRESH, None),
         ("two teachers over the oracle", both, ORACLE, None),
         *(_over_its_better_teacher(study, recipe) for recipe in merging(study)),
+        *_with_less_features(study, both),
         ("our best recipe over the paper's", both, paper, 1.0),
         ("the paper's recipe over plain, same views", paper, PLAIN, None),
     ]
@@ -131,6 +132,19 @@ def _over_its_better_teacher(study: Study, recipe: str) -> tuple[str, str, str, 
     which = f", {label(better)}" if better else ""
     over = better if alone and alone.teachers == [better] else ""
     return f"{words} over the better single one{which}", recipe, over, None
+
+
+def _with_less_features(study: Study, both: str) -> list[tuple[str, str, str, None]]:
+    """Of the variants of `both` that read the features of some of its teachers."""
+    recipes = study.params.recipes
+    over_better, _, better, _ = _over_its_better_teacher(study, both)
+    found: list[tuple[str, str, str, None]] = []
+    for name, recipe in recipes.items():
+        if recipe.features_of and recipe.teachers == recipes[both].teachers and name != both:
+            those = f"two teachers, features of {' & '.join(map(label, recipe.features_of))} alone,"
+            found += [(f"{those} over features of both", name, both, None),
+                      (over_better.replace("two teachers", those, 1), name, better, None)]
+    return found
 
 
 def better_teacher(study: Study, recipe: str) -> str | None:

@@ -91,6 +91,16 @@ def test_other_teachers_that_are_merged_have_their_claim_over_the_better_one_too
     assert pair == ("resnet50+resnet50_2", "resnet50")
 
 
+def test_a_variant_with_the_features_of_one_teacher_is_compared_with_both_and_with_that_one(found, tree):
+    variant = f"{BOTH}-hourglass-features"
+    tree["recipes"][variant] = tree["recipes"][BOTH] | {"features_of": ["hourglass_small"]}
+    runs = {("resnet18", variant): [50.0], ("resnet18", BOTH): [46.0], ("resnet18", "hourglass_small"): [49.0]}
+    claims = {(each.over, each.overall.mean): each.claim for each in comparisons(found(runs)) if each.recipe == variant}
+    words = "two teachers, features of Hourglass (small) alone, over"
+    assert claims == {(BOTH, 4.0): f"{words} features of both",
+                      ("hourglass_small", 1.0): f"{words} the better single one, Hourglass (small)"}
+
+
 def test_few_labels_are_compared_on_val_at_equal_passes(found, tree, student_metrics):
     tree["screening"] = {"labels": {"students": ["resnet18"], "recipe": BOTH, "variations": {"25-unlabelled": []}}}
     study = found({("resnet18", "plain"): [40.0, 41.0, 42.0]})  # on val one more
