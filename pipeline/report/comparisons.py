@@ -12,6 +12,8 @@ from pipeline.report.study import PLAIN, Study, label
 FRESH, ORACLE, PAPER = "plain-fresh", "oracle", "-paper"
 #: A group of the screening and its variation.
 FEW_LABELS = "labels", "25-unlabelled"
+TEST, UNSEEN = "map_area", "unseen.map_area"
+ON_UNSEEN = ", on drawings that nobody trained on"
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Comparison:
     Attributes:
         claim: in words.
         recipe, over: keys of `recipes`; an empty one, while it is not known which, has no pairs.
-        differences: mAP@.5 in points of each student's fair pairs.
+        differences: mAP@.5 in points of each student's fair pairs; on test unless the claim says otherwise.
         unfair: pairs that are left out.
         least: points that the mean is asked to reach; None asks for an interval above 0 instead.
         each: whether the mean of each student is asked to be above 0 as well.
@@ -72,23 +74,30 @@ def comparisons(study: Study, screening: Sequence[Screened] = ()) -> list[Compar
     if both is None:
         return []
     paper = f"{both}{PAPER}"
+    over_better = [(*_over_its_better_teacher(study, recipe), None) for recipe in merging(study)]
+    with_less = _with_less_features(study, both)
     asked = [
         ("two teachers over plain, same views", both, PLAIN, None),
         ("two teachers over plain, fresh views", both, FRESH, None),
         ("two teachers over the oracle", both, ORACLE, None),
-        *(_over_its_better_teacher(study, recipe) for recipe in merging(study)),
-        *_with_less_features(study, both),
+        *over_better,
+        *with_less,
         ("our best recipe over the paper's", both, paper, 1.0),
         ("the paper's recipe over plain, same views", paper, PLAIN, None),
     ]
     known = study.params.recipes
-    return [*(_of_recipes(study, claim, recipe, over, least) for claim, recipe, over, least in asked
-              if {recipe, over} <= {*known, ""}), *_with_few_labels(study, both, screening)]
+    made = [_of_recipes(study, *claim) for claim in asked if {*claim[1:3]} <= {*known, ""}]
+    if UNSEEN.partition(".")[0] in study.data.splits:
+        made += [_of_recipes(study, f"{claim}{ON_UNSEEN}", recipe, over, least, UNSEEN)
+                 for claim, recipe, over, least in (*over_better, *with_less) if {recipe, over} <= {*known, ""}]
+    return [*made, *_with_few_labels(study, both, screening)]
 
 
-def _of_recipes(study: Study, claim: str, recipe: str, over: str, least: float | None) -> Comparison:
+def _of_recipes(study: Study, claim: str, recipe: str, over: str, least: float | None,
+                metric: str = TEST) -> Comparison:
     pairs = {student: study.results.pairs(student, recipe, over) for student in study.params.distill.students}
-    found = {student: [(minus(a.map_area, b.map_area), fair(a, b)) for a, b in some] for student, some in pairs.items()}
+    found = {student: [(minus(a.score(metric), b.score(metric)), fair(a, b)) for a, b in some]
+             for student, some in pairs.items()}
     return _comparison(claim, recipe, over, found, least=least, each=(recipe, over) == (study.two_teachers, PLAIN))
 
 
@@ -125,19 +134,19 @@ def merging(study: Study) -> list[str]:
     return [name for name in dict.fromkeys([study.two_teachers, *found]) if name]
 
 
-def _over_its_better_teacher(study: Study, recipe: str) -> tuple[str, str, str, None]:
+def _over_its_better_teacher(study: Study, recipe: str) -> tuple[str, str, str]:
     better = better_teacher(study, recipe) or ""
     alone = study.params.recipes.get(better)
     words = "two teachers" if recipe == study.two_teachers else study.taught_by(recipe)
     which = f", {label(better)}" if better else ""
     over = better if alone and alone.teachers == [better] else ""
-    return f"{words} over the better single one{which}", recipe, over, None
+    return f"{words} over the better single one{which}", recipe, over
 
 
 def _with_less_features(study: Study, both: str) -> list[tuple[str, str, str, None]]:
     """Of the variants of `both` that read the features of some of its teachers."""
     recipes = study.params.recipes
-    over_better, _, better, _ = _over_its_better_teacher(study, both)
+    over_better, _, better = _over_its_better_teacher(study, both)
     found: list[tuple[str, str, str, None]] = []
     for name, recipe in recipes.items():
         if recipe.features_of and recipe.teachers == recipes[both].teachers and name != both:
@@ -162,22 +171,24 @@ class Lead:
         ensemble: its key.
         teacher: the better teacher.
         points: the ensemble's less the teacher's.
+        unseen: the same on drawings that nobody trained on, where there are any.
     """
 
     ensemble: str
     teacher: str
     points: float
+    unseen: float | None
 
 
 def lead(study: Study, recipe: str) -> Lead | None:
     """The lead of the ensemble that a recipe learns from; None while not all are scored on val."""
     merged, better = study.params.recipes[recipe].merged, better_teacher(study, recipe)
     together = study.results.ensembles.get(merged or "")
-    ours = together.score("val.map_area") if together else None
-    theirs = study.results.teacher(better).score("val.map_area") if better else None
-    if merged is None or better is None or ours is None or theirs is None:
+    if merged is None or better is None or together is None:
         return None
-    return Lead(merged, better, ours - theirs)
+    alone = study.results.teacher(better)
+    points, unseen = (minus(together.score(metric), alone.score(metric)) for metric in ("val.map_area", UNSEEN))
+    return None if points is None else Lead(merged, better, points, unseen)
 
 
 def fair(a: Result, b: Result) -> bool:

@@ -137,6 +137,8 @@ def _cautions(study: Study, claims: list[Comparison]) -> list[str]:
         f"On val the ensemble {ahead.ensemble!r} is {shown(ahead.points, sign=True)} points from its better teacher, "
         f"{label(ahead.teacher)}. Two teachers can be expected to teach more than that one alone where the ensemble is "
         f"ahead by {LEAD:g} or more, which is {'so' if ahead.points >= LEAD else 'not so'} here."
+        + ("" if ahead.unseen is None else
+           f" On drawings that nobody trained on it is {shown(ahead.unseen, sign=True)} points from that teacher.")
         for ahead in (lead(study, recipe) for recipe in merging(study))
         if ahead
     ]

@@ -26,7 +26,7 @@ def claim(study, over):
 def test_the_claims_are_those_of_the_study(found):
     asked = [(each.recipe, each.over) for each in comparisons(found({}))]
     over = ["plain", "plain-fresh", "oracle", "hourglass_small", PAPER]
-    assert asked == [*((BOTH, each) for each in over), (PAPER, "plain")]
+    assert asked == [*((BOTH, each) for each in over), (PAPER, "plain"), (BOTH, "hourglass_small")]
 
 
 def test_claims_that_the_params_have_no_recipes_for_are_not_made(study, tree):
@@ -65,7 +65,7 @@ def test_over_plain_on_the_same_views_each_student_has_to_be_ahead(found):
 
 def test_the_lead_of_an_ensemble_is_over_its_better_teacher_on_val(found):
     ahead = lead(found({}, ensembles={"both": 82.5}), BOTH)
-    assert (ahead.ensemble, ahead.teacher, ahead.points) == ("both", "hourglass_small", 2.5)
+    assert (ahead.ensemble, ahead.teacher, ahead.points, ahead.unseen) == ("both", "hourglass_small", 2.5, 1.25)
     assert lead(found({}), BOTH) is None
     assert lead(found({}, teachers={"resnet50": 60.0}, ensembles={"both": 82.5}), BOTH) is None
 
@@ -97,8 +97,11 @@ def test_a_variant_with_the_features_of_one_teacher_is_compared_with_both_and_wi
     runs = {("resnet18", variant): [50.0], ("resnet18", BOTH): [46.0], ("resnet18", "hourglass_small"): [49.0]}
     claims = {(each.over, each.overall.mean): each.claim for each in comparisons(found(runs)) if each.recipe == variant}
     words = "two teachers, features of Hourglass (small) alone, over"
-    assert claims == {(BOTH, 4.0): f"{words} features of both",
-                      ("hourglass_small", 1.0): f"{words} the better single one, Hourglass (small)"}
+    single = f"{words} the better single one, Hourglass (small)"
+    assert claims == {  # conftest's students have half their AP on unseen drawings
+        (BOTH, 4.0): f"{words} features of both", ("hourglass_small", 1.0): single,
+        (BOTH, 2.0): f"{words} features of both, on drawings that nobody trained on",
+        ("hourglass_small", 0.5): f"{single}, on drawings that nobody trained on"}
 
 
 def test_few_labels_are_compared_on_val_at_equal_passes(found, tree, student_metrics):
