@@ -6,7 +6,7 @@ from functools import cached_property
 
 from pipeline.report.cells import Screened
 from pipeline.report.claims import Interval, interval
-from pipeline.report.results import Result, minus
+from pipeline.report.results import Result, minus, spread
 from pipeline.report.study import PLAIN, Study, label
 
 FRESH, ORACLE, PAPER = "plain-fresh", "oracle", "-paper"
@@ -170,7 +170,7 @@ class Lead:
     Attributes:
         ensemble: its key.
         teacher: the better teacher.
-        points: the ensemble's less the teacher's.
+        points: the ensemble's less the teacher's of the same training; the mean of several.
         unseen: the same on drawings that nobody trained on, where there are any.
     """
 
@@ -183,12 +183,14 @@ class Lead:
 def lead(study: Study, recipe: str) -> Lead | None:
     """The lead of the ensemble that a recipe learns from; None while not all are scored on val."""
     merged, better = study.params.recipes[recipe].merged, better_teacher(study, recipe)
-    together = study.results.ensembles.get(merged or "")
-    if merged is None or better is None or together is None:
+    if merged is None or better is None or merged not in study.results.ensembles:
         return None
-    alone = study.results.teacher(better)
-    points, unseen = (minus(together.score(metric), alone.score(metric)) for metric in ("val.map_area", UNSEEN))
-    return None if points is None else Lead(merged, better, points, unseen)
+    times = study.results.trainings.get(("ensemble", merged), [study.results.ensembles[merged]])
+    pairs = [(each, study.results.teacher(better, each.origin.teachers.get(better) if each.origin else None))
+             for each in times]
+    points, unseen = (spread(minus(each.score(metric), alone.score(metric)) for each, alone in pairs)
+                      for metric in ("val.map_area", UNSEEN))
+    return None if points is None else Lead(merged, better, points.mean, unseen.mean if unseen else None)
 
 
 def fair(a: Result, b: Result) -> bool:

@@ -147,9 +147,10 @@ class Results:
         return middle(run.latency_ms for name, recipe in self.runs if name == student
                       for run in self.of(name, recipe))
 
-    def teacher(self, name: str) -> Result:
-        """The teacher's result; one without any numbers where there is none."""
-        return self.teachers.get(name) or Result(kind="teacher", teacher=name, data="")
+    def teacher(self, name: str, weights: str | None = None) -> Result:
+        """The teacher's result, or that of its training with these weights; one without any numbers for none."""
+        trained = [each for each in self.trainings.get(("teacher", name), ()) if each.weights == weights]
+        return (trained or [self.teachers.get(name) or Result(kind="teacher", teacher=name, data="")])[0]
 
     def taught(self, trained: Result) -> list[int]:
         """The seeds of the students that learnt from a teacher, or from an ensemble's teachers, of these weights."""

@@ -137,13 +137,14 @@ def facts(study: Study) -> list[tuple[str, str]]:
     splits = [f"{len(records):,} {split}" for split, records in data.splits.items()]
     height, width = params.views.size
     seeds = ", ".join(map(str, study.results.seeds))
+    trained = "some have teachers of their own" if study.results.trainings else "teachers are trained once"
     found = [
         ("Profile", params.profile),
         ("Data", f"{data.name}, {counted(len(data.classes), 'class', 'classes')}: {', '.join(data.classes)}"),
         ("Images", listed(splits)),
         ("Input", f"{width}×{height} px, {counted(params.views.per_image, 'recorded view')} of an image"),
         ("Training", f"{study.passes} for a student; one pass shows one image"),
-        ("Seeds", f"{seeds} for students; teachers are trained once" if seeds else "no student yet"),
+        ("Seeds", f"{seeds} for students; {trained}" if seeds else "no student yet"),
         ("Machine", machine()),
         ("Fingerprint of the data", data.fingerprint[:16]),
     ]

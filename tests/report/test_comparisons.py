@@ -2,7 +2,7 @@ import pytest
 
 from pipeline.report.cells import Screened
 from pipeline.report.comparisons import better_teacher, comparisons, fair, intervals, lead
-from pipeline.report.results import Result
+from pipeline.report.results import Origin, Result, Scores
 
 BOTH = "resnet50+hourglass_small"
 PAPER = f"{BOTH}-paper"
@@ -68,6 +68,20 @@ def test_the_lead_of_an_ensemble_is_over_its_better_teacher_on_val(found):
     assert (ahead.ensemble, ahead.teacher, ahead.points, ahead.unseen) == ("both", "hourglass_small", 2.5, 1.25)
     assert lead(found({}), BOTH) is None
     assert lead(found({}, teachers={"resnet50": 60.0}, ensembles={"both": 82.5}), BOTH) is None
+
+
+def test_an_ensemble_is_ahead_of_the_teachers_that_it_was_merged_from(found):
+    study = found({}, ensembles={"both": 82.0})
+    ensemble, teacher = study.results.ensembles["both"], study.results.teachers["hourglass_small"]
+    first, second = (teacher.model_copy(update={"weights": sha, "val": Scores(map_area=score)})
+                     for sha, score in (("a", 80.0), ("b", 90.0)))
+    merged = ensemble.model_copy(update={"origin": Origin(teachers={"hourglass_small": "b"})})
+    study.results.trainings["teacher", "hourglass_small"] = [first, second]
+    study.results.ensembles["both"] = merged
+    assert lead(study, BOTH).points == 83.0 - 90.0
+    study.results.trainings["ensemble", "both"] = [
+        merged, ensemble.model_copy(update={"origin": Origin(teachers={"hourglass_small": "a"})})]
+    assert lead(study, BOTH).points == ((83.0 - 90.0) + (83.0 - 80.0)) / 2
 
 
 def test_the_better_single_teacher_is_chosen_on_val(found):
