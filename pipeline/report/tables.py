@@ -1,5 +1,6 @@
 """The tables of everything that was measured: teachers, students, classes, costs."""
 
+import math
 from collections.abc import Iterable
 from itertools import groupby
 
@@ -43,7 +44,8 @@ def teachers_table(study: Study) -> Table:
             _minutes([trained]) if trained.kind == "teacher" else words(""),
         ]
         for name, mean in known
-        for trained in results.trainings.get((mean.kind, str(mean.teacher or mean.ensemble)), [mean])
+        for trained in sorted(results.trainings.get((mean.kind, str(mean.teacher or mean.ensemble)), [mean]),
+                              key=lambda each: results.taught(each) or [math.inf])
     ]
     notes = [f"To fill a {DASH}: `pipeline train-teacher {name}`, then `pipeline evaluate`."
              for name in study.params.teachers if name not in results.teachers]
