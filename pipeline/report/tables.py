@@ -1,6 +1,5 @@
 """The tables of everything that was measured: teachers, students, classes, costs."""
 
-import math
 from collections.abc import Iterable
 from itertools import groupby
 
@@ -45,7 +44,7 @@ def teachers_table(study: Study) -> Table:
         ]
         for name, mean in known
         for trained in sorted(results.trainings.get((mean.kind, str(mean.teacher or mean.ensemble)), [mean]),
-                              key=lambda each: results.taught(each) or [math.inf])
+                              key=lambda each: (not results.taught(each), results.taught(each)))
     ]
     notes = [f"To fill a {DASH}: `pipeline train-teacher {name}`, then `pipeline evaluate`."
              for name in study.params.teachers if name not in results.teachers]
