@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from textwrap import fill
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -13,9 +13,6 @@ from pipeline.report.document import Picture, shown
 from pipeline.report.drawing import Theme, legend, panels, plain_ticks, save, title
 from pipeline.report.results import Log, middle
 from pipeline.report.study import PLAIN, Study, label
-
-if TYPE_CHECKING:
-    from pipeline.report.claims import Interval
 
 GROUND_TRUTH = {"heatmap": "Heatmap (focal)", "wh": "Width and height (L1)", "offset": "Offset (L1)"}
 DISTILLATION = {
@@ -73,37 +70,33 @@ def score_figure(study: Study, out: Path, recipes: Sequence[str] = ()) -> Pictur
 
 
 def claims_figure(claims: Sequence[Comparison], out: Path) -> Picture | None:
-    """Every claim's mean difference and interval, and those of single students below it."""
-    rows: list[tuple[str, Interval, bool]] = []
-    for claim in claims:
-        if claim.overall is not None:
-            rows.append((claim.claim, claim.overall, True))
-            rows += [(label(student), found, False) for student, found in claim.by_student.items()]
-    if not rows:
+    """A row for each claim: its mean difference with the interval, and a dot for each student."""
+    told = [(claim, claim.overall) for claim in claims if claim.overall is not None]
+    if not told:
         return None
 
     def draw(theme: Theme) -> Figure:
-        figure, (axis,) = panels(theme, 1, columns=1, height=0.8 + 0.24 * len(rows))
+        figure, (axis,) = panels(theme, 1, columns=1, height=0.8 + 0.42 * len(told))
         axis.axvline(0, color=theme.ink, linewidth=1.1, zorder=1)
-        for place, (_, found, whole) in enumerate(rows):
-            color = theme.color(0) if whole else theme.muted
-            axis.errorbar(found.mean, -place, xerr=found.half, color=color, marker="o", zorder=2,
-                          markersize=8 if whole else 4, linewidth=2.4 if whole else 1.2)
-        axis.set_yticks([-place for place in range(len(rows))], [name for name, _, _ in rows], fontsize=9)
-        for tick, (_, _, whole) in zip(axis.get_yticklabels(), rows, strict=True):
-            tick.set_color(theme.ink if whole else theme.muted)
-        axis.set_ylim(-len(rows) + 0.4, 0.6)
+        for place, (claim, overall) in enumerate(told):
+            axis.errorbar(overall.mean, -place, xerr=overall.half, color=theme.color(0), marker="o", markersize=8,
+                          linewidth=2.4, zorder=2)
+            students = [found.mean for found in claim.by_student.values()]
+            axis.plot(students, [-place - 0.28] * len(students), "o", color=theme.muted, markersize=4, zorder=2)
+        axis.set_yticks([-place for place in range(len(told))], [fill(claim.claim, 48) for claim, _ in told],
+                        color=theme.ink, fontsize=8)
+        axis.set_ylim(-len(told) + 0.4, 0.6)
         axis.set_xlabel("difference of mAP@.5, points", color=theme.muted, fontsize=9)
         axis.grid(visible=False, axis="y")
         return figure
 
-    told = [f"{name} {shown(found.mean, sign=True)}" for name, found, whole in rows if whole]
+    words = "; ".join(f"{claim.claim} {shown(overall.mean, sign=True)}" for claim, overall in told)
     return save(
         draw,
         out,
         "claims",
-        alt=f"Mean differences: {'; '.join(told)}.",
-        caption="Mean differences with 95 % intervals: the mean over students, then each student.",
+        alt=f"Mean differences: {words}.",
+        caption="Mean differences with 95 % intervals, and below each the means of single students.",
     )
 
 
