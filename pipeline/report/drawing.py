@@ -30,6 +30,10 @@ class Theme:
     def color(self, place: int) -> str:
         return self.series[place % len(self.series)]
 
+    def marker(self, place: int) -> str:
+        """Tells series of the same colour apart."""
+        return "oDs"[place // len(self.series) % 3]
+
 
 LIGHT = Theme(
     "light",

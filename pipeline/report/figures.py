@@ -45,7 +45,8 @@ def score_figure(study: Study, out: Path, recipes: Sequence[str] = ()) -> Pictur
             lane = (len(recipes) - 1 - 2 * place) / (2 + 2 * len(recipes))
             means, rows = [mean for _, _, mean, _ in mine], [row + lane for _, row, _, _ in mine]
             color = theme.color(place)
-            axis.scatter(means, rows, s=110, color=color, label=study.recipe_label(recipe), zorder=3)
+            axis.scatter(means, rows, s=110, color=color, marker=theme.marker(place), label=study.recipe_label(recipe),
+                         zorder=3)
             for row, (_, _, _, seeds) in zip(rows, mine, strict=True):
                 axis.plot(seeds, [row] * len(seeds), color=color, linewidth=1.4, marker=".", markersize=5, zorder=2)
         for row, (name, score) in enumerate(teachers.items()):
@@ -65,7 +66,7 @@ def score_figure(study: Study, out: Path, recipes: Sequence[str] = ()) -> Pictur
         out,
         "scores",
         alt=f"mAP of each student by recipe: {'; '.join(told)}.",
-        caption="Students by recipe: discs are means, the dots beside them single seeds, dashed lines the teachers.",
+        caption="Students by recipe: large marks are means, the dots beside them single seeds, dashed lines the teachers.",
     )
 
 
