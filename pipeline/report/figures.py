@@ -66,7 +66,8 @@ def score_figure(study: Study, out: Path, recipes: Sequence[str] = ()) -> Pictur
         out,
         "scores",
         alt=f"mAP of each student by recipe: {'; '.join(told)}.",
-        caption="Students by recipe: large marks are means, the dots beside them single seeds, dashed lines the teachers.",
+        caption="Students by recipe: large marks are means, the dots beside them single seeds, dashed lines the "
+        "teachers.",
     )
 
 
