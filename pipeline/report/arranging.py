@@ -8,7 +8,7 @@ from pipeline.params import Params
 from pipeline.report.results import Result, Results, Scores, parse, spread
 
 AGAIN = "Run 'pipeline evaluate' again."
-METRICS = ("map_area", "map07", "ap", "ap75")
+METRICS = [name for name in Scores.model_fields if name != "per_class"]
 BESIDE = ("unseen", "val", "train")
 
 

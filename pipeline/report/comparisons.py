@@ -74,31 +74,30 @@ def comparisons(study: Study, screening: Sequence[Screened] = ()) -> list[Compar
     if both is None:
         return []
     paper = f"{both}{PAPER}"
-    over_better = [(*_over_its_better_teacher(study, recipe), None) for recipe in merging(study)]
-    with_less = _with_less_features(study, both)
+    over_one = [*(_over_its_better_teacher(study, recipe) for recipe in merging(study)),
+                *_with_less_features(study, both)]
     asked = [
-        ("two teachers over plain, same views", both, PLAIN, None),
-        ("two teachers over plain, fresh views", both, FRESH, None),
-        ("two teachers over the oracle", both, ORACLE, None),
-        *over_better,
-        *with_less,
-        ("our best recipe over the paper's", both, paper, 1.0),
-        ("the paper's recipe over plain, same views", paper, PLAIN, None),
+        ("two teachers over plain, same views", both, PLAIN),
+        ("two teachers over plain, fresh views", both, FRESH),
+        ("two teachers over the oracle", both, ORACLE),
+        *over_one,
+        ("our best recipe over the paper's", both, paper),
+        ("the paper's recipe over plain, same views", paper, PLAIN),
     ]
-    known = study.params.recipes
-    made = [_of_recipes(study, *claim) for claim in asked if {*claim[1:3]} <= {*known, ""}]
-    if UNSEEN.partition(".")[0] in study.data.splits:
-        made += [_of_recipes(study, f"{claim}{ON_UNSEEN}", recipe, over, least, UNSEEN)
-                 for claim, recipe, over, least in (*over_better, *with_less) if {recipe, over} <= {*known, ""}]
-    return [*made, *_with_few_labels(study, both, screening)]
+    claims = [(*claim, TEST) for claim in asked]
+    if "unseen" in study.data.splits:
+        claims += [(f"{claim}{ON_UNSEEN}", recipe, over, UNSEEN) for claim, recipe, over in over_one]
+    return [*(_of_recipes(study, claim, recipe, over, metric) for claim, recipe, over, metric in claims
+              if {recipe, over} <= {*study.params.recipes, ""}), *_with_few_labels(study, both, screening)]
 
 
-def _of_recipes(study: Study, claim: str, recipe: str, over: str, least: float | None,
-                metric: str = TEST) -> Comparison:
+def _of_recipes(study: Study, claim: str, recipe: str, over: str, metric: str) -> Comparison:
+    both = study.two_teachers
     pairs = {student: study.results.pairs(student, recipe, over) for student in study.params.distill.students}
     found = {student: [(minus(a.score(metric), b.score(metric)), fair(a, b)) for a, b in some]
              for student, some in pairs.items()}
-    return _comparison(claim, recipe, over, found, least=least, each=(recipe, over) == (study.two_teachers, PLAIN))
+    return _comparison(claim, recipe, over, found, least=1.0 if (recipe, over) == (both, f"{both}{PAPER}") else None,
+                       each=(recipe, over) == (both, PLAIN))
 
 
 def _with_few_labels(study: Study, recipe: str, screening: Sequence[Screened]) -> list[Comparison]:
@@ -143,16 +142,16 @@ def _over_its_better_teacher(study: Study, recipe: str) -> tuple[str, str, str]:
     return f"{words} over the better single one{which}", recipe, over
 
 
-def _with_less_features(study: Study, both: str) -> list[tuple[str, str, str, None]]:
+def _with_less_features(study: Study, both: str) -> list[tuple[str, str, str]]:
     """Of the variants of `both` that read the features of some of its teachers."""
     recipes = study.params.recipes
     over_better, _, better = _over_its_better_teacher(study, both)
-    found: list[tuple[str, str, str, None]] = []
+    found = []
     for name, recipe in recipes.items():
         if recipe.features_of and recipe.teachers == recipes[both].teachers and name != both:
             those = f"two teachers, features of {' & '.join(map(label, recipe.features_of))} alone,"
-            found += [(f"{those} over features of both", name, both, None),
-                      (over_better.replace("two teachers", those, 1), name, better, None)]
+            found += [(f"{those} over features of both", name, both),
+                      (over_better.replace("two teachers", those, 1), name, better)]
     return found
 
 

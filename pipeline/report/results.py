@@ -149,8 +149,9 @@ class Results:
 
     def teacher(self, name: str, weights: str | None = None) -> Result:
         """The teacher's result, or that of its training with these weights; one without any numbers for none."""
-        trained = [each for each in self.trainings.get(("teacher", name), ()) if each.weights == weights]
-        return (trained or [self.teachers.get(name) or Result(kind="teacher", teacher=name, data="")])[0]
+        mean = self.teachers.get(name) or Result(kind="teacher", teacher=name, data="")
+        trained = self.trainings.get(("teacher", name), []) if weights else []
+        return next((each for each in trained if each.weights == weights), mean)
 
     def taught(self, trained: Result) -> list[int]:
         """The seeds of the students that learnt from a teacher, or from an ensemble's teachers, of these weights."""
