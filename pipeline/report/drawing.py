@@ -98,6 +98,10 @@ def title(axis: Axes, theme: Theme, text: str) -> None:
     axis.set_title(text, loc="left", fontsize=10.5, fontweight="bold", color=theme.ink)
 
 
+#: Letters of a name from which on three do not fit beside each other.
+LONG = 48
+
+
 def legend(figure: Figure, axis: Axes, theme: Theme) -> None:
     """One legend for the figure, above its panels."""
     handles, labels = axis.get_legend_handles_labels()
@@ -105,7 +109,7 @@ def legend(figure: Figure, axis: Axes, theme: Theme) -> None:
         handles,
         labels,
         loc="outside upper left",
-        ncols=min(len(labels), 3),
+        ncols=min(len(labels), 3 if max(map(len, labels), default=0) < LONG else 2),
         frameon=False,
         fontsize=9,
         labelcolor=theme.ink,

@@ -31,6 +31,10 @@ def test_nothing_to_draw_is_no_figure(study, tmp_path, draw):
     assert draw(study({}, {}), tmp_path) is None
 
 
+def test_as_many_series_as_the_study_has_recipes_look_different():
+    assert len({(LIGHT.color(place), LIGHT.marker(place)) for place in range(3 * len(LIGHT.series))}) == 24
+
+
 def test_the_same_numbers_give_the_same_file(study, tmp_path):
     written = []
     for folder in ("a", "b"):

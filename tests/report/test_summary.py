@@ -62,8 +62,11 @@ def test_an_unfair_budget_is_said(study):
 
 
 def test_facts_name_data_seeds_machine_and_licence(study):
-    named = dict(facts(study(runs([40.0, 41.0], [50.0, 51.0]))))
+    found = study(runs([40.0, 41.0], [50.0, 51.0]))
+    named = dict(facts(found))
     assert named["Data"] == "demo, 2 classes: cat, dog"
-    assert named["Seeds"].startswith("0, 1 ")
+    assert named["Seeds"] == "0, 1 for students; teachers are trained once"
+    found.results.trainings["teacher", "resnet50"] = [found.results.teacher("resnet50")] * 2
+    assert dict(facts(found))["Seeds"] == "0, 1 for students; some have teachers of their own"
     assert "torch" in named["Machine"]
     assert named["Licence of the images"] == "CC BY-SA 4.0"
