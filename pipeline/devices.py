@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 import torch.distributed
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import SLURMEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 
 from pipeline.errors import UserError
@@ -50,16 +51,15 @@ def suited_precision(accelerator: Literal["cpu", "cuda"]) -> Literal["32-true", 
 
 def make_fabric(devices: int | str = "auto",
                 precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "32-true", *,
-                num_nodes: int = 1, accelerator: Literal["auto", "cpu", "cuda"] = "auto") -> Fabric:
+                accelerator: Literal["auto", "cpu", "cuda"] = "auto") -> Fabric:
     """A launched Fabric: after the call this is one of the processes.
 
     With several devices and no launcher the program is started again, once per further device.
-    Under torchrun the launcher's number of processes holds and `devices` and `num_nodes` do not.
+    Under torchrun and srun, on one machine or several, the launcher's number of processes holds and `devices` does not.
 
     Args:
         devices: processes on this machine; "auto" is all GPUs, or one process without a GPU.
         precision: Fabric's name; "auto" is `suited_precision`. One that the device emulates is taken, with a warning.
-        num_nodes: machines.
         accelerator: "auto" is "cuda" where there is a GPU, else "cpu".
 
     Raises:
@@ -75,17 +75,19 @@ def make_fabric(devices: int | str = "auto",
                       "times slower than '32-true'.", stacklevel=2)
     resolved = suited if precision == "auto" else precision
     there_are = torch.cuda.device_count() if accelerator == "cuda" else 1
-    if torch.distributed.is_torchelastic_launched():
-        count = int(os.environ["LOCAL_WORLD_SIZE"])
-        num_nodes = int(os.environ["WORLD_SIZE"]) // count
+    launched = _launched()
+    if launched:
+        count, num_nodes = launched
     elif devices == "auto":
-        count = there_are
+        count, num_nodes = there_are, 1
     elif str(devices).isdecimal() and int(devices) > 0:
-        count = int(devices)
+        count, num_nodes = int(devices), 1
     else:
         raise UserError(f"--devices {devices}: expected 'auto' or a number of processes, at least 1.")
     if accelerator == "cuda" and count > there_are:
-        raise UserError(f"--devices {count}: this machine has {there_are} GPUs.")
+        raise UserError(f"--devices {count}: this machine has {there_are} GPUs." if not launched else
+                        f"{count} processes are started on this machine, but each sees {there_are} GPUs; let each see "
+                        "all of them.")
     # Every process has its own BatchNorm statistics and the first one's are kept, as in the official code.
     # A recipe may leave out heads (no ground truth, a W with zeros): a static graph lets them go unused.
     strategy = DDPStrategy(broadcast_buffers=False, static_graph=True) if count * num_nodes > 1 else "auto"
@@ -95,3 +97,18 @@ def make_fabric(devices: int | str = "auto",
     with flushed_denormals():
         torch.ones(1 << 20).add_(1)  # starts OpenMP's threads, which inherit the flag and keep it
     return fabric
+
+
+def _launched() -> tuple[int, int] | None:
+    """(processes on this machine, machines) of torchrun or of srun; None where this process was started by itself."""
+    if torch.distributed.is_torchelastic_launched():
+        count = int(os.environ["LOCAL_WORLD_SIZE"])
+        return count, int(os.environ["WORLD_SIZE"]) // count
+    if SLURMEnvironment.detect():
+        tasks, nodes = int(os.environ["SLURM_NTASKS"]), int(os.environ.get("SLURM_NNODES", "1"))
+        per_node = int(os.environ.get("SLURM_NTASKS_PER_NODE", "1"))
+        if per_node * nodes != tasks:
+            raise UserError(f"srun starts {tasks} tasks on {nodes} machines; say how many on each, with "
+                            "--ntasks-per-node instead of --ntasks.")
+        return per_node, nodes
+    return None

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.errors import UserError
 from stages import inputs, paths, work
 from stages.trained import load_trained
 
@@ -30,9 +31,15 @@ def score(params: "Params", stage: str, *, module: str, model_folder: Path, abou
 
     Returns:
         The content of metrics.json.
+
+    Raises:
+        UserError: the data has no such split, or there is no such detector.
     """
     size = size_hw or params.views.size
     data = inputs.prepared_data(params)
+    if not data.splits.get(split):
+        raise UserError(f"data/{data.name} has no {split} images to score on. Name some in data.sets, and run "
+                        "'pipeline prepare' again.")
     weights = inputs.needs(paths.weights(model_folder), "pipeline " + stage.split("/")[0].replace("_", "-"))
     summary = inputs.training_summary(model_folder)
     splits = [name for name in (split, *beside) if data.splits.get(name)]
@@ -53,7 +60,7 @@ def score(params: "Params", stage: str, *, module: str, model_folder: Path, abou
                               progress=progress)
             found[name] = evaluate_detections(rows, records, data.classes)
         metrics = {
-            **about, "data": data.name, "split": split, **found.get(split, {}),
+            **about, "data": data.name, "split": split, **found[split],
             **cost(model, size, params.evaluate.latency_runs),
             **{name: found.get(name) for name in beside},
             "passes": summary["passes"], "seconds": summary["seconds"],

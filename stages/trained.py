@@ -1,5 +1,6 @@
 """A trained detector as input of later stages."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,8 +20,16 @@ def load_trained(weights: Path, data: "DataSet") -> "Detector":
     from pipeline.models import load_detector
 
     model = load_detector(weights)
-    classes = model.config.classes
-    if classes is not None and classes != data.classes:
+    refuse_other_classes(weights, model.config.classes, data)
+    return model
+
+
+def refuse_other_classes(weights: Path | str, classes: "Sequence[str] | None", data: "DataSet") -> None:
+    """Compares the classes of a weights file, if it names any, with those of `data`.
+
+    Raises:
+        UserError: they are others, or in another order.
+    """
+    if classes is not None and tuple(classes) != tuple(data.classes):
         raise UserError(f"{weights} was trained on the classes {', '.join(classes)}, but data/{data.name} has "
                         f"{', '.join(data.classes)}: train it again or prepare the data it belongs to.")
-    return model

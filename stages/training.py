@@ -14,6 +14,7 @@ from pipeline.errors import UserError
 from stages import inputs as stage_inputs
 from stages import paths, work
 from stages.code import code_fingerprint
+from stages.trained import refuse_other_classes
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -159,6 +160,8 @@ def _trainee(cell: Cell, folder: work.Work, devices: str) -> "Trainee":
     model = build_detector(detector.model, len(cell.data.classes), pretrained=detector.pretrained,
                            weights=detector.weights, reset_heads=detector.reset_heads, **detector.arch)
     check_size(model.config, cell.size_hw)
+    if detector.weights and not cell.train.epochs:  # nothing would teach it what its planes stand for now
+        refuse_other_classes(detector.weights, model.config.classes, cell.data)
     return Trainee(
         model=model, objective=cell.objective(fabric, model), params=cell.train, seed=cell.seed, fabric=fabric,
         folder=folder.folder, identity=folder.fingerprint, label=cell.stage.partition("/")[2],

@@ -51,6 +51,14 @@ def test_more_gpus_than_there_are():
         make_fabric(1000, accelerator="cuda")
 
 
+def test_srun_must_say_how_many_tasks_each_machine_has(monkeypatch):
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setenv("SLURM_NNODES", "2")
+    monkeypatch.setenv("SLURM_JOB_NAME", "train")
+    with pytest.raises(UserError, match=r"srun starts 4 tasks on 2 machines; .*--ntasks-per-node"):
+        make_fabric("auto", accelerator="cpu")
+
+
 def test_denormals_are_flushed_for_a_while():
     tiny = torch.full((4,), 1e-30)
     with flushed_denormals():

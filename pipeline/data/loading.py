@@ -40,7 +40,7 @@ class Batches:
     Args:
         source: makes the batches.
         batch: items per step, over all processes.
-        epochs: length of the run; need not be whole.
+        epochs: length of the run; need not be whole. 0 is no step, anything above it at least one.
         seed: of the permutations.
         workers: loader processes; 0 loads in this one.
         rank, world: this process takes items rank::world of each global batch.
@@ -60,7 +60,7 @@ class Batches:
         if not self.batch:
             raise UserError(f"There are {len(source)} images to train on, fewer than the {world} processes.")
         self.steps_per_epoch = len(source) // self.batch
-        self.steps = max(1, round(epochs * self.steps_per_epoch))
+        self.steps = max(1, round(epochs * self.steps_per_epoch)) if epochs else 0
         self._seed, self._rank, self._world = seed, rank, world
         self._shuffled: tuple[int, npt.NDArray[np.int64]] = (-1, np.empty(0, np.int64))
 

@@ -118,9 +118,13 @@ def _check_references(params: Params) -> None:
             raise UserError(f"recipes.{key}: teacher {name!r} is not merged in the ensemble {recipe.merged!r}, which "
                             f"has {', '.join(merged)}; add it there or leave it out here.")
     for name, teacher in params.teachers.items():
-        train_params(params.train, teacher.train, f"teachers.{name}.train")
+        train = train_params(params.train, teacher.train, f"teachers.{name}.train")
+        if not train.epochs and (teacher.weights is None or teacher.reset_heads):
+            raise UserError(f"teachers.{name}: with no epochs it is taken as it is, so `weights` must name a detector's "
+                            "file, and `reset_heads` be false.")
     for name, student in params.students.items():
-        train_params(params.distill.train, student.train, f"students.{name}.train")
+        if not train_params(params.distill.train, student.train, f"students.{name}.train").epochs:
+            raise UserError(f"students.{name}: expected more than 0 epochs in distill.train, or in its own `train`.")
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -128,11 +132,14 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     if not separator or not key:
         raise UserError(f"--set {override!r}: expected dotted.key=value, e.g. --set views.per_image=2.")
     *parents, last = key.strip().split(".")
-    node: Any = tree
+    node = tree
     for parent in parents:
-        node = node.setdefault(parent, {}) if isinstance(node, dict) else None
-    if not isinstance(node, dict):
-        raise UserError(f"--set {key}: {'.'.join(parents)} is a value, not a block of keys.")
+        below = node.get(parent, {})
+        if not isinstance(below, dict):
+            raise UserError(f"--set {key}: {'.'.join(parents)} is a value, not a block of keys.")
+        copy = {**below}  # where the file has an alias of this block, that one stays as it is
+        node[parent] = copy
+        node = copy
     node[last] = read_yaml(value, f"--set {key}")
 
 

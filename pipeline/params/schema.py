@@ -18,7 +18,8 @@ class Train(Block):
 
     Attributes:
         epochs: passes over the training images; one epoch shows each image once. Those of a student whose recipe
-            says `unlabelled: true` are the labelled and the unlabelled ones.
+            says `unlabelled: true` are the labelled and the unlabelled ones. 0 takes a teacher as it is in the
+            file `weights`.
         batch: images per step, over all processes.
         lr: peak learning rate; it belongs to `batch`, nothing rescales it.
         schedule: "step" multiplies by `gamma` after each of `milestones` (shares of the run);
@@ -35,7 +36,7 @@ class Train(Block):
         freeze_batchnorm: keep the running statistics and scale of BatchNorm as they are.
     """
 
-    epochs: Annotated[float, Field(gt=0)] = 20
+    epochs: Annotated[float, Field(ge=0)] = 20
     batch: Positive = 32
     lr: Annotated[float, Field(gt=0)] = 2e-3
     optimizer: Literal["adam", "adamw"] = "adamw"

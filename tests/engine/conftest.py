@@ -23,13 +23,13 @@ def tiny():
 
 @pytest.fixture(scope="session")
 def start_tiny():
-    """Starts tiny.py in a process of its own: start_tiny(*arguments, launcher=[...]) -> Popen."""
+    """Starts tiny.py in a process of its own: start_tiny(*arguments, launcher=[...], environment={...}) -> Popen."""
     started = []
 
-    def start(*arguments, launcher=()):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    def start(*arguments, launcher=(), environment=None):
+        everything = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **(environment or {})}
         process = subprocess.Popen([sys.executable, *launcher, str(TINY), *map(str, arguments)], cwd=ROOT,
-                                   env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+                                   env=everything, stderr=subprocess.PIPE, text=True, start_new_session=True)
         started.append(process)
         return process
 

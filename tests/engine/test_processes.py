@@ -4,6 +4,7 @@ import csv
 import os
 import random
 import signal
+import socket
 import time
 
 import pytest
@@ -75,6 +76,20 @@ def test_two_processes_train_a_teacher_as_one_does_on_the_same_global_batch(tiny
     process = start_tiny(tmp_path / "two", "teacher", *FROZEN, launcher=launcher)
     tiny.main(tmp_path / "one", "teacher", *FROZEN)
     assert finish(process)[0] == 0
+    assert_trained_alike(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.slow
+def test_two_tasks_of_srun_train_a_teacher_as_one_process_does(tiny, start_tiny, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    srun = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1", "SLURM_JOB_NAME": "train",
+            "SLURM_NODEID": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    tasks = [start_tiny(tmp_path / "two", "teacher", *FROZEN,
+                        environment={**srun, "SLURM_PROCID": rank, "SLURM_LOCALID": rank}) for rank in ("0", "1")]
+    tiny.main(tmp_path / "one", "teacher", *FROZEN)
+    assert [finish(task)[0] for task in tasks] == [0, 0]
     assert_trained_alike(tmp_path / "one", tmp_path / "two")
 
 

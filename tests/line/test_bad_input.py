@@ -120,3 +120,25 @@ def test_data_of_other_classes_refuse_what_was_trained_before(refused, line, cap
     for command in (["evaluate"], ["report"]):
         assert "was trained on the classes bird, boat, car, cat, person, train" in refused(*command, "--set", override)
     assert "record-views" in refused(*DISTILL, "--set", override)
+
+
+def test_a_finished_teacher_of_other_classes_is_refused(refused, line):
+    shutil.copy(line / "models/teachers/resnet18/weights.safetensors", line / "mine.safetensors")
+    source = own_classes(line)
+    for path in (source / "Annotations").glob("*.xml"):
+        path.write_text(path.read_text().replace("<name>bird<", "<name>zebra<"))
+    override = f"data={{source: {source}, classes: [boat, car, cat, person, train, zebra]}}"
+    prepare.run(load_params("params.yaml", [override]))
+    assert "mine.safetensors was trained on the classes bird, boat" in refused(
+        "train-teacher", "resnet18", "--restart", "--set", override, "--set",
+        "teachers.resnet18.weights=mine.safetensors", "--set", "teachers.resnet18.train.epochs=0")
+
+
+def test_data_without_test_images_say_so_before_anything_is_trained(refused, line, capsys):
+    source = line / "own"
+    shutil.copytree(line / "data/demo", source)
+    (source / "ImageSets/Main/test.txt").unlink()
+    override = f"data.source={source}"
+    prepare.run(load_params("params.yaml", [override]))
+    assert "no test images" in capsys.readouterr().err
+    assert "data/demo has no test images to score on" in refused("evaluate", "--set", override)

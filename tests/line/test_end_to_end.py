@@ -2,7 +2,9 @@ import json
 import shutil
 
 import pytest
+import torch
 from click.testing import CliRunner
+from safetensors.torch import load_file
 
 from pipeline.cli import main
 from storage import verify
@@ -141,3 +143,17 @@ def test_targets_of_other_views_are_refused(line, pipeline, monkeypatch, change,
     assert (result.exit_code, result.output.count("\n")) == (1, 1), result.output
     for word in words:
         assert word in result.output
+
+
+def test_a_finished_teacher_is_taken_as_it_is(line, pipeline):
+    mine, original = line / "mine.safetensors", line / "models/teachers/resnet18/weights.safetensors"
+    shutil.copy(original, mine)
+    changes = ["--set", f"teachers.resnet18.weights={mine}", "--set", "teachers.resnet18.train={epochs: 0}"]
+    pipeline("train-teacher", "resnet18", "--restart", *changes, folder=line)
+    ours, theirs = load_file(original), load_file(mine)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    summary = json.loads((original.parent / "summary.json").read_text())
+    assert (summary["steps"], summary["passes"]) == (0, 0)
+    for command in ("dump-teachers", "evaluate", "report"):
+        pipeline(command, *changes, folder=line)

@@ -39,6 +39,7 @@ def test_overrides_are_yaml_and_apply_in_order(params_file):
     ("train.lr=.inf", ["train.lr", "finite", "inf"]),
     ("views.scale=[.nan, 1.2, 0.1]", ["views.scale.0", "finite"]),
     ("train.epochs=true", ["train.epochs"]),
+    ("train.epochs=-1", ["train.epochs", "0"]),
     ("train.epochs=2020-01-01", ["train.epochs", "'2020-01-01'"]),
     ("data.name=!!binary aGk=", ["params.yaml", "bytes"]),
     ("data.demo.objects=[4, 1]", ["data.demo.objects", "smaller number first", "[4, 1]"]),
@@ -124,6 +125,24 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
 
 def test_what_yaml_takes_for_a_date_is_a_name(params_file):
     assert load_params(params_file, ["data.source=2007-06-30"]).data.source == "2007-06-30"
+
+
+def test_an_override_of_a_block_leaves_its_alias_as_it_is(params_file):
+    params_file.write_text(SMALLEST.replace("recipes: [plain]}", "recipes: [plain], train: *train}").replace(
+        "teachers:", "train: &train {epochs: 3}\nteachers:"))
+    params = load_params(params_file, ["distill.train.epochs=7"])
+    assert (params.train.epochs, params.distill.train.epochs) == (3, 7)
+
+
+def test_a_teacher_without_epochs_comes_from_a_detectors_file(params_file):
+    taken = ["teachers.resnet50.train={epochs: 0}", "teachers.resnet50.weights=mine.safetensors"]
+    assert load_params(params_file, taken).teachers["resnet50"].train == {"epochs": 0}
+    for overrides in (taken[:1], [*taken, "teachers.resnet50.reset_heads=true"]):
+        with pytest.raises(UserError, match=r"teachers\.resnet50: with no epochs .*`weights`"):
+            load_params(params_file, overrides)
+    for where in ("distill.train.epochs=0", "students.resnet18.train={epochs: 0}"):
+        with pytest.raises(UserError, match=r"students\.resnet18: expected more than 0 epochs"):
+            load_params(params_file, [where])
 
 
 def test_a_baseline_that_nobody_named_need_not_be_there(params_file):
