@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 import torch.distributed
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import SLURMEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 
 from pipeline.errors import UserError
@@ -75,17 +75,9 @@ def make_fabric(devices: int | str = "auto",
                       "times slower than '32-true'.", stacklevel=2)
     resolved = suited if precision == "auto" else precision
     there_are = torch.cuda.device_count() if accelerator == "cuda" else 1
-    launched = _launched()
-    if launched:
-        count, num_nodes = launched
-    elif devices == "auto":
-        count, num_nodes = there_are, 1
-    elif str(devices).isdecimal() and int(devices) > 0:
-        count, num_nodes = int(devices), 1
-    else:
-        raise UserError(f"--devices {devices}: expected 'auto' or a number of processes, at least 1.")
+    count, num_nodes = _processes(devices, there_are)
     if accelerator == "cuda" and count > there_are:
-        raise UserError(f"--devices {count}: this machine has {there_are} GPUs." if not launched else
+        raise UserError(f"--devices {count}: this machine has {there_are} GPUs." if not _launched() else
                         f"{count} processes are started on this machine, but each sees {there_are} GPUs; let each see "
                         "all of them.")
     # Every process has its own BatchNorm statistics and the first one's are kept, as in the official code.
@@ -97,6 +89,23 @@ def make_fabric(devices: int | str = "auto",
     with flushed_denormals():
         torch.ones(1 << 20).add_(1)  # starts OpenMP's threads, which inherit the flag and keep it
     return fabric
+
+
+def process_count(devices: int | str = "auto") -> int:
+    """How many processes `make_fabric` with these devices makes or is one of, on all machines."""
+    count, num_nodes = _processes(devices, max(1, torch.cuda.device_count()))
+    return count * num_nodes
+
+
+def _processes(devices: int | str, there_are: int) -> tuple[int, int]:
+    """(processes on this machine, machines)."""
+    if launched := _launched():
+        return launched
+    if devices == "auto":
+        return there_are, 1
+    if str(devices).isdecimal() and int(devices) > 0:
+        return int(devices), 1
+    raise UserError(f"--devices {devices}: expected 'auto' or a number of processes, at least 1.")
 
 
 def _launched() -> tuple[int, int] | None:

@@ -43,8 +43,7 @@ def run_all(params: "Params", students: Sequence[str] = (), recipes: Sequence[st
         UserError: a name is unknown, a store is missing or does not fit, or a student is finished with another
             fingerprint; or, when all the others are finished, some have stopped.
     """
-    from torch.distributed import is_initialized
-
+    from pipeline.devices import process_count
     from storage import StoreError
 
     names = dict.fromkeys(product(students or params.distill.students, recipes or params.distill.recipes,
@@ -63,7 +62,7 @@ def run_all(params: "Params", students: Sequence[str] = (), recipes: Sequence[st
         try:
             outcomes = _teach(params, together, devices, restart)
         except (UserError, StoreError) as error:  # a target, an image or a folder of this pass
-            if is_initialized():  # other processes may know nothing of it
+            if process_count(devices) > 1:  # the others know nothing of it
                 raise
             outcomes = [UserError(str(error))] * len(together)
         for lesson, outcome in zip(together, outcomes, strict=True):

@@ -84,7 +84,7 @@ def plan(params: "Params", name: str, *, devices: str = "auto", restart: bool = 
     teacher = load_trained(weights, data)
     old = None if restart else _older(params, name, teacher, data, recorded, work.file_sha256(weights))
     planned = plan_dump(teacher, data, recorded, params=params.dump, fabric=make_fabric(devices, params.dump.precision),
-                        old=old)
+                        old=old, on_mismatch=params.views.on_mismatch)
     return {**planned, "bytes_free": free}
 
 
@@ -122,10 +122,10 @@ def _older(params: "Params", name: str, teacher: "Detector", data: "DataSet", re
 
 
 def _bill(store: Path) -> dict[str, Any]:
-    from storage import open_store
+    from storage import open_store, seconds_to_make
 
     manifest = open_store(store).manifest
-    return {**manifest["counts"], "seconds": manifest["created"]["shard_seconds"],
+    return {**manifest["counts"], "seconds": seconds_to_make(manifest),
             "fingerprint": manifest["fingerprint"]}
 
 

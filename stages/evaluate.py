@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 def run(params: "Params") -> dict[str, Any]:
     """Scores every trained teacher and student that params knows, and ensembles of such; returns {folder: map_area}."""
     teachers = [name for name in params.teachers if paths.weights(paths.teacher_model(name)).exists()]
-    students = [_cell(file.parent) for file in sorted(Path("models", "students").glob("*/*/seed*/weights.safetensors"))]
+    students = [_cell(file.parent) for file in sorted(Path("models", "students").glob("*/*/seed*/weights.safetensors"))
+                if file.parent.name.removeprefix("seed").isdecimal()]
     cells = [cell for cell in students if cell[0] in params.students and cell[1] in params.recipes]
     if not teachers and not cells:
         raise UserError("models/ holds no teacher or student of params.yaml. "

@@ -110,10 +110,10 @@ def _stores(params: "Params", recipe: str, group: str, variation: str, *, own: b
         return
     folder = paths.SCREENING / group / variation
     folder.mkdir(parents=True, exist_ok=True)
+    paths.WORK.mkdir(exist_ok=True)
     for path in Path().iterdir():
         if path.name not in (*paths.OUTS, paths.SCREENING.name) and not (folder / path.name).is_symlink():
             (folder / path.name).symlink_to(path.resolve())
-    paths.WORK.mkdir(exist_ok=True)
     with contextlib.chdir(folder):
         chosen = params.recipes[recipe]
         prepare.run(params)
@@ -143,4 +143,6 @@ def _score(params: "Params", group: str, variation: str, student: str, recipe: s
         about={"kind": "student", "student": student, "recipe": recipe, "seed": seed, "group": group,
                "variation": variation},
         out=results / f"seed{seed}.json", split="val", size_hw=params.students[student].size)
+    if metrics["map_area"] is None:
+        raise UserError(f"data/{params.data.name}: no object of its val images counts, so nothing can be scored there.")
     return float(metrics["map_area"])

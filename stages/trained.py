@@ -1,12 +1,13 @@
 """A trained detector as input of later stages."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pipeline.data.dataset import DataSet
     from pipeline.models import Detector
 

@@ -3,8 +3,8 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -78,7 +78,7 @@ class Cell:
             return None
         try:
             return str(stage_inputs.training_summary(self.out)["fingerprint"])
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError):
             return ""
 
 
@@ -97,23 +97,44 @@ def run(cells: Sequence[Cell], *, source: "Callable[[], Source]", devices: str, 
     Returns:
         Of each cell its summary.json (steps, passes, seconds, last losses, origin), or why it alone stopped.
     """
-    stopped: dict[Cell, UserError] = {}
+    stopped = _Stopped(devices)
     with ExitStack() as stack:
         held: dict[Cell, work.Work] = {}
         for cell in cells:
             if cell.found == cell.fingerprint and not restart:
                 work.say(f"{cell.stage}: nothing to do, {cell.out} is finished")
             else:
-                held[cell] = stack.enter_context(
-                    work.hold(cell.stage, module=cell.module, inputs=cell.decisive, out=cell.out, restart=restart))
+                with stopped.alone(cell):
+                    held[cell] = stack.enter_context(
+                        work.hold(cell.stage, module=cell.module, inputs=cell.decisive, out=cell.out, restart=restart))
         todo = {cell: folder for cell, folder in held.items() if not folder.done}
         if todo:
-            stopped = _train(todo, source, prepare, devices)
+            _train(todo, source, prepare, devices, stopped)
         for cell, folder in held.items():
             if cell not in stopped:
                 folder.deliver()
     main = work.is_main_process()
     return [stopped.get(cell) or (stage_inputs.training_summary(cell.out) if main else {}) for cell in cells]
+
+
+class _Stopped(dict[Cell, UserError]):
+    """Why cells stopped, where the others go on."""
+
+    def __init__(self, devices: str) -> None:
+        super().__init__()
+        self.devices = devices
+
+    @contextmanager
+    def alone(self, cell: Cell) -> Iterator[None]:
+        """What is wrong with this cell stops no other; of several processes all would have to know."""
+        try:
+            yield
+        except UserError as error:
+            from pipeline.devices import process_count
+
+            if process_count(self.devices) > 1:
+                raise
+            self[cell] = UserError(str(error))
 
 
 def only(outcomes: Sequence[dict[str, Any] | UserError]) -> dict[str, Any]:
@@ -129,25 +150,28 @@ def only(outcomes: Sequence[dict[str, Any] | UserError]) -> dict[str, Any]:
 
 
 def _train(todo: Mapping[Cell, work.Work], source: "Callable[[], Source]",
-           prepare: "Callable[[dict[str, Tensor]], dict[str, Any]]", devices: str) -> dict[Cell, UserError]:
-    """Puts results in the work folders; returns why some are not there."""
+           prepare: "Callable[[dict[str, Tensor]], dict[str, Any]]", devices: str, stopped: _Stopped) -> None:
+    """Puts results in the work folders; notes why some are not there."""
     from pipeline.data.loading import Batches
     from pipeline.engine import fit
 
-    trainees = [_trainee(cell, folder, devices) for cell, folder in todo.items()]
-    first, fabric = next(iter(todo)), trainees[0].fabric
+    trainees: dict[Cell, Trainee] = {}
+    for cell, folder in todo.items():
+        with stopped.alone(cell):
+            trainees[cell] = _trainee(cell, folder, devices)
+    if not trainees:
+        return
+    first, fabric = next((cell, trainee.fabric) for cell, trainee in trainees.items())
     batches = Batches(source(), batch=first.train.batch, epochs=first.train.epochs, seed=first.seed,
                       workers=first.train.workers, rank=fabric.global_rank, world=fabric.world_size)
-    label = first.stage if len(todo) == 1 else f"{first.stage.split('/')[0]}, {len(todo)} together"
-    outcomes = fit(trainees, batches, prepare=prepare, label=label)
-    stopped = {}
-    for (cell, folder), trainee, outcome in zip(todo.items(), trainees, outcomes, strict=True):
+    label = first.stage if len(trainees) == 1 else f"{first.stage.split('/')[0]}, {len(trainees)} together"
+    outcomes = fit(list(trainees.values()), batches, prepare=prepare, label=label)
+    for (cell, trainee), outcome in zip(trainees.items(), outcomes, strict=True):
         if isinstance(outcome, UserError):
             stopped[cell] = outcome
         elif fabric.is_global_zero:
-            _write(cell, folder, trainee, outcome)
+            _write(cell, todo[cell], trainee, outcome)
     fabric.barrier()
-    return stopped
 
 
 def _trainee(cell: Cell, folder: work.Work, devices: str) -> "Trainee":

@@ -49,7 +49,7 @@ def run(params: "Params", path: Path | str, count: int, *, seed: int = 0) -> dic
                         "with what a teacher says live; name one of its members' stores.")
     store = open_store(path, {"data": data.fingerprint, "views": recorded.fingerprint})
     teacher = _teacher(store, data)
-    student, said = _student(params, len(data.classes))
+    student, said = _student(params, data)
     rows = np.sort(np.random.default_rng(seed).choice(len(store), min(count, len(store)), replace=False)).tolist()
     loss, weights = _loss(params, store, student)
     with progress_bar("verify --live") as progress:
@@ -68,21 +68,23 @@ def _teacher(store: "Store", data: "DataSet") -> "Detector":
     return load_trained(weights, data)
 
 
-def _student(params: "Params", classes: int) -> "tuple[Detector, str]":
+def _student(params: "Params", data: "DataSet") -> "tuple[Detector, str]":
     """A student to take the gradient at, and which one it is."""
     import torch
 
-    from pipeline.models import build_detector, load_detector
+    from pipeline.models import build_detector, load_detector, read_config
 
     for name in params.distill.students:
-        trained = sorted(Path("models/students", name).glob("*/*/weights.safetensors"))
-        if trained and params.students[name].size is None:
-            return load_detector(trained[-1]), str(trained[-1].parent)
+        if params.students[name].size is None:
+            trained = [path for path in sorted(Path("models/students", name).glob("*/*/weights.safetensors"))
+                       if read_config(path)["classes"] == list(data.classes)]
+            if trained:
+                return load_detector(trained[-1]), str(trained[-1].parent)
     name = params.distill.students[0]
     student = inputs.entry(params.students, name, "student")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return build_detector(student.model, classes, **student.arch), f"{name}, not trained yet"
+        return build_detector(student.model, len(data.classes), **student.arch), f"{name}, not trained yet"
 
 
 def _loss(params: "Params", store: "Store", student: "Detector") -> "tuple[DistillationLoss, list[float]]":
@@ -122,6 +124,7 @@ def _compare(teacher: "Detector", student: "Detector", loss: "DistillationLoss",
     from pipeline.models import preprocess
     from pipeline.params import Augmentation
     from pipeline.targets.dequantising import dequantise
+    from pipeline.targets.resampling import resample
 
     identity, fidelity, done = store.spec.identity, Fidelity(loss.to(device), len(data.classes)), 0
     tta = Augmentation.model_validate(identity["tta"])
@@ -138,9 +141,12 @@ def _compare(teacher: "Detector", student: "Detector", loss: "DistillationLoss",
             if "features" in kept:
                 exact = {name: reduce_features(live.features, store.spec["features"])}
                 stored = {name: kept["features"]}
-            fidelity.add_targets(student(preprocess(pixels, student.config))[-1],
-                                 TeacherTargets(live.heatmap, live.peaks, exact),
-                                 TeacherTargets(kept["heatmap"], kept["peaks"], stored))
+            said = student(preprocess(pixels, student.config))[-1]
+            targets = [TeacherTargets(live.heatmap, live.peaks, exact),
+                       TeacherTargets(kept["heatmap"], kept["peaks"], stored)]
+            if (grid := said.heatmap.shape[2:]) != live.heatmap.shape[2:]:
+                targets = [resample(target, grid) for target in targets]
+            fidelity.add_targets(said, *targets)
             fidelity.add_maps(live.peaks, kept["peaks"], kept["heatmap"], kept["wh_offset"],
                               identity["stride"],
                               [recorded.boxes(row) if labelled[recorded.view(row).image] else None for row in some])

@@ -142,9 +142,12 @@ def is_main_process() -> bool:
 
 
 def place(source: Path, out: Path) -> None:
-    """Brings a copy of `source` onto `out`: blocks shared where the file system can, in one rename."""
+    """Brings a copy of `source` onto `out`: blocks shared where the file system can, in one rename.
+
+    Where it fails, what was at `out` is there again.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
-    _remove_unfinished_copies(out)
+    _clear_after_killed(out)
     fresh = out.with_name(f".{out.name}.{os.getpid()}.new")
     old = out.with_name(f".{out.name}.{os.getpid()}.old")
     try:
@@ -156,16 +159,26 @@ def place(source: Path, out: Path) -> None:
             _copy(source, fresh)
         os.replace(fresh, out)
     finally:
+        _put_back(old, out)
         for path in (fresh, old):
             _remove(path)
 
 
-def _remove_unfinished_copies(out: Path) -> None:
-    """Those of killed processes: DVC would take them for a part of the folder."""
-    for copy in out.parent.glob(f".{out.name}.*.new"):
-        process = copy.name.split(".")[-2]
-        if process.isdecimal() and not Path("/proc", process).exists() and Path("/proc/self").exists():
+def _clear_after_killed(out: Path) -> None:
+    """Clears what killed processes left beside `out`: DVC would take it for a part of the folder."""
+    for copy in out.parent.glob(f".{out.name}.*"):
+        process, kind = copy.name.split(".")[-2:]
+        if (kind in ("new", "old") and process.isdecimal() and not Path("/proc", process).exists()
+                and Path("/proc/self").exists()):
+            if kind == "old":
+                _put_back(copy, out)
             _remove(copy)
+
+
+def _put_back(old: Path, out: Path) -> None:
+    """What was moved out of the way returns where nothing came in its place."""
+    if old.exists() and not out.exists():
+        os.replace(old, out)
 
 
 def _remove(path: Path) -> None:

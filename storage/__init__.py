@@ -11,7 +11,7 @@ from storage.errors import CorruptStore, FingerprintMismatch, FormatError, Incom
 from storage.features import channel_variances, codec, fit_parameters, reduce, reduced_shape, sample_cells
 from storage.files import is_url
 from storage.growth import continues, copy_views
-from storage.manifest import begun
+from storage.manifest import begun, seconds_to_make
 from storage.reader import open_store
 from storage.spec import ArraySpec, StoreSpec, canonical, fingerprint
 from storage.verify import Report, verify
@@ -22,5 +22,5 @@ __all__ = [
     "RemoteError", "Report", "ShardClaim", "Store", "StoreError", "StoreSpec", "StoreWriter", "begun", "canonical",
     "channel_variances", "codec", "continues", "convert", "copy_views", "create_store", "decode", "encode",
     "encode_views", "fingerprint", "fit_parameters", "is_url", "measure", "open_store", "reduce", "reduced_shape",
-    "sample_cells", "verify",
+    "sample_cells", "seconds_to_make", "verify",
 ]

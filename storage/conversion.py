@@ -13,7 +13,7 @@ from storage.encodings import encode_views, encoding_of
 from storage.errors import CorruptStore, StoreError
 from storage.features import codec, fit_parameters, reduce, reduced_shape, reduction, sample_cells
 from storage.files import local_path
-from storage.manifest import Manifest, begun
+from storage.manifest import Manifest, begun, seconds_to_make
 from storage.reader import open_store
 from storage.spec import ArraySpec, StoreSpec
 from storage.verify import verify
@@ -76,7 +76,8 @@ def convert(
                 if progress:
                     progress(rows.stop, len(source), "views")
     kept = {key: source.manifest["created"][key] for key in ("flip", "code") if key in source.manifest["created"]}
-    manifest = writer.finish(seconds=round(time.perf_counter() - start, 3), source=str(source.path), **kept)
+    manifest = writer.finish(seconds=round(time.perf_counter() - start, 3), source=str(source.path),
+                             inherited_seconds=seconds_to_make(source.manifest), **kept)
     _check_result(source, path, [array.name for array in source.spec.arrays if array.name not in changed])
     return manifest
 

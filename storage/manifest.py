@@ -36,6 +36,12 @@ def render(content: dict[str, Any]) -> bytes:
                       allow_nan=False).encode() + b"\n"
 
 
+def seconds_to_make(manifest: Manifest) -> float:
+    """What a store cost: seconds of writing its shards, all processes together, and of what it took over."""
+    created = manifest["created"]
+    return float(created["shard_seconds"] + created.get("inherited_seconds", 0.0))
+
+
 def parse(raw: bytes) -> dict[str, Any]:
     """Inverse of `render`.
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.data.dataset import UNLABELLED
 from pipeline.errors import UserError
-from storage import StoreError, open_store
+from storage import StoreError, open_store, seconds_to_make
 
 if TYPE_CHECKING:
     from pipeline.data import DataSet
@@ -157,7 +157,7 @@ def what_happened(root: Path, stores: Iterable[str], students: Collection[str],
             manifest = open_store(root / "targets" / f"{name}.zarr").manifest
         except (StoreError, OSError):
             continue  # not there, or not finished
-        made[name] = StoreCost(seconds=manifest["created"]["shard_seconds"], bytes=manifest["counts"]["bytes"])
+        made[name] = StoreCost(seconds=seconds_to_make(manifest), bytes=manifest["counts"]["bytes"])
     epochs: dict[str, dict[str, float]] = {}
     for student in students:
         for recipe, count in images.items():

@@ -169,7 +169,8 @@ def show(params: "Params", path: Path | str, view: str, out: Path) -> dict[str, 
             except StoreError as error:
                 notes.append(f"{label(name)} is not shown: {error}")
         stores["Ensemble"] = store
-    seen = show_view(row, data, recorded, stores, out, score=params.report.score)
+    seen = show_view(row, data, recorded, stores, out, score=params.report.score,
+                     on_mismatch=params.views.on_mismatch)
     image, number = recorded.view(row)[:2]
     return {"picture": str(out), "view": row, "image": data.records(recorded.split)[image].id, "number": number,
             "seen": seen, "notes": notes}

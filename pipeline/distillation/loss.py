@@ -110,10 +110,11 @@ class DistillationLoss(nn.Module):
         return (weights_BK * wh_BK).sum() / total, (weights_BK * offset_BK).sum() / total
 
     def _features(self, student: Tensor, name: str, told: Tensor, teacher: TeacherTargets) -> Tensor:
-        form, grid_hw = self.recipe.features, (told.shape[2], told.shape[3])
+        form, grid_hw, student = self.recipe.features, (told.shape[2], told.shape[3]), student.float()
         if student.shape[2:] != grid_hw:
             student = F.adaptive_avg_pool2d(student, grid_hw)
-        adapted, spread_F11 = self._standard(name, self.adapters[name](student)), self._spread(name)
+        with torch.autocast(student.device.type, enabled=False):
+            adapted, spread_F11 = self._standard(name, self.adapters[name](student)), self._spread(name)
         if form == "pkd":
             return features.pkd(adapted, told)
         if form == "cwd":

@@ -1,7 +1,6 @@
 """A network that is trained, and its training as it goes on."""
 
 from dataclasses import dataclass
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +11,7 @@ from pipeline.engine.checkpoint import RunState
 from pipeline.engine.log import Log
 from pipeline.engine.optimization import MovingAverage, freeze_batchnorm, learning_rate, make_optimizer
 from pipeline.engine.processes import mean_over_ranks, seed_step
+from pipeline.engine.stopwatch import Stopwatch
 from pipeline.engine.window import Window, gradient_norms
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class Run:
 
     Attributes:
         step: steps that are done; `state.step` those of them that a log row stands for.
-        busy: seconds of its own steps since the last row.
+        watch: runs during its own steps, and is read at each row.
 
     Raises:
         UserError: the checkpoint is damaged or of another run.
@@ -129,7 +129,7 @@ class Run:
         self.stepper: Any = fabric.setup_optimizers(self.optimizer)
         self.average = MovingAverage(trainee.model.parameters(), params.ema)
         self.mean, self.window, self.norms = mean_over_ranks(fabric), Window(), dict[str, float]()
-        self.busy = 0.0
+        self.watch = Stopwatch(fabric.device)
 
         trainee.folder.mkdir(parents=True, exist_ok=True)
         self.checkpoint = trainee.folder / "checkpoint.pt"
@@ -140,7 +140,11 @@ class Run:
 
     def take(self, batch: "Batch") -> None:
         """One step on a batch that is on the device; leaves the batch as it is."""
-        began, params, fabric = monotonic(), self.trainee.params, self.trainee.fabric
+        with self.watch.running():
+            self._take(batch)
+
+    def _take(self, batch: "Batch") -> None:
+        params, fabric = self.trainee.params, self.trainee.fabric
         self.step += 1
         seed_step(self.trainee.seed, self.step, fabric.global_rank)
         for group in self.optimizer.param_groups:
@@ -159,7 +163,6 @@ class Run:
             fabric.clip_gradients(self.runner, self.stepper, max_norm=params.clip, error_if_nonfinite=False)
         self.stepper.step()
         self.average.update(self.step)
-        self.busy += monotonic() - began
 
     def row(self, seconds: float) -> None:
         """Log the steps since the last row, which took so long.
@@ -175,7 +178,7 @@ class Run:
             **{f"gradient_{name}": self.norms.get(name, "")
                for name in self.module.terms if self.trainee.params.grad_norm_every},
             "seconds": self.state.seconds, "images_per_second": images / seconds})
-        self.busy, self.norms = 0.0, {}
+        self.norms = {}
 
     def save(self) -> None:
         """Write a checkpoint of the last row's step.

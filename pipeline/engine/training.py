@@ -84,11 +84,12 @@ def fit(trainees: "Sequence[Trainee]", batches: Batches, *, prepare: "Callable[[
             # Several processes stop and save together, so they agree on it where they meet: at a row.
             last, asked = step == batches.steps, interrupt.asked and fabric.world_size == 1
             if step % params.log_every == 0 or last or asked:
-                now, going = monotonic(), together.still(taking)
-                rest = now - row_time - sum(run.busy for run in going)
-                for run in going:
+                busy = {run: run.watch.read() for run in together.still(taking)}
+                now = monotonic()
+                rest = now - row_time - sum(busy.values())
+                for run, own in busy.items():
                     with together.alone(run.trainee):
-                        run.row(run.busy + rest / len(going))
+                        run.row(own + rest / len(busy))
                 row_time = now
                 wishes = [interrupt.asked, now - checkpoint_time > 60 * params.checkpoint_minutes]
                 stop, save = mean(torch.tensor(wishes, dtype=torch.float32, device=fabric.device)).tolist()

@@ -29,6 +29,8 @@ SHARED = {
     "classes": "class list", "stride": "stride", "size": "input size", "views": "views",
     "data": "data", "peaks": "number of peaks",
 }
+#: What of a teacher's attributes is said of all.
+DESCRIBED = ("classes", "size", "stride", "licence")
 #: Views read at a time.
 BATCH = 32
 #: Views, evenly spaced, over which it is averaged how much each teacher counts.
@@ -168,7 +170,8 @@ def _spec(stores: Mapping[str, Store], params: "Ensemble", class_ap: ClassAP | N
             **decided,
             "ensemble_version": VERSION,
         },
-        attributes={**reference.attributes, "teachers": list(stores), **weights},
+        attributes={**{key: reference.attributes[key] for key in DESCRIBED if key in reference.attributes},
+                    "teachers": list(stores), **weights},
     )
 
 

@@ -19,7 +19,17 @@ from pipeline.inference.prediction import inference
 from pipeline.inference.rendering import OnMismatch, rendered
 from pipeline.inference.sampling import Sample, reduce_features, sample_views, study_sample
 from pipeline.models import check_size
-from storage import ArraySpec, Store, StoreSpec, StoreWriter, begun, continues, create_store, reduced_shape
+from storage import (
+    ArraySpec,
+    Store,
+    StoreSpec,
+    StoreWriter,
+    begun,
+    continues,
+    create_store,
+    reduced_shape,
+    seconds_to_make,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,7 +129,8 @@ def dump_teacher(
     if fabric.is_global_zero:
         writer.finish(seconds=round(time.perf_counter() - start, 3), processes=fabric.world_size,
                       device=_device_name(fabric.device), cpus=os.cpu_count(), torch=str(torch.__version__),
-                      flip=spec.attributes["flip"], code=code)
+                      flip=spec.attributes["flip"], code=code,
+                      **({"inherited_seconds": seconds_to_make(old.manifest)} if old else {}))
     fabric.barrier()
     return writer.finish()
 

@@ -20,18 +20,20 @@ if TYPE_CHECKING:
     from pipeline.data import DataSet
     from pipeline.data.recorded import RecordedViews
     from pipeline.inference.dump import Values
+    from pipeline.inference.rendering import OnMismatch
     from pipeline.models import Detector
     from pipeline.params import Dump
 
 
 def plan_dump(
     model: "Detector", data: "DataSet", views: "RecordedViews", *, params: "Dump", fabric: "Fabric",
-    old: Store | None = None,
+    old: Store | None = None, on_mismatch: "OnMismatch" = "error",
 ) -> dict[str, Any]:
     """Counts a teacher's dump and measures two batches of it; writes nothing.
 
     Args:
         old: what `older_dump` found.
+        on_mismatch: what happens when a view has other pixels than were recorded.
 
     Returns:
         {"views": that the teacher has to see, "taken_over": those of an older dump,
@@ -48,12 +50,13 @@ def plan_dump(
     middle = min(len(views) // 2, max(0, len(views) - params.batch))
     with inference(model, fabric.device):
         first = range(min(params.batch, len(views)))  # the teacher warms up
-        sample = study_sample(model, data, views, first, params=params, device=fabric.device)
+        sample = study_sample(model, data, views, first, params=params, device=fabric.device,
+                              on_mismatch=on_mismatch)
         spec = describe(fitted=(sample_of(old) if old else sample).fitted)
         for start in (0, middle):
             rows = range(start, min(start + params.batch, len(views)))
             began = time.perf_counter()
-            for _, images in rendered(views, data, rows, params.batch):
+            for _, images in rendered(views, data, rows, params.batch, on_mismatch):
                 sizes += _compressed_bytes(spec, outputs(model, images, fabric.device, params, spec))
             seconds = (time.perf_counter() - began) / len(rows)
     missing = len(views) - len(old or ())

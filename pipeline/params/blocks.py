@@ -16,6 +16,13 @@ class Block(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+def distinct(names: list[str]) -> list[str]:
+    """The names, each of which must be there only once."""
+    if len(set(names)) < len(names):
+        raise ValueError("expected a name only once")
+    return names
+
+
 def _list_of_one(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from pipeline.params.blocks import Block, Fraction, Name, Names, Positive, Seed
+from pipeline.params.blocks import Block, Fraction, Name, Names, Positive, Seed, distinct
 
 _Share = Annotated[float, Field(gt=0.0, le=1.0)]
 _ClassName = Annotated[str, Field(min_length=1)]
@@ -14,12 +14,6 @@ def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
     if pair[0] > pair[1]:
         raise ValueError("expected the smaller number first")
     return pair
-
-
-def _distinct(names: list[str]) -> list[str]:
-    if len(set(names)) < len(names):
-        raise ValueError("expected a name only once")
-    return names
 
 
 class DemoScenes(Block):
@@ -87,7 +81,7 @@ class Data(Block):
     format: Literal["auto", "voc", "coco"] = "auto"
     sets: dict[Name, Names] | None = None
     images: str | None = None
-    classes: Annotated[list[_ClassName], Field(min_length=1), AfterValidator(_distinct)] | None = None
+    classes: Annotated[list[_ClassName], Field(min_length=1), AfterValidator(distinct)] | None = None
     val_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     labels: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     unlabelled: Annotated[str, Field(min_length=1)] | None = None

@@ -120,8 +120,13 @@ def _check_references(params: Params) -> None:
     for name, teacher in params.teachers.items():
         train = train_params(params.train, teacher.train, f"teachers.{name}.train")
         if not train.epochs and (teacher.weights is None or teacher.reset_heads):
-            raise UserError(f"teachers.{name}: with no epochs it is taken as it is, so `weights` must name a detector's "
-                            "file, and `reset_heads` be false.")
+            raise UserError(f"teachers.{name}: with no epochs it is taken as it is, so `weights` must name a "
+                            "detector's file, and `reset_heads` be false.")
+    seeded = [f"students.{name}.train" for name, student in params.students.items() if "seed" in student.train]
+    if "seed" in params.distill.train.model_fields_set:
+        seeded.append("distill.train")
+    if seeded:
+        raise UserError(f"{seeded[0]}.seed: students have the seeds of distill.seeds; take this one away.")
     for name, student in params.students.items():
         if not train_params(params.distill.train, student.train, f"students.{name}.train").epochs:
             raise UserError(f"students.{name}: expected more than 0 epochs in distill.train, or in its own `train`.")

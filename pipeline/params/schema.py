@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from pipeline.params.blocks import Block, Fraction, Name, Positive, Seed
+from pipeline.params.blocks import Block, Fraction, Name, Positive, Seed, distinct
 from pipeline.params.data import Data, Views
 from pipeline.params.recipe import Recipe
 
@@ -33,6 +33,7 @@ class Train(Block):
         log_every: steps between log rows; gradient norms of the single terms come every
             `grad_norm_every` steps, 0 for never.
         workers: loader processes.
+        seed: of a teacher; students have those of `distill.seeds`.
         freeze_batchnorm: keep the running statistics and scale of BatchNorm as they are.
     """
 
@@ -161,7 +162,7 @@ class Ensemble(Block):
         threshold: least score of a peak that takes part in the fusion of boxes.
     """
 
-    teachers: Annotated[list[Name], Field(min_length=2)]
+    teachers: Annotated[list[Name], Field(min_length=2), AfterValidator(distinct)]
     heatmap: Literal["mean", "max", "confidence", "class-ap", "agreement"] = "mean"
     boxes: Literal["fused"] = "fused"
     iou: Fraction = 0.5

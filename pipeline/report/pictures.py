@@ -112,19 +112,23 @@ def _students(study: Study, root: Path, records: Sequence[ImageRecord]) -> tuple
         if both := sorted(weights[0].keys() & weights[1].keys()):
             headings = f"{label(student)}, alone", f"{label(student)}, taught"
             paths = [found[both[0]] for found in weights]
+            size = study.params.students[student].size
             return [
-                (heading, student_boxes(path, records, study)) for heading, path in zip(headings, paths, strict=True)
+                (heading, student_boxes(path, records, study, size))
+                for heading, path in zip(headings, paths, strict=True)
             ], []
     return [], ["No student has weights both alone and taught, so none is shown."]
 
 
-def student_boxes(path: Path, records: Sequence[ImageRecord], study: Study) -> list[list[Box]]:
-    """The detections of each image that score enough to be drawn."""
+def student_boxes(
+    path: Path, records: Sequence[ImageRecord], study: Study, size_hw: tuple[int, int] | None = None
+) -> list[list[Box]]:
+    """The detections of each image that score enough to be drawn; the input is `size_hw`, else that of views."""
     evaluate = study.params.evaluate
     rows = detect(
         _load(path, study),
         records,
-        size_hw=study.params.views.size,
+        size_hw=size_hw or study.params.views.size,
         batch=1,
         top_k=evaluate.top_k,
         flip=evaluate.flip,

@@ -16,6 +16,7 @@ from storage import FingerprintMismatch, Store, open_store
 if TYPE_CHECKING:
     from pipeline.data import DataSet
     from pipeline.data.recorded import RecordedViews
+    from pipeline.inference.rendering import OnMismatch
 
 PANEL = 3.4  # inches
 TRUTH = "Ground truth"
@@ -75,7 +76,8 @@ def stored_view(store: Store, row: int, *, score: float) -> Heat:
 
 
 def show_view(
-    row: int, data: "DataSet", recorded: "RecordedViews", stores: Mapping[str, Store], out: Path, *, score: float
+    row: int, data: "DataSet", recorded: "RecordedViews", stores: Mapping[str, Store], out: Path, *, score: float,
+    on_mismatch: "OnMismatch" = "error",
 ) -> dict[str, str]:
     """Draws one view: its ground truth, where it has any, and what each store says of it.
 
@@ -85,12 +87,13 @@ def show_view(
         stores: by the heading over their panel.
         out: the file that is written; its suffix says in which format.
         score: least score of a box that is drawn.
+        on_mismatch: what happens when the image is no longer as it was recorded.
 
     Returns:
         What is seen in each panel, in words.
 
     Raises:
-        UserError: the suffix is unknown, or the image is no longer as it was recorded.
+        UserError: the suffix is unknown, or the image is another one, which `on_mismatch` does not allow.
         StoreError: a store is damaged there.
         OSError: `out` cannot be written.
     """
@@ -99,7 +102,7 @@ def show_view(
         raise UserError(f"{out}: no picture can be written as {out.suffix or 'a name without suffix'!r}. "
                         f"Available: {', '.join(sorted(formats))}.")
     record = data.records(recorded.split)[recorded.view(row).image]
-    image = recorded.render(row, record.read, record.path)
+    image = recorded.render(row, record.read, record.path, on_mismatch)
     truth = [Box(box[:4], int(box[4]), difficult=bool(box[5])) for box in recorded.boxes(row)]
     panels: list[tuple[str, Content]] = [(TRUTH if record.labelled else NO_TRUTH, truth)]
     panels += [(heading, stored_view(store, row, score=score)) for heading, store in stores.items()]

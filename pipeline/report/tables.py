@@ -169,6 +169,9 @@ def cost_table(study: Study) -> Table:
     if study.params.evaluate.latency_runs == 0:
         notes.append("Latency was not measured: set `evaluate.latency_runs`, then `pipeline evaluate`.")
     height, width = study.params.views.size
+    own = {name: student.size for name, student in study.params.students.items() if student.size}
+    notes += [f"{label(name)} has an input of its own, {own[name][1]}×{own[name][0]} px."
+              for name in study.shown_students if name in own]
     against = f"vs {label(base)}"
     return Table(
         key="cost",

@@ -65,6 +65,17 @@ def test_a_student_that_repeats_its_teacher_has_no_loss(heatmap, features):
     assert all(value > 1e-3 for value in loss([wrong], teacher).values())
 
 
+def test_everything_is_float32_under_autocast():
+    loss, teacher = loss_of(), random_teacher()
+    student = [student_like(teacher)[0]._replace(heatmap=torch.randn(2, 3, 6, 6))]
+    expected = loss(student, teacher)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = loss(student, teacher)
+    for name, value in expected.items():
+        assert found[name].dtype == torch.float32
+        assert found[name].item() == value.item(), name
+
+
 def test_heatmap_term_is_w1_times_the_paper_mean_at_twenty_classes():
     teacher = random_teacher(classes=20)
     student = student_like(teacher, heatmap=torch.randn(2, 20, 6, 6))

@@ -114,7 +114,7 @@ def test_a_batch_is_read_and_prepared_once_and_stays_as_it_is(tiny, trainee):
 
 def test_their_seconds_are_those_of_the_pass(trainee, teach, monkeypatch):
     clock = iter(range(10**6))
-    for module in ("trainee", "training"):
+    for module in ("stopwatch", "training"):
         monkeypatch.setattr(f"pipeline.engine.{module}.monotonic", lambda: float(next(clock)))
     outcomes = teach(*(trainee(kind) for kind in KINDS))
     # The clock ticks twice in a trainee's step, once per row and once per checkpoint, and it ended with one.

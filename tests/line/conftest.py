@@ -30,7 +30,7 @@ recipes:
   resnet18+hourglass_small: {teachers: [resnet18, hourglass_small], ensemble: both}
   plain-fresh: {views: fresh}
   oracle: {oracle: true, weights: [1000, 1, 0.1, 0]}
-distill: {students: [mobilenet_v2], recipes: [plain, resnet18+hourglass_small], seeds: [0], train: *train}
+distill: {students: [mobilenet_v2], recipes: [plain, resnet18+hourglass_small], seeds: [0], flip: null, train: *train}
 evaluate: {latency_runs: 2}
 report: {images: 2, baseline: resnet18}
 screening:

@@ -124,6 +124,17 @@ def test_one_that_fails_is_named_when_the_others_are_finished(command):
     assert again.count(": nothing to do, models/students/") == 2
 
 
+def test_one_that_cannot_begin_stops_no_other(command, tmp_path):
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"no weights")
+    said = command(*distill("broken", "mobilenet_v2"), *SETTINGS, "--set",
+                   f"students.broken={{model: resnet18, {ARCH}, weights: {broken}}}", fails=True)
+    *_, error = said.splitlines()
+    assert error.startswith(f"Error: 1 of 2 students stopped. distill/broken/{BOTH}/seed3: {broken}")
+    assert weights("mobilenet_v2")
+    assert not Path("models/students/broken").exists()
+
+
 def test_what_reads_the_same_shares_a_pass(command, grouped):
     paper = ["--set", "recipes.paper={teachers: [resnet18, hourglass_small], ensemble: both, weights: table4-2}"]
     recipes = [word for name in (BOTH, "paper", "plain", "oracle", "plain-fresh") for word in ("--recipe", name)]

@@ -1,9 +1,11 @@
 import json
 import os
+import shutil
 
 from click.testing import CliRunner
 
 from pipeline.cli import main
+from pipeline.models import build_detector, save_detector
 
 
 def verify(folder, *arguments):
@@ -50,3 +52,18 @@ def test_a_teacher_that_was_trained_again_is_refused(line):
     answer = verify(line, "targets/resnet18.zarr", "--live", "4")
     assert answer.exit_code == 1
     assert "was trained again" in answer.stderr
+
+
+def test_students_of_another_stride_or_of_other_classes_are_compared_too(line):
+    coarse = ["--set", "students.mobilenet_v2.arch={deconv: [16, 16], head_channels: 16}"]
+    shutil.rmtree(line / "models/students")
+    answer = verify(line, "targets/resnet18.zarr", "--live", "4", "--json", *coarse)
+    found = json.loads(answer.stdout)["live"]
+    assert found["student"] == "mobilenet_v2, not trained yet"
+    assert 0 < found["loss_difference"] < 0.05
+    other = build_detector("mobilenet_v2", 2, deconv=[16, 16, 16], head_channels=16)
+    folder = line / "models/students/mobilenet_v2/plain/seed0"
+    folder.mkdir(parents=True)
+    save_detector(other, folder / "weights.safetensors", ["zebra", "yak"])
+    answer = verify(line, "targets/resnet18.zarr", "--live", "4", "--json")
+    assert json.loads(answer.stdout)["live"]["student"] == "mobilenet_v2, not trained yet"

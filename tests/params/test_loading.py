@@ -145,6 +145,18 @@ def test_a_teacher_without_epochs_comes_from_a_detectors_file(params_file):
             load_params(params_file, [where])
 
 
+@pytest.mark.parametrize("override", ["distill.train.seed=1", "students.resnet18.train={seed: 1}"])
+def test_a_students_seed_is_no_key_of_its_training(params_file, override):
+    with pytest.raises(UserError, match=rf"{override.split('=')[0]}.*distill\.seeds"):
+        load_params(params_file, [override])
+    assert load_params(params_file, ["teachers.resnet50.train={seed: 1}"])
+
+
+def test_an_ensemble_merges_different_teachers(params_file):
+    with pytest.raises(UserError, match=r"ensembles\.both\.teachers: expected a name only once"):
+        load_params(params_file, ["ensembles.both={teachers: [resnet50, resnet50]}"])
+
+
 def test_a_baseline_that_nobody_named_need_not_be_there(params_file):
     params = load_params(params_file, ["teachers={a: {model: resnet18}}"])
     assert params.report.baseline not in params.teachers

@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -92,6 +93,39 @@ def test_copies_of_killed_processes_are_removed(tmp_path):
     make(tmp_path / "made", lambda folder, result, _: result.write_text("new"))
     assert sorted(os.listdir(tmp_path)) == sorted([".work", "made", f".made.{os.getppid()}.new",
                                                    f".other.{gone.pid}.new"])
+
+
+def test_an_out_that_cannot_be_replaced_is_there_again(tmp_path, monkeypatch):
+    out, source = tmp_path / "out", tmp_path / "source"
+    for folder in (out, source):
+        folder.mkdir()
+        (folder / "name").write_text(folder.name)
+    replace = os.replace
+
+    def breaks(old, new):
+        if new == out and ".new" in old.name:
+            raise KeyboardInterrupt
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        work.place(source, out)
+    assert (out / "name").read_text() == "out"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
+
+
+def test_an_out_that_a_killed_process_moved_away_returns_before_anything_else(tmp_path, monkeypatch):
+    dead = 2**22 + 1  # no process has this number
+    moved, left = tmp_path / f".out.{dead}.old", tmp_path / f".other.{dead}.old"
+    for folder in (moved, left, tmp_path / "other"):
+        folder.mkdir()
+    (moved / "name").write_text("moved")
+    monkeypatch.setattr(shutil, "copytree", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
+    for name in ("out", "other"):
+        with pytest.raises(OSError, match="disk full"):
+            work.place(tmp_path, tmp_path / name)
+    assert (tmp_path / "out/name").read_text() == "moved"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "out"]
 
 
 def test_commands_that_share_work_deliver_it_one_after_the_other(tmp_path, monkeypatch):
