@@ -17,7 +17,7 @@ from pipeline.report.paper_tables import table_2, table_3, table_4
 from pipeline.report.results import spread
 from pipeline.report.study import PLAIN, Study, label
 from pipeline.report.study_tables import arms_table, claims_table, gap_table, screening_table
-from pipeline.report.tables import students_table, teachers_table
+from pipeline.report.tables import cost_table, students_table, teachers_table
 
 if TYPE_CHECKING:
     from pipeline.data import DataSet
@@ -75,7 +75,7 @@ def write_study(params: Params, data: "DataSet", cells: Cells, out: Path) -> Stu
                 ],
                 pictures=[picture for picture in [figures.score_figure(study, out, study.shown_recipes)] if picture],
             ),
-            Section(key="metrics", title="All metrics", tables=[teachers_table(study), students_table(study)]),
+            Section(key="metrics", title="All metrics", tables=[make(study) for make in (teachers_table, students_table, cost_table)]),
             Section(
                 key="paper",
                 title="Beside the paper",

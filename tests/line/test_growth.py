@@ -49,6 +49,7 @@ def assert_grown(line, before, views):
 
 def test_more_views_per_image(line, command):
     before, more = stores(line), ["--set", "views.per_image=3"]
+    cost = open_store(line / "targets/resnet18.zarr").manifest["created"]["shard_seconds"]
     assert "record_views: 48 views are taken over from" in command("record-views", *more)
     assert open_store(line / "targets/views.zarr").spec.views == 72
     plan = json.loads(CliRunner().invoke(main, ["dump-teachers", "resnet18", "--dry-run", "--json", *more]).stdout)
@@ -57,6 +58,7 @@ def test_more_views_per_image(line, command):
     for name in TEACHERS:
         assert f"dump_teachers/{name}: 48 views are taken over from" in said
     assert_grown(line, before, 72)
+    assert open_store(line / "targets/resnet18.zarr").manifest["created"]["inherited_seconds"] == cost > 0
     assert "Run 'pipeline build-ensemble both' again" in command(*DISTILL, *more, fails=True)
     command("build-ensemble", *more)
     command(*DISTILL, *more, "--restart")
