@@ -132,8 +132,8 @@ def per_class_table(study: Study) -> Table:
     )
 
 
-def cost_table(study: Study) -> Table:
-    """Parameters, MACs and latency against the baseline teacher."""
+def cost_table(study: Study, *, timed: bool = True) -> Table:
+    """Parameters, MACs and, if `timed`, latency against the baseline teacher."""
     results, base = study.results, study.params.report.baseline
     baseline = results.teacher(base)
     groups: list[tuple[str, list[Result], float | None]] = [
@@ -156,17 +156,16 @@ def cost_table(study: Study) -> Table:
                 changed(params, baseline.params),
                 number(macs and macs / 1e9, 2),
                 changed(macs, baseline.macs),
-                number(latency),
-                changed(baseline.latency_ms, latency),
+                *([number(latency), changed(baseline.latency_ms, latency)] if timed else []),
                 number(score_mean),
                 number(minus(score_mean, baseline.map_area), sign=True),
             ]
         )
     taught = f"of recipe `{study.headline}` where it was run, else alone" if study.headline else "alone"
-    notes = [f"Speed is 1 / latency of one image. A student's mAP is that {taught}."]
+    notes = [f"{'Speed is 1 / latency of one image. ' if timed else ''}A student's mAP is that {taught}."]
     if base not in results.teachers:
         notes.append(f"To fill a {DASH}: `pipeline train-teacher {base}`, then `pipeline evaluate`.")
-    if study.params.evaluate.latency_runs == 0:
+    if timed and study.params.evaluate.latency_runs == 0:
         notes.append("Latency was not measured: set `evaluate.latency_runs`, then `pipeline evaluate`.")
     height, width = study.params.views.size
     own = {name: student.size for name, student in study.params.students.items() if student.size}
@@ -175,7 +174,7 @@ def cost_table(study: Study) -> Table:
     against = f"vs {label(base)}"
     return Table(
         key="cost",
-        title=f"Size and speed against {label(base)}",
+        title=f"Size {'and speed ' if timed else ''}against {label(base)}",
         caption=f"One image of {width}×{height} px. {study.scale}.",
         columns=[
             Column(title="Network", numeric=False),
@@ -183,12 +182,11 @@ def cost_table(study: Study) -> Table:
             Column(title=against, group="Parameters"),
             Column(title="billions", group="MACs"),
             Column(title=against, group="MACs"),
-            Column(title="ms", group="Latency"),
-            Column(title=f"speed {against}", group="Latency"),
+            *([Column(title="ms", group="Latency"), Column(title=f"speed {against}", group="Latency")] if timed else []),
             Column(title="%", group="mAP@.5"),
             Column(title=against, group="mAP@.5"),
         ],
-        rows=best_in_columns(best_in_columns(rows, [1, 3, 5], lowest=True), [7]),
+        rows=best_in_columns(best_in_columns(rows, [1, 3, 5] if timed else [1, 3], lowest=True), [7 if timed else 5]),
         notes=notes,
     )
 
