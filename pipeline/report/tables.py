@@ -182,7 +182,8 @@ def cost_table(study: Study, *, timed: bool = True) -> Table:
             Column(title=against, group="Parameters"),
             Column(title="billions", group="MACs"),
             Column(title=against, group="MACs"),
-            *([Column(title="ms", group="Latency"), Column(title=f"speed {against}", group="Latency")] if timed else []),
+            *([Column(title="ms", group="Latency"), Column(title=f"speed {against}", group="Latency")]
+              if timed else []),
             Column(title="%", group="mAP@.5"),
             Column(title=against, group="mAP@.5"),
         ],
