@@ -55,7 +55,7 @@ def run_all(params: "Params", students: Sequence[str] = (), recipes: Sequence[st
     lessons = [line.lesson(*name) for name in names]
     if not restart:
         for lesson in lessons:
-            _refuse_another(lesson.cell)
+            training.refuse_another(lesson.cell)
     summaries: dict[str, Any] = {}
     stopped: list[str] = []
     for together in _passes(lessons):
@@ -180,13 +180,6 @@ def _teach(params: "Params", lessons: Sequence[_Lesson], devices: str,
 
     return training.run([lesson.cell for lesson in lessons], source=source, prepare=first.targets.on_device,
                         devices=devices, restart=restart)
-
-
-def _refuse_another(cell: training.Cell) -> None:
-    """A student is not lost to a slip of the hand; DVC removes it itself before it runs the stage."""
-    if cell.found not in (None, cell.fingerprint) and not work.is_begun(cell.stage, cell.fingerprint):
-        raise UserError(f"{cell.out} was finished with other params, inputs or code: fingerprint "
-                        f"{(cell.found or 'none')[:16]}, now {cell.fingerprint[:16]}. Add --restart to replace it.")
 
 
 def _store_paths(params: "Params", recipe: str) -> dict[str, Path]:

@@ -12,8 +12,19 @@ if TYPE_CHECKING:
     from pipeline.params import Params
 
 
-def run(params: "Params", name: str, *, devices: str = "auto", restart: bool = False) -> dict[str, Any]:
-    """Trains models/teachers/NAME; returns the summary of the run."""
+def run(params: "Params", name: str, *, devices: str = "auto", restart: bool = False,
+        keep: bool = False) -> dict[str, Any]:
+    """Trains models/teachers/NAME; returns the summary of the run.
+
+    Args:
+        name: of the teacher.
+        devices: "auto" or a number of processes.
+        restart: begin anew, whatever earlier runs left.
+        keep: without `restart`, another one that is finished stays.
+
+    Raises:
+        UserError: there is such another one.
+    """
     from pipeline.params import train_params
 
     teacher = inputs.entry(params.teachers, name, "teacher")
@@ -38,6 +49,8 @@ def run(params: "Params", name: str, *, devices: str = "auto", restart: bool = F
         stage=f"train_teacher/{name}", module="stages.train_teacher", out=paths.teacher_model(name),
         data=data, detector=teacher, train=train, seed=train.seed, size_hw=params.views.size,
         inputs={"views": inputs.augmentation(params.views)}, objective=objective)
+    if keep and not restart:
+        training.refuse_another(cell)
     return training.only(training.run([cell], source=source, devices=devices, restart=restart))
 
 

@@ -137,6 +137,17 @@ class _Stopped(dict[Cell, UserError]):
             self[cell] = UserError(str(error))
 
 
+def refuse_another(cell: Cell) -> None:
+    """Nothing trained is lost to a slip of the hand; DVC removes it itself before it runs the stage.
+
+    Raises:
+        UserError: what is at `cell.out` is another, and this one was not begun.
+    """
+    if cell.found not in (None, cell.fingerprint) and not work.is_begun(cell.stage, cell.fingerprint):
+        raise UserError(f"{cell.out} was finished with other params, inputs or code: fingerprint "
+                        f"{(cell.found or 'none')[:16]}, now {cell.fingerprint[:16]}. Add --restart to replace it.")
+
+
 def only(outcomes: Sequence[dict[str, Any] | UserError]) -> dict[str, Any]:
     """The summary of a single cell.
 

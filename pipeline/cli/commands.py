@@ -49,10 +49,13 @@ def record_views(params: "Params", restart: bool, as_json: bool) -> None:
 @as_json
 @reads_params
 def train_teacher(params: "Params", name: str, devices: str, restart: bool, as_json: bool) -> None:
-    """Train the teacher NAME on ground truth, into models/teachers/NAME."""
+    """Train the teacher NAME on ground truth, into models/teachers/NAME.
+
+    A finished one of other params or code is replaced with --restart alone.
+    """
     from stages import train_teacher as stage
 
-    print_answer(stage.run(params, name, devices=devices, restart=restart), as_json)
+    print_answer(stage.run(params, name, devices=devices, restart=restart, keep=True), as_json)
 
 
 @main.command()

@@ -74,7 +74,7 @@ def test_a_store_that_is_none_says_what_makes_it_and_that_does(refused, line, pi
 def test_weights_that_do_not_fit_are_refused(refused, line):
     other = "models/teachers/hourglass_small/weights.safetensors"
     assert "is a hourglass_small, expected a resnet18" in refused(
-        "train-teacher", "resnet18", "--set", f"teachers.resnet18.weights={other}")
+        "train-teacher", "resnet18", "--restart", "--set", f"teachers.resnet18.weights={other}")
     assert "nowhere.pth does not exist" in refused(
         "distill", "--student", "mobilenet_v2", "--recipe", "plain",
         "--set", "students.mobilenet_v2.weights=nowhere.pth")
@@ -99,7 +99,8 @@ def test_a_teacher_that_params_no_longer_describe_is_not_dumped(refused):
 
 @pytest.mark.parametrize("devices", ["0", "-1", "two", "1.5"])
 def test_devices_that_are_no_number_are_refused(refused, devices):
-    assert f"--devices {devices}" in refused("train-teacher", "resnet18", "--set", "train.seed=9", "--devices", devices)
+    assert f"--devices {devices}" in refused(
+        "train-teacher", "resnet18", "--restart", "--set", "train.seed=9", "--devices", devices)
 
 
 def own_classes(line):

@@ -166,7 +166,9 @@ def test_the_only_copy_of_a_store_is_replaced_only_when_asked(line, command, wha
 
 
 def test_a_teacher_that_was_trained_again_is_refused(line, command):
-    command("train-teacher", "resnet18", "--set", "train.seed=5")
+    again = ["train-teacher", "resnet18", "--set", "train.seed=5"]
+    assert "Add --restart to replace it." in command(*again, fails=True)
+    command(*again, "--restart")
     for what in (["build-ensemble"], DISTILL):
         said = command(*what, fails=True)
         assert "weights is" in said
