@@ -81,6 +81,7 @@ def comparisons(study: Study, screening: Sequence[Screened] = ()) -> list[Compar
         ("two teachers over plain, fresh views", both, FRESH),
         ("two teachers over the oracle", both, ORACLE),
         *over_one,
+        *_over_its_other_teachers(study, both),
         ("our best recipe over the paper's", both, paper),
         ("the paper's recipe over plain, same views", paper, PLAIN),
     ]
@@ -140,6 +141,13 @@ def _over_its_better_teacher(study: Study, recipe: str) -> tuple[str, str, str]:
     which = f", {label(better)}" if better else ""
     over = better if alone and alone.teachers == [better] else ""
     return f"{words} over the better single one{which}", recipe, over
+
+
+def _over_its_other_teachers(study: Study, both: str) -> list[tuple[str, str, str]]:
+    """What the paper's tables 2 and 3 compare: a second, better teacher beside the one."""
+    recipes, better = study.params.recipes, better_teacher(study, both)
+    return [(f"two teachers over the other one, {label(name)}", both, name) for name in recipes[both].teachers
+            if better not in (None, name) and name in recipes and recipes[name].teachers == [name]]
 
 
 def _with_less_features(study: Study, both: str) -> list[tuple[str, str, str]]:
