@@ -97,7 +97,7 @@ def test_the_gap_is_that_to_the_better_teacher(found):
 
 def test_the_page_says_what_holds_and_what_does_not(page, tmp_path):
     text = page(RUNS)
-    assert "**5 claims: 2 held up, 1 refuted and 2 without pairs yet.**" in text
+    assert "**6 claims: 2 held up, 1 refuted and 3 without pairs yet.**" in text
     assert "6 pairs of 2 students): holds." in text
     assert "the paper's recipe over plain, same views: −0.8 points" in text.lower()
     assert "7 intervals were computed" in text
