@@ -143,3 +143,17 @@ def test_data_without_test_images_say_so_before_anything_is_trained(refused, lin
     prepare.run(load_params("params.yaml", [override]))
     assert "no test images" in capsys.readouterr().err
     assert "data/demo has no test images to score on" in refused("evaluate", "--set", override)
+
+
+def test_views_that_look_otherwise_now_are_planned_and_shown_where_params_allow_it(refused, line):
+    first, second = sorted((line / "data/demo/JPEGImages").glob("train_*"))[:2]
+    first.write_bytes(second.read_bytes())
+    shutil.rmtree(line / ".work/dump_teachers")
+    shutil.rmtree(line / "targets/resnet18.zarr")
+    picture = line / "x.png"
+    show = ["store", "show", "targets/hourglass_small.zarr", f"{first.stem}:0", "-o", str(picture)]
+    for command in (["dump-teachers", "resnet18", "--dry-run"], show):
+        assert "views.on_mismatch: warn" in refused(*command)
+        with pytest.warns(UserWarning, match="as views.on_mismatch says"):
+            assert CliRunner().invoke(main, [*command, "--set", "views.on_mismatch=warn"]).exit_code == 0
+    assert picture.exists()
