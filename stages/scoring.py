@@ -38,8 +38,8 @@ def score(params: "Params", stage: str, *, module: str, model_folder: Path, abou
     size = size_hw or params.views.size
     data = inputs.prepared_data(params)
     if not data.splits.get(split):
-        raise UserError(f"data/{data.name} has no {split} images to score on. Name some in data.sets, and run "
-                        "'pipeline prepare' again.")
+        raise UserError(f"data/{data.name} has no {split} images to score on. Name some in data.sets (val may be "
+                        "held out by data.val_fraction), and run 'pipeline prepare' again.")
     weights = inputs.needs(paths.weights(model_folder), "pipeline " + stage.split("/")[0].replace("_", "-"))
     summary = inputs.training_summary(model_folder)
     splits = [name for name in (split, *beside) if data.splits.get(name)]

@@ -188,14 +188,17 @@ def _train(todo: Mapping[Cell, work.Work], source: "Callable[[], Source]",
 def _trainee(cell: Cell, folder: work.Work, devices: str) -> "Trainee":
     from pipeline.devices import make_fabric
     from pipeline.engine import Trainee, seed_everything
-    from pipeline.models import build_detector, check_size, preprocess
+    from pipeline.models import build_detector, check_size, holds_detector, preprocess
 
     detector, fabric = cell.detector, make_fabric(devices, cell.train.precision)
     seed_everything(cell.seed)
     model = build_detector(detector.model, len(cell.data.classes), pretrained=detector.pretrained,
                            weights=detector.weights, reset_heads=detector.reset_heads, **detector.arch)
     check_size(model.config, cell.size_hw)
-    if detector.weights and not cell.train.epochs:  # nothing would teach it what its planes stand for now
+    if detector.weights and not cell.train.epochs:  # nothing would train heads, or teach what planes stand for now
+        if not holds_detector(Path(detector.weights)):
+            raise UserError(f"{detector.weights} holds a body without heads, which no epochs leave untrained: set "
+                            "train.epochs above 0, or name a detector's file.")
         refuse_other_classes(detector.weights, model.config.classes, cell.data)
     return Trainee(
         model=model, objective=cell.objective(fabric, model), params=cell.train, seed=cell.seed, fabric=fabric,

@@ -4,7 +4,7 @@ from pipeline.models.decoding import PEAK_COLUMNS, decode_detections, find_peaks
 from pipeline.models.detector import Detector, DetectorConfig, check_size
 from pipeline.models.preprocessing import preprocess
 from pipeline.models.registry import available_models, build_detector, detector_config, load_detector
-from pipeline.models.weights import read_config, save_detector
+from pipeline.models.weights import holds_detector, read_config, save_detector
 
 __all__ = [
     "PEAK_COLUMNS",
@@ -16,6 +16,7 @@ __all__ = [
     "decode_detections",
     "detector_config",
     "find_peaks",
+    "holds_detector",
     "load_detector",
     "peaks_to_boxes",
     "preprocess",

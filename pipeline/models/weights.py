@@ -109,6 +109,11 @@ def load_weights(model: "Detector", path: Path, *, reset_heads: bool) -> "Detect
     return model.config.with_official_input()
 
 
+def holds_detector(path: Path) -> bool:
+    """Whether a file that `load_weights` takes has heads: a torchvision state_dict is a body alone."""
+    return path.suffix == ".safetensors" or is_official(_read_pickle(path))
+
+
 def load_body(model: "Detector", state: State, source: object) -> None:
     """Load a torchvision state_dict into a detector's body; its classifier is dropped.
 

@@ -3,6 +3,8 @@
 import shutil
 
 import pytest
+import torch
+import torchvision
 from click.testing import CliRunner
 
 from pipeline.cli import main
@@ -133,6 +135,12 @@ def test_a_finished_teacher_of_other_classes_is_refused(refused, line):
     assert "mine.safetensors was trained on the classes bird, boat" in refused(
         "train-teacher", "resnet18", "--restart", "--set", override, "--set",
         "teachers.resnet18.weights=mine.safetensors", "--set", "teachers.resnet18.train.epochs=0")
+
+
+def test_a_body_without_heads_is_no_finished_teacher(refused, line):
+    torch.save(torchvision.models.resnet18().state_dict(), line / "body.pth")
+    taken = ["--set", "teachers.resnet18.weights=body.pth", "--set", "teachers.resnet18.train.epochs=0"]
+    assert "body.pth holds a body without heads" in refused("train-teacher", "resnet18", "--restart", *taken)
 
 
 def test_data_without_test_images_say_so_before_anything_is_trained(refused, line, capsys):

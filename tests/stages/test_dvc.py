@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline.params.schema import Distill
 from stages.code import first_party_files
 
 ROOT = Path(__file__).parents[2]
@@ -43,3 +44,10 @@ def test_a_teacher_does_not_depend_on_distillation_nor_a_student_on_the_report()
     assert not any("weighting" in name for name in first_party_files("stages.dump_teachers"))
     assert not any("report" in name for name in first_party_files("stages.distill"))
     assert not any("demo" in name for name in first_party_files("stages.train_teacher"))
+
+
+def test_every_key_that_decides_a_student_is_a_param_and_in_every_profile():
+    decides = Distill.model_fields.keys() - {"students", "recipes", "seeds"}  # those name the cells
+    assert {f"distill.{key}" for key in decides} <= {*body("distill")["params"]}
+    for profile in (ROOT / "pipeline/params/profiles").glob("*.yaml"):  # DVC refuses a param that is not there
+        assert decides <= YAML(typ="safe").load(profile.read_text())["distill"].keys(), profile
