@@ -75,7 +75,7 @@ def comparisons(study: Study, screening: Sequence[Screened] = ()) -> list[Compar
         return []
     paper = f"{both}{PAPER}"
     over_one = [*(_over_its_better_teacher(study, recipe) for recipe in merging(study)),
-                *_with_less_features(study, both)]
+                *_over_its_other_features(study, both)]
     asked = [
         ("two teachers over plain, same views", both, PLAIN),
         ("two teachers over plain, fresh views", both, FRESH),
@@ -89,7 +89,7 @@ def comparisons(study: Study, screening: Sequence[Screened] = ()) -> list[Compar
     if "unseen" in study.data.splits:
         claims += [(f"{claim}{ON_UNSEEN}", recipe, over, UNSEEN) for claim, recipe, over in over_one]
     return [*(_of_recipes(study, claim, recipe, over, metric) for claim, recipe, over, metric in claims
-              if {recipe, over} <= {*study.params.recipes, ""}), *_with_few_labels(study, both, screening)]
+              if {recipe, over} <= {*study.params.recipes, ""}), *_with_few_labels(study, screening)]
 
 
 def _of_recipes(study: Study, claim: str, recipe: str, over: str, metric: str) -> Comparison:
@@ -101,10 +101,10 @@ def _of_recipes(study: Study, claim: str, recipe: str, over: str, metric: str) -
                        each=(recipe, over) == (both, PLAIN))
 
 
-def _with_few_labels(study: Study, recipe: str, screening: Sequence[Screened]) -> list[Comparison]:
+def _with_few_labels(study: Study, screening: Sequence[Screened]) -> list[Comparison]:
     """What `FEW_LABELS` of the screening is on val less plain with all labels, at equal passes."""
     group = study.params.screening.get(FEW_LABELS[0])
-    if group is None or FEW_LABELS[1] not in group.variations or group.recipe != recipe:
+    if group is None or FEW_LABELS[1] not in group.variations:
         return []
     found: dict[str, list[tuple[float | None, bool]]] = {student: [] for student in study.params.distill.students}
     for cell in screening:
@@ -113,8 +113,8 @@ def _with_few_labels(study: Study, recipe: str, screening: Sequence[Screened]) -
         if ours and cell.data == study.params.data.name and student in found and plain:
             points = minus(cell.map_area, plain.score("val.map_area"))
             found[student].append((points, cell.passes == plain.passes))
-    return [_comparison("25 % of the labels with all images over plain with all labels, on val", recipe, PLAIN, found,
-                        least=0.0)]
+    return [_comparison("25 % of the labels with all images over plain with all labels, on val", group.recipe, PLAIN,
+                        found, least=0.0)]
 
 
 def _comparison(claim: str, recipe: str, over: str, found: Mapping[str, Sequence[tuple[float | None, bool]]], *,
@@ -150,17 +150,17 @@ def _over_its_other_teachers(study: Study, both: str) -> list[tuple[str, str, st
             if better not in (None, name) and name in recipes and recipes[name].teachers == [name]]
 
 
-def _with_less_features(study: Study, both: str) -> list[tuple[str, str, str]]:
-    """Of the variants of `both` that read the features of some of its teachers."""
+def _over_its_other_features(study: Study, both: str) -> list[tuple[str, str, str]]:
+    """Over the variants of `both` that differ from it in nothing but whose features they learn from."""
     recipes = study.params.recipes
-    over_better, _, better = _over_its_better_teacher(study, both)
-    found = []
-    for name, recipe in recipes.items():
-        if recipe.features_of and recipe.teachers == recipes[both].teachers and name != both:
-            those = f"two teachers, features of {' & '.join(map(label, recipe.features_of))} alone,"
-            found += [(f"{those} over features of both", name, both),
-                      (over_better.replace("two teachers", those, 1), name, better)]
-    return found
+    chosen = recipes[both]
+    alike = [name for name, recipe in recipes.items()
+             if name != both and recipe.model_copy(update={"features_of": chosen.features_of}) == chosen]
+
+    def whose(name: str) -> str:
+        return " & ".join(map(label, recipes[name].feature_teachers))
+
+    return [(f"two teachers, features of {whose(both)}, over features of {whose(name)}", both, name) for name in alike]
 
 
 def better_teacher(study: Study, recipe: str) -> str | None:

@@ -130,7 +130,8 @@ def gap_table(study: Study) -> Table:
 
 def screening_table(study: Study, group: str, cells: list[Screened]) -> Table:
     """One group of variations, best first, against the first that params name."""
-    variations = list(study.params.screening[group].variations)
+    screening = study.params.screening[group]
+    variations = list(screening.variations)
     rows = []
     for student, own in groupby(sorted(cells, key=lambda cell: str(cell.student)), lambda cell: str(cell.student)):
         runs: dict[str, dict[int, Screened]] = {name: {} for name in variations}
@@ -158,8 +159,8 @@ def screening_table(study: Study, group: str, cells: list[Screened]) -> Table:
     return Table(
         key=f"screening-{group}",
         title=f"Screening: {group}",
-        caption=f"{study.params.screening[group].title} mAP@.5 on val in percent, mean ± standard deviation over n "
-        "seeds.",
+        caption=f"{screening.title} Variations of recipe `{screening.recipe}`; mAP@.5 on val in percent, mean ± "
+        "standard deviation over n seeds.",
         columns=[
             Column(title="Student", numeric=False),
             Column(title="Variation", numeric=False),

@@ -105,17 +105,17 @@ def test_other_teachers_that_are_merged_have_their_claim_over_the_better_one_too
     assert pair == ("resnet50+resnet50_2", "resnet50")
 
 
-def test_a_variant_with_the_features_of_one_teacher_is_compared_with_both_and_with_that_one(found, tree):
-    variant = f"{BOTH}-hourglass-features"
-    tree["recipes"][variant] = tree["recipes"][BOTH] | {"features_of": ["hourglass_small"]}
-    runs = {("resnet18", variant): [50.0], ("resnet18", BOTH): [46.0], ("resnet18", "hourglass_small"): [49.0]}
-    claims = {(each.over, each.overall.mean): each.claim for each in comparisons(found(runs)) if each.recipe == variant}
-    words = "two teachers, features of Hourglass (small) alone, over"
-    single = f"{words} the better single one, Hourglass (small)"
-    assert claims == {  # conftest's students have half their AP on unseen drawings
-        (BOTH, 4.0): f"{words} features of both", ("hourglass_small", 1.0): single,
-        (BOTH, 2.0): f"{words} features of both, on drawings that nobody trained on",
-        ("hourglass_small", 0.5): f"{single}, on drawings that nobody trained on"}
+@pytest.mark.parametrize("features_of", [None, ["resnet50", "hourglass_small"]])
+def test_the_features_of_one_teacher_are_compared_with_those_of_both(found, tree, features_of):
+    variant = f"{BOTH}-all-features"
+    tree["recipes"][variant] = tree["recipes"][BOTH] | {"features_of": features_of}
+    tree["recipes"][BOTH] |= {"features_of": ["hourglass_small"]}
+    tree["recipes"][f"{BOTH}-weaker"] = tree["recipes"][variant] | {"weights": [1, 1, 1, 1]}
+    study = found({("resnet18", BOTH): [50.0], ("resnet18", variant): [46.0]})
+    claims = {each.claim: (each.over, each.overall.mean) for each in comparisons(study) if "features" in each.claim}
+    words = "two teachers, features of Hourglass (small), over features of ResNet-50 & Hourglass (small)"
+    assert claims == {words: (variant, 4.0),  # conftest's students have half their AP on unseen drawings
+                      f"{words}, on drawings that nobody trained on": (variant, 2.0)}
 
 
 def test_few_labels_are_compared_on_val_at_equal_passes(found, tree, student_metrics):
