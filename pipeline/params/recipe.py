@@ -62,7 +62,7 @@ class Recipe(Block):
         wh: whether the distance of sizes is divided by the teacher's size (the paper's), or in cells.
         features: form of the feature term.
         features_of: whose features are learnt from, equally; all teachers' where it is null. A teacher that is far
-            behind may be worth asking for its heads alone.
+            behind is worth asking for its heads alone.
         standardise: whether every stored channel weighs alike, or each principal component ("pca-K" of the store) as
             it varies in the teacher's map; channels that are no components weigh alike in both.
         attention: what weighs the feature term "hint" (the other forms weigh themselves); "heatmap" is that of the
