@@ -37,9 +37,9 @@ def render(content: dict[str, Any]) -> bytes:
 
 
 def seconds_to_make(manifest: Manifest) -> float:
-    """What a store cost: seconds of writing its shards, all processes together, and of what it took over."""
+    """What a store cost: seconds of writing its shards, by the processes that shared them, and of what it took over."""
     created = manifest["created"]
-    return float(created["shard_seconds"] + created.get("inherited_seconds", 0.0))
+    return float(created["shard_seconds"] / created.get("processes", 1) + created.get("inherited_seconds", 0.0))
 
 
 def parse(raw: bytes) -> dict[str, Any]:

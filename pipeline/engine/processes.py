@@ -1,7 +1,7 @@
 """What the processes of a run share, and the seeds of each."""
 
 import random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -38,6 +38,15 @@ def mean_over_ranks(fabric: "Fabric") -> "Callable[[Tensor], Tensor]":
         return tensor if fabric.world_size == 1 else _Mean.apply(tensor)
 
     return mean
+
+
+def of_all_ranks(fabric: "Fabric") -> "Callable[[Tensor], Tensor]":
+    """A function that takes a tensor of the same shape in all processes to all of them, one after the other."""
+    def gather(tensor: "Tensor") -> "Tensor":
+        gathered = cast("Tensor", fabric.all_gather(tensor))
+        return gathered.flatten(0, 1) if fabric.world_size > 1 else gathered
+
+    return gather
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

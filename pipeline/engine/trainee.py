@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pipeline.engine.checkpoint import RunState
 from pipeline.engine.log import Log
 from pipeline.engine.optimization import MovingAverage, freeze_batchnorm, learning_rate, make_optimizer
-from pipeline.engine.processes import mean_over_ranks, seed_step
+from pipeline.engine.processes import mean_over_ranks, of_all_ranks, seed_step
 from pipeline.engine.stopwatch import Stopwatch
 from pipeline.engine.window import Window, gradient_norms
 
@@ -128,7 +128,8 @@ class Run:
         self.optimizer = make_optimizer(module, params, fabric.device)
         self.stepper: Any = fabric.setup_optimizers(self.optimizer)
         self.average = MovingAverage(trainee.model.parameters(), params.ema)
-        self.mean, self.window, self.norms = mean_over_ranks(fabric), Window(), dict[str, float]()
+        self.mean, self.of_all_ranks = mean_over_ranks(fabric), of_all_ranks(fabric)
+        self.window, self.norms = Window(), dict[str, float]()
         self.watch = Stopwatch(fabric.device)
 
         trainee.folder.mkdir(parents=True, exist_ok=True)
@@ -171,7 +172,7 @@ class Run:
             UserError: a loss term was NaN or infinite, on any process.
         """
         images = len(self.window) * self.length.batch
-        losses = self.window.close(self.step, self.mean)
+        losses = self.window.close(self.step, self.mean, self.of_all_ranks)
         self.state.step, self.state.losses = self.step, losses
         self.state.seconds += seconds
         self.log.row({"step": self.step, "epoch": self.step / self.length.steps_per_epoch, "lr": self._rate}, losses, {
@@ -187,6 +188,12 @@ class Run:
             UserError: a weight became NaN or infinite, on any process; the old checkpoint stays.
         """
         self.state.write(self.checkpoint, self.trainee.identity, self.trainee.fabric.is_global_zero, self.mean)
+
+    def release(self) -> None:
+        """Let go of what a step leaves on the device; it cannot go on from here."""
+        self.module.terms = {}
+        self.module.zero_grad()
+        self.optimizer.state.clear()
 
     def finish(self) -> FitSummary:
         """Leave the averaged weights in the model, the same ones on all processes, in eval mode."""

@@ -138,9 +138,9 @@ class _Together:
                       "Lower train.batch, or teach fewer in one pass.")
         else:
             return
-        self.runs.pop(trainee, None)
         self.stopped[trainee] = UserError(reason)  # a new one: the other's traceback would keep the tensors
-        trainee.model.zero_grad()
+        if run := self.runs.pop(trainee, None):
+            run.release()
         trainee.model.cpu()  # its place is for the others
         if self.runs and trainee.fabric.is_global_zero:
             print(f"{trainee.label} stops, the others go on: {reason}", file=sys.stderr, flush=True)
@@ -154,5 +154,6 @@ class _Together:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Whether it is CUDA's, Python's or (a plain RuntimeError) torch's on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+    """Whether it is CUDA's, Python's or, a plain RuntimeError, that of torch on the CPU or of a library on the GPU."""
+    said = ("DefaultCPUAllocator", "out of memory", "STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in said)

@@ -28,19 +28,26 @@ class Window:
         self.values.append(torch.stack([term.detach() for term in terms.values()]))
         self.views.append(views)
 
-    def close(self, last_step: int, mean_over_ranks: "Callable[[Tensor], Tensor]") -> dict[str, float]:
+    def close(self, last_step: int, mean_over_ranks: "Callable[[Tensor], Tensor]",
+              of_all_ranks: "Callable[[Tensor], Tensor]") -> dict[str, float]:
         """Mean of each term and of their sum, "loss", over the steps up to `last_step`; then empty.
 
+        Args:
+            of_all_ranks: a tensor -> those of all processes, one after the other (`engine.processes`).
+
         Raises:
-            UserError: a term was NaN or infinite, on any process.
+            UserError: a term was NaN or infinite, on any process; names the views of those where it was.
         """
-        values = mean_over_ranks(torch.stack(self.values)).double().cpu()
+        own = torch.stack(self.values)
+        values = mean_over_ranks(own).double().cpu()
         views, self.values, self.views = self.views, [], []
         broken = (~values.isfinite()).nonzero()
         if len(broken):
             row, term = broken[0].tolist()
             seen = views[row]
-            shown = "" if seen is None else f" on views {seen.tolist()}"
+            if seen is not None:
+                seen = of_all_ranks(seen.where(~own[row, term].isfinite(), -1))
+            shown = "" if seen is None else f" on views {seen[seen >= 0].tolist()}"
             raise UserError(
                 f"the loss term {self.names[term]!r} became {values[row, term].item()} in step "
                 f"{last_step - len(values) + row + 1}{shown}; the last checkpoint is kept. "

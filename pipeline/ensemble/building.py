@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 ClassAP = Mapping[str, Mapping[str, float | None]]
 Truth = Callable[[int], NDArray[np.float32]]
 
-#: Of the merging: a store that another version merged is not continued.
-VERSION = 3
 ARRAYS = ("heatmap", "wh_offset", "peaks")
 #: What of a teacher's identity all teachers must share, and how to say it.
 SHARED = {
@@ -168,7 +166,6 @@ def _spec(stores: Mapping[str, Store], params: "Ensemble", class_ap: ClassAP | N
             **{field: reference.identity[field] for field in SHARED},
             **params.identity,
             **decided,
-            "ensemble_version": VERSION,
         },
         attributes={**{key: reference.attributes[key] for key in DESCRIBED if key in reference.attributes},
                     "teachers": list(stores), **weights},

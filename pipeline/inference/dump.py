@@ -45,8 +45,6 @@ if TYPE_CHECKING:
 
 Values = dict[str, NDArray[np.float32]]
 
-#: Of the dumping: a store that another version wrote is not continued.
-VERSION = 2
 FEATURES = "features"
 
 
@@ -187,7 +185,7 @@ def dump_spec(
         identity={
             "kind": "teacher", "teacher": teacher, "weights": teacher_sha256, "data": data.fingerprint,
             "views": views.fingerprint, "size": list(views.size), "classes": list(data.classes),
-            "stride": config.stride, **params.identity, "dump_version": VERSION,
+            "stride": config.stride, **params.identity,
         },
         attributes={
             "model": config.model, "classes": list(data.classes), "size": list(views.size),

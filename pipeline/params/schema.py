@@ -120,6 +120,10 @@ class Augmentation(Block):
     scales: Annotated[list[Annotated[float, Field(gt=0, le=2)]], AfterValidator(_with_the_plain_pass)] = [1.0]
 
 
+#: Of the dumping and of the merging: raised when the same params come to store something else.
+DUMP_VERSION, ENSEMBLE_VERSION = 2, 3
+
+
 class Dump(Block):
     """`dump_teachers`: what of a teacher's outputs is kept.
 
@@ -143,10 +147,10 @@ class Dump(Block):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What of this decides the content of a store, as the store's identity names it."""
+        """What of this, and of how it is done, decides the content of a store, as the store's identity names it."""
         encodings = self.encodings.model_dump(mode="json", exclude=set() if self.features else {"features"})
         return {"encodings": encodings, "peaks": self.peaks, "precision": self.precision,
-                "tta": self.tta.model_dump(mode="json")}
+                "tta": self.tta.model_dump(mode="json"), "dump_version": DUMP_VERSION}
 
 
 class Ensemble(Block):
@@ -170,8 +174,8 @@ class Ensemble(Block):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What of this beside the teachers decides the content of a store, as the store's identity names it."""
-        return self.model_dump(mode="json", exclude={"teachers"})
+        """What of this beside the teachers, and of how it is done, decides the content of a store."""
+        return {**self.model_dump(mode="json", exclude={"teachers"}), "ensemble_version": ENSEMBLE_VERSION}
 
 
 class Distill(Block):

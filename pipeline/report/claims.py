@@ -11,7 +11,11 @@ Differences between students are blocked out: what remains is the variance withi
 
 so that the interval is D +- t(f) sqrt(v sum_s 1/n_s) / S, with the two-sided quantile of Student's t at f
 degrees of freedom. It is about these students and other seeds, not about other students, and it takes the
-spread over seeds to be the same for all of them. One student's interval is the same formula at S = 1.
+spread over seeds to be the same for all of them; so one student at most may have a single pair, whose spread is
+taken from the others. One student's interval is the same formula at S = 1.
+
+Runs that share their teachers share what another training of these would change: an interval is about the teachers
+that its pairs have.
 """
 
 import math
@@ -32,7 +36,7 @@ class Interval:
 
     Attributes:
         mean: over students of their means.
-        half: half the interval's width; None where no student has two pairs.
+        half: half the interval's width; None where no student has two pairs, or several have only one.
         p: two-sided, of the mean being 0; None like `half`.
         pairs, students: how many there are of each.
     """
@@ -80,7 +84,7 @@ def interval(differences: Mapping[str, Sequence[float]], confidence: float = CON
     means = [fmean(pairs) for pairs in blocks]
     mean, freedom = fmean(means), sum(len(pairs) - 1 for pairs in blocks)
     half = p = None
-    if freedom:
+    if freedom and sum(len(pairs) == 1 for pairs in blocks) <= 1:
         squares = sum((d - middle) ** 2 for pairs, middle in zip(blocks, means, strict=True) for d in pairs)
         error = math.sqrt(squares / freedom * sum(1 / len(pairs) for pairs in blocks)) / len(blocks)
         half = float(student_t.ppf((1 + confidence) / 2, freedom)) * error

@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from pipeline.params import Augmentation
 from pipeline.report.cells import Screened
 from pipeline.report.claims import Interval, interval
-from pipeline.report.results import Result, minus, spread
+from pipeline.report.results import fair, minus, spread
 from pipeline.report.study import PLAIN, Study, label
 
 FRESH, ORACLE, PAPER = "plain-fresh", "oracle", "-paper"
@@ -188,7 +189,14 @@ class Lead:
 
 
 def lead(study: Study, recipe: str) -> Lead | None:
-    """The lead of the ensemble that a recipe learns from; None while not all are scored on val."""
+    """The lead of the ensemble that a recipe learns from.
+
+    None while not all are scored on val, and where they are scored differently: an ensemble as its teachers are dumped
+    (`dump.tta`), teachers as detectors are (`evaluate.flip`).
+    """
+    params = study.params
+    if params.evaluate.flip or params.dump.tta != Augmentation():
+        return None
     merged, better = study.params.recipes[recipe].merged, better_teacher(study, recipe)
     if merged is None or better is None or merged not in study.results.ensembles:
         return None
@@ -198,20 +206,6 @@ def lead(study: Study, recipe: str) -> Lead | None:
     points, unseen = (spread(minus(each.score(metric), alone.score(metric)) for each, alone in pairs)
                       for metric in ("val.map_area", UNSEEN))
     return None if points is None else Lead(merged, better, points.mean, unseen.mean if unseen else None)
-
-
-def fair(a: Result, b: Result) -> bool:
-    """Whether nothing but the recipe tells two runs apart: passes, data, views, precision, and teachers that both have.
-
-    What a run does not name is not held against it.
-    """
-    if a.passes != b.passes:
-        return False
-    if a.origin is None or b.origin is None:
-        return True
-    known = [(getattr(a.origin, key), getattr(b.origin, key)) for key in ("data", "views", "precision")]
-    known += [(sha, b.origin.teachers.get(name)) for name, sha in a.origin.teachers.items()]
-    return all(None in pair or pair[0] == pair[1] for pair in known)
 
 
 def intervals(claims: Iterable[Comparison]) -> int:

@@ -134,8 +134,9 @@ class Results:
         return [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
 
     def differences(self, student: str | None, recipe: str | None, metric: str = "map_area") -> list[float]:
-        """What the recipe adds to `plain`, in points, for every seed that has both."""
-        found = [minus(ours.score(metric), theirs.score(metric)) for ours, theirs in self.pairs(student, recipe)]
+        """What the recipe adds to `plain`, in points, for every seed that has both, fairly."""
+        found = [minus(ours.score(metric), theirs.score(metric)) for ours, theirs in self.pairs(student, recipe)
+                 if fair(ours, theirs)]
         return [difference for difference in found if difference is not None]
 
     def mean(self, student: str | None, recipe: str | None, metric: str = "map_area") -> float | None:
@@ -182,6 +183,27 @@ def middle(values: Iterable[float | None]) -> float | None:
 def minus(a: float | None, b: float | None) -> float | None:
     """The difference, where both are there."""
     return None if a is None or b is None else a - b
+
+
+def fair(a: Result, b: Result) -> bool:
+    """Whether two runs have the same passes, data, views, precision and, where both have teachers, these.
+
+    What a run does not name is not held against it. Their code may differ: a fingerprint of it changes with what
+    decides no result too.
+    """
+    if a.passes != b.passes:
+        return False
+    if a.origin is None or b.origin is None:
+        return True
+    known = [(getattr(a.origin, key), getattr(b.origin, key)) for key in ("data", "views", "precision")]
+    known += [(sha, b.origin.teachers.get(name)) for name, sha in a.origin.teachers.items()]
+    return all(None in pair or pair[0] == pair[1] for pair in known)
+
+
+def same_precision(a: Result, b: Result) -> bool:
+    """Whether two runs may be set against each other although all else differs by design."""
+    known = [run.origin.precision if run.origin else None for run in (a, b)]
+    return None in known or known[0] == known[1]
 
 
 def load_log(path: Path) -> Log:

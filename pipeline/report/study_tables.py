@@ -19,7 +19,7 @@ from pipeline.report.document import (
     shown,
     words,
 )
-from pipeline.report.results import middle, minus, spread
+from pipeline.report.results import Result, fair, middle, minus, same_precision, spread
 from pipeline.report.study import PLAIN, Study, label
 
 
@@ -97,28 +97,34 @@ def arms_table(study: Study, metric: str, title: str) -> Table:
 
 
 def gap_table(study: Study) -> Table:
-    """How much of the way from plain to the better teacher each recipe goes."""
-    scores = {name: result.map_area for name, result in study.results.teachers.items() if result.map_area is not None}
-    best = max(scores, key=lambda name: scores[name], default="")
-    students = study.params.distill.students
+    """How much of the way from plain to the better teacher each recipe goes, on fair pairs of the same seed."""
+    results, students = study.results, study.params.distill.students
+    known = {name: score for name, teacher in results.teachers.items()
+             if (score := teacher.score("val.map_area")) is not None}
+    best = max(known, key=lambda name: known[name], default="")
+
+    def share(student: str, recipe: str) -> float | None:
+        pairs = [(taught, plain, results.teacher(best, taught.origin.teachers.get(best) if taught.origin else None))
+                 for taught, plain in results.pairs(student, recipe) if fair(taught, plain)]
+        means = (spread(result.map_area for result in column) for column in zip(*pairs, strict=True))
+        return recovered(*(mean.mean if mean else None for mean in means)) if pairs else None
+
     rows = []
     for recipe in study.params.distill.recipes:
         if recipe == PLAIN:
             continue
-        shares = [
-            recovered(study.results.mean(student, recipe), study.results.mean(student, PLAIN), scores.get(best))
-            for student in students
-        ]
-        known = [share for share in shares if share is not None]
-        mean = fmean(known) if len(known) == len(students) else None
+        shares = [share(student, recipe) for student in students]
+        there = [share for share in shares if share is not None]
+        mean = fmean(there) if len(there) == len(students) else None
         rows.append([words(study.recipe_label(recipe)), *(number(share, 0, unit=" %") for share in shares),
                      number(mean, 0, unit=" %")])
-    whose = f"{label(best)}, {shown(scores[best])} on test" if best else "not evaluated yet"
+    on_test = results.teacher(best).map_area
+    whose = "not evaluated yet" if on_test is None else f"{label(best)}, {shown(on_test)} on test"
     return Table(
         key="gap",
         title="Gap recovered",
-        caption="(recipe − plain) / (teacher − plain) of the mean mAP@.5 on test. The teacher is the better one: "
-        f"{whose}.",
+        caption="(recipe − plain) / (teacher − plain) of mAP@.5 on test, each the mean over pairs of the same seed. "
+        f"The teacher is the better one on val: {whose}.",
         columns=[
             Column(title="Recipe", numeric=False),
             *(Column(title=label(student)) for student in students),
@@ -139,19 +145,19 @@ def screening_table(study: Study, group: str, cells: list[Screened]) -> Table:
             if cell.variation in runs:
                 runs[cell.variation][cell.seed or 0] = cell
         first = runs[variations[0]]
-        alone = {seed: run.score("val.map_area") for seed, run in study.results.runs.get((student, PLAIN), {}).items()}
+        alone = study.results.runs.get((student, PLAIN), {})
         of_student = []
         for name, by_seed in runs.items():
             if not by_seed:
                 continue
-            against = _over(by_seed, {seed: cell.map_area for seed, cell in first.items()})
+            against = _over(by_seed, first, "map_area")
             of_student.append(
                 [
                     words(label(student)),
                     words(name),
                     measured(spread(cell.map_area for cell in by_seed.values())),
                     words("") if name == variations[0] else with_interval(against),
-                    with_interval(_over(by_seed, alone)),
+                    with_interval(_over(by_seed, alone, "val.map_area")),
                     number(next(iter(by_seed.values())).passes, 0),
                 ]
             )
@@ -175,14 +181,15 @@ def screening_table(study: Study, group: str, cells: list[Screened]) -> Table:
     )
 
 
-def _over(cells: Mapping[int, Screened], reference: Mapping[int, float | None]) -> Interval | None:
-    """Differences to the reference of the same seed, on val."""
-    differences = [minus(cell.map_area, reference.get(seed)) for seed, cell in cells.items()]
+def _over(cells: Mapping[int, Screened], reference: Mapping[int, Result], metric: str) -> Interval | None:
+    """Differences on val to what the same seed has there, by `metric`, in the same precision."""
+    differences = [minus(cell.map_area, reference[seed].score(metric)) for seed, cell in cells.items()
+                   if seed in reference and same_precision(cell, reference[seed])]
     return interval({"": [value for value in differences if value is not None]})
 
 
 def _reached(study: Study, group: str, student: str, cells: list[Screened]) -> str:
-    """After how many passes runs of different lengths are as good as plain ones at their end.
+    """After how many passes runs of different lengths are as good as the plain ones of the same seeds at their end.
 
     Empty of a group that varies anything but how long students train: there more than the length tells runs apart.
     """
@@ -190,12 +197,13 @@ def _reached(study: Study, group: str, student: str, cells: list[Screened]) -> s
     if not all(change.partition("=")[0].endswith(".train.epochs") and change.startswith(("distill.", "students."))
                for change in changes):
         return ""
-    plain = study.results.mean(student, PLAIN, "val.map_area")
-    by_length = {length: fmean(cell.map_area or 0.0 for cell in cells if cell.passes == length)
-                 for length in sorted({cell.passes for cell in cells if cell.passes})}
-    if plain is None or len(by_length) < 2:
+    alone = study.results.runs.get((student, PLAIN), {})
+    lengths = sorted({cell.passes for cell in cells if cell.passes})
+    found = {length: over for length in lengths if (over := _over(
+        {cell.seed or 0: cell for cell in cells if cell.passes == length}, alone, "val.map_area"))}
+    if len(found) < 2:
         return ""
-    enough = next((f"the shortest runs as good took {shown(length, 0)} passes"
-                   for length, mean in by_length.items() if mean >= plain), "no run here is as good")
-    whole = shown(middle(run.passes for run in study.results.of(student, PLAIN)) or 0, 0)
-    return f"Passes to plain's final AP: {label(student)} alone has {shown(plain)} on val after {whole}; {enough}."
+    whole = shown(middle(run.passes for run in alone.values()) or 0, 0)
+    enough = next((f"the shortest runs as good in the mean took {shown(length, 0)} ({with_interval(over).text} points)"
+                   for length, over in found.items() if over.mean >= 0), "no run here is as good")
+    return f"Passes to plain's final AP, on val, by the same seeds: {label(student)} alone takes {whole}; {enough}."

@@ -3,6 +3,7 @@
 import csv
 import os
 import signal
+import weakref
 
 import pytest
 import torch
@@ -154,6 +155,38 @@ def test_one_that_runs_out_of_memory_stops_alone(trainee, teach, assert_as_alone
     assert "out of memory" in str(outcomes[0])
     assert "train.batch" in str(outcomes[0])
     assert_as_alone(other)
+
+
+def test_the_others_have_the_memory_of_one_that_runs_out_of_it_in_its_backward_pass(trainee, teach, assert_as_alone):
+    class Full(torch.autograd.Function):
+        @staticmethod
+        def forward(context, term, kept):
+            context.kept = kept
+            return term.clone()
+
+        @staticmethod
+        def backward(context, gradient):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    class Greedy(GroundTruthLoss):
+        kept = None
+
+        def forward(self, outputs, batch):
+            terms = super().forward(outputs, batch)
+            kept = torch.zeros(8)
+            self.kept = weakref.ref(kept)
+            return {**terms, "wh": Full.apply(terms["wh"], kept)}
+
+    greedy = trainee("plain", objective=Greedy())
+
+    class Next(GroundTruthLoss):
+        def forward(self, outputs, batch):
+            assert greedy.objective.kept() is None
+            return super().forward(outputs, batch)
+
+    other = trainee("student", objective=Next())
+    assert "out of memory" in str(teach(greedy, other)[0])
+    assert all(parameter.grad is None for parameter in greedy.model.parameters())
 
 
 def test_an_error_of_the_program_stops_all(trainee, teach):

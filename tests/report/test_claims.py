@@ -55,6 +55,13 @@ def test_single_pairs_decide_nothing():
     assert interval({}) is interval({"a": []}) is None
 
 
+def test_one_student_may_lean_on_the_spread_of_the_others_and_no_more():
+    spreads = {"a": [5.0, 6.0], "b": [7.0, 7.5]}
+    assert interval({**spreads, "c": [6.0]}).verdict == "holds"
+    alone = interval({**spreads, "c": [6.0], "d": [6.5]})
+    assert (alone.pairs, alone.half, alone.p) == (6, None, None)
+
+
 def test_pairs_that_are_all_alike():
     assert interval({"a": [2.0, 2.0]}).verdict == "holds"
     assert interval({"a": [2.0, 2.0]}).p == 0.0

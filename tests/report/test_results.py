@@ -7,7 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.report.results import Result, Results, load_log, load_logs, mean_log, middle, minus, spread
+from pipeline.report.results import (
+    Result,
+    Results,
+    fair,
+    load_log,
+    load_logs,
+    mean_log,
+    middle,
+    minus,
+    same_precision,
+    spread,
+)
 
 BOTH = "resnet50+hourglass_small"
 
@@ -66,3 +77,39 @@ def test_a_student_has_one_latency_whatever_taught_it():
                            ("mobilenet_v2", BOTH): {0: run(1.0)}})
     assert results.latency("resnet18") == 9.0
     assert results.latency("resnet34") is None
+
+
+def origin(**changes):
+    return {"code": "c", "data": "d", "views": "v", "precision": "32-true", "teachers": {"a": "1"}} | changes
+
+
+@pytest.mark.parametrize(("changes", "same"), [
+    ({}, True),
+    ({"passes": 12000}, False),
+    ({"origin": None}, True),
+    ({"origin": origin(code="other")}, True),
+    ({"origin": origin(teachers={})}, True),
+    ({"origin": origin(teachers={"a": "1", "b": "2"})}, True),
+    ({"origin": origin(teachers={"a": "2"})}, False),
+    ({"origin": origin(views="w")}, False),
+    ({"origin": origin(views={"size": [64, 64]})}, True),
+    ({"origin": origin(data="e")}, False),
+    ({"origin": origin(precision="bf16-mixed")}, False),
+    ({"origin": origin(precision=None)}, True),
+])
+def test_pairs_of_other_stores_or_lengths_are_not_fair(student_metrics, changes, same):
+    one = Result.model_validate(student_metrics("resnet18", BOTH, 0, 50.0, origin=origin()))
+    other = Result.model_validate(student_metrics("resnet18", "plain", 0, 40.0) | {"origin": origin()} | changes)
+    assert fair(one, other) is fair(other, one) is same
+    assert same_precision(one, other) is (changes != {"origin": origin(precision="bf16-mixed")})
+
+
+def test_only_fair_pairs_say_what_a_recipe_adds(student_metrics):
+    def runs(recipe, *scores, **changes):
+        return {seed: Result.model_validate(student_metrics("resnet18", recipe, seed, score) | changes)
+                for seed, score in enumerate(scores)}
+
+    taught = runs(BOTH, 50.0, 52.0, 54.0)
+    plain = runs("plain", 40.0, 41.0) | {2: runs("plain", 0.0, passes=7)[0]}
+    results = Results({}, {("resnet18", BOTH): taught, ("resnet18", "plain"): plain})
+    assert results.differences("resnet18", BOTH) == [10.0, 11.0]

@@ -3,6 +3,7 @@ import pytest
 from pipeline.report.cells import Cells
 from pipeline.report.comparisons import comparisons
 from pipeline.report.document import DASH
+from pipeline.report.results import Origin
 from pipeline.report.study_page import write_study
 from pipeline.report.study_tables import arms_table, claims_table, gap_table
 
@@ -95,6 +96,18 @@ def test_the_gap_is_that_to_the_better_teacher(found):
     assert texts(gap_table(found(RUNS, {})))["taught by ResNet-50 & Hourglass (small)"] == [DASH] * 3
 
 
+def test_the_gap_is_that_of_fair_pairs_to_the_teacher_that_is_better_on_val(found):
+    study = found(RUNS)
+    runs, teachers = study.results.runs["resnet18", BOTH], study.results.teachers
+    runs[0] = runs[0].model_copy(update={"passes": 7.0})
+    runs[2] = runs[2].model_copy(update={"origin": Origin(teachers={"hourglass_small": "b"})})
+    study.results.trainings["teacher", "hourglass_small"] = [
+        teachers["hourglass_small"].model_copy(update={"weights": "b", "map_area": 90.0})]
+    teachers["resnet50"] = teachers["resnet50"].model_copy(update={"map_area": 99.0})  # on test, and behind on val
+    share = 100 * (51.75 - 41.5) / ((80.0 + 90.0) / 2 - 41.5)
+    assert texts(gap_table(study))["taught by ResNet-50 & Hourglass (small)"][0] == f"{share:.0f} %"
+
+
 def test_the_page_says_what_holds_and_what_does_not(page, tmp_path):
     text = page(RUNS)
     assert "**6 claims: 2 held up, 1 refuted and 3 without pairs yet.**" in text
@@ -121,9 +134,10 @@ def test_a_screening_is_ranked_and_fills_the_papers_table_of_w(page):
 
 def test_passes_to_plains_final_ap(page):
     shorter = {("length", "whole"): ([60.0], 24000), ("length", "half"): ([43.0], 12000)}
-    assert "ResNet-18 alone has 42.0 on val after 24,000; the shortest runs as good took 12,000" in page(RUNS, shorter)
-    shorter["length", "half"] = ([41.0], 12000)
-    assert "the shortest runs as good took 24,000" in page(RUNS, shorter)
+    assert "ResNet-18 alone takes 24,000; the shortest runs as good in the mean took 12,000 (+2.0 points)" in page(
+        RUNS, shorter)
+    shorter["length", "half"] = ([40.0], 12000)
+    assert "the shortest runs as good in the mean took 24,000 (+19.0 points)" in page(RUNS, shorter)
     assert "no run here is as good" in page(RUNS, {**shorter, ("length", "whole"): ([1.0], 24000)})
 
 
