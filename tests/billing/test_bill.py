@@ -9,11 +9,15 @@ from pipeline.billing.bill import (
     StudentCost,
     Taught,
     break_even,
+    images_of,
     read_plan,
     students_to_pay,
     what_happened,
 )
+from pipeline.data import DataSet
+from pipeline.data.dataset import ImageRecord
 from pipeline.errors import UserError
+from pipeline.params import Recipe
 from storage import ArraySpec, StoreSpec, create_store
 
 BOTH = "large+small"
@@ -28,6 +32,12 @@ def plan():
     return Plan(data="f", images=12, views=36, size=(64, 64), device="cpu", untrained=[],
                 recipes={BOTH: ["large", "small", "ensemble-both"], "small": ["small"]}, stores=stores,
                 students={"resnet18": StudentCost(epochs=2, plain=8.0, taught=taught)})
+
+
+def test_an_epoch_shows_images_without_labels_where_the_recipe_learns_from_them():
+    record = ImageRecord("a", "", 4, 4, *[np.empty(0)] * 4)
+    data = DataSet("any", "data/any", ("cat",), {"train": (record,) * 3, "unlabelled": (record,) * 5}, "f", {})
+    assert [images_of(Recipe(teachers=["large"], unlabelled=unlabelled), data) for unlabelled in (False, True)] == [3, 8]
 
 
 def test_a_store_pays_when_what_it_saves_is_what_it_cost():
@@ -81,11 +91,11 @@ def test_what_happened_is_read_from_stores_and_summaries(tmp_path):
                 claim.append({"x": np.zeros(2, np.float32)})
         if number == 0:
             assert what_happened(tmp_path, ["large"], [], {}).stores == {}  # not finished
-    manifest = writer.finish()
+    manifest = writer.finish(processes=2, inherited_seconds=7.0)
     for seed, seconds in enumerate((4.0, 6.0, 20.0)):
         write_summary(tmp_path, seed, seconds)
     happened = what_happened(tmp_path, ["large", "nowhere"], ["resnet18", "other"], {"plain": 12, BOTH: 12})
-    assert happened.stores == {"large": StoreCost(seconds=manifest["created"]["shard_seconds"],
+    assert happened.stores == {"large": StoreCost(seconds=manifest["created"]["shard_seconds"] / 2 + 7.0,
                                                   bytes=manifest["counts"]["bytes"])}
     assert happened.epoch("resnet18", "plain") == 3.0  # 24 passes are two epochs of 12 images
     assert happened.epoch("resnet18", BOTH) is None
