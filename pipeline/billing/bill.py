@@ -30,7 +30,7 @@ class StoreCost(Part):
     """One store under targets/.
 
     Attributes:
-        seconds: to make it, of all processes together.
+        seconds: that its processes took to make it.
         bytes: on disk.
     """
 

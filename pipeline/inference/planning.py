@@ -38,7 +38,7 @@ def plan_dump(
     Returns:
         {"views": that the teacher has to see, "taken_over": those of an older dump,
         "bytes_uncompressed": of the whole store, exact, "bytes": of the whole store, estimated from the
-        measured batches, "seconds": of all processes together, estimated from the second batch;
+        measured batches, "seconds": that its processes take, estimated from the second batch;
         rendering, computing and compressing one after the other, while the dump overlaps them}.
 
     Raises:

@@ -55,7 +55,7 @@ def stores_table(stores: list[str], plan: Plan | None, happened: Happened) -> Ta
     return Table(
         key="bill-stores",
         title="Stores",
-        caption="Paid once: seconds of writing, all processes together, and megabytes under targets/.",
+        caption="Paid once: seconds of writing and megabytes under targets/.",
         columns=[
             Column(title="Store", numeric=False),
             Column(title="happened", group="Seconds"), Column(title="planned", group="Seconds"),
