@@ -11,7 +11,7 @@ from pipeline.cli.store_commands import store
 if TYPE_CHECKING:
     from pipeline.params import Params
 
-EPILOG = "Every command reads params.yaml; `dvc repro` runs all of them in order. Docs: README.md."
+EPILOG = "`dvc repro` runs the line that params.yaml describes, from prepare to report. Docs: README.md."
 
 
 @click.group(cls=OneLineErrors, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -109,7 +109,7 @@ def distill(params: "Params", students: tuple[str, ...], recipes: tuple[str, ...
 @as_json
 @reads_params
 def evaluate(params: "Params", as_json: bool) -> None:
-    """Score every trained teacher and student on the test split, into results/."""
+    """Score what is trained, and ensembles, on test (and unseen, val and train), into results/."""
     from stages import evaluate as stage
 
     print_answer(stage.run(params), as_json)

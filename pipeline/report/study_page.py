@@ -22,8 +22,6 @@ from pipeline.report.tables import cost_table, students_table, teachers_table
 if TYPE_CHECKING:
     from pipeline.data import DataSet
 
-#: Points of mAP on val by which an ensemble is better than each of its teachers.
-LEAD = 1.0
 TITLE = "The study: what stored teachers are worth to light students"
 HOW = (
     "A claim is about the mean over students of their mean difference, on pairs of the same student and seed. "
@@ -133,7 +131,7 @@ def _cautions(study: Study, claims: list[Comparison]) -> list[str]:
     made, told = intervals(claims), sum(claim.overall is not None for claim in claims)
     safe = [f"“{claim.claim}”" for claim in claims if claim.overall and claim.overall.mean > 0
             and claim.overall.p is not None and claim.overall.p * told < 0.05]  # fmt: skip
-    corrected = f"{listed(safe)} would also hold" if safe else "none would hold"
+    corrected = f"{listed(safe)} still {'hold' if len(safe) > 1 else 'holds'}, and no other" if safe else "none holds"
     cautions = [
         f"{counted(made, 'interval was', 'intervals were')} computed for the claims, in all and for single students, "
         f"each at 95 %: one in twenty misses by chance. Corrected for {counted(told, 'claim')} (Bonferroni), "
@@ -141,15 +139,16 @@ def _cautions(study: Study, claims: list[Comparison]) -> list[str]:
         "Where seeds are added because an interval contains 0, the interval is somewhat too narrow: it was looked at "
         "before.",
     ]
-    cautions += [
-        f"On val the ensemble {ahead.ensemble!r} is {shown(ahead.points, sign=True)} points from its better teacher, "
-        f"{label(ahead.teacher)}. Two teachers can be expected to teach more than that one alone where the ensemble is "
-        f"ahead by {LEAD:g} or more, which is {'so' if ahead.points >= LEAD else 'not so'} here."
-        + ("" if ahead.unseen is None else
-           f" On drawings that nobody trained on it is {shown(ahead.unseen, sign=True)} points from that teacher.")
+    leads = [
+        f"{ahead.ensemble!r} {shown(ahead.points, sign=True)} from {label(ahead.teacher)}"
+        + ("" if ahead.unseen is None else f" ({shown(ahead.unseen, sign=True)} on drawings that nobody trained on)")
         for ahead in (lead(study, recipe) for recipe in merging(study))
         if ahead
     ]
+    if leads:
+        cautions.append(f"How far ensembles are from their better teachers on val, in points: {listed(leads)}. Two "
+                        "teachers were hoped to teach more than the better one where that is 1 or more; whether they "
+                        "did is said above.")
     wanted = study.params.distill
     cells = [(student, recipe, seed) for student in wanted.students for recipe in wanted.recipes
              for seed in wanted.seeds]  # fmt: skip

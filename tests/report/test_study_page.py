@@ -66,9 +66,9 @@ def texts(table):
 
 
 def test_the_page_says_whether_the_ensemble_is_ahead_of_its_teachers(page):
-    assert "−4.0 points from its better teacher, Hourglass (small)" in page(RUNS, ensembles={"both": 76.0})
-    assert "which is so here" in page(RUNS, ensembles={"both": 81.0})
-    assert "better teacher, Hourglass" not in page(RUNS)
+    assert "'both' −4.0 from Hourglass (small) (−2.0 on drawings" in page(RUNS, ensembles={"both": 76.0})
+    assert "'both' +1.0 from Hourglass (small)" in page(RUNS, ensembles={"both": 81.0})
+    assert "from their better teachers" not in page(RUNS)
 
 
 def test_claims_say_how_far_they_are_known(found):
