@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 
 from pipeline.report.document import counted, listed, shown
-from pipeline.report.results import middle, minus
+from pipeline.report.results import fair, middle, minus
 from pipeline.report.study import PLAIN, Study, label
 
 #: Points of mAP below which the mean gain is called none.
@@ -114,13 +114,13 @@ def _cautions(study: Study) -> list[str]:
     cells = [study.results.of(student, recipe) for student, recipe in study.results.runs]
     if cells and min(map(len, cells)) == 1:
         cautions.append("Some cells have one seed only: a difference of a few points may be chance there.")
-    for student in gains(study, study.headline):
-        alone = middle(run.passes for run in study.results.of(student, PLAIN))
-        taught = middle(run.passes for run in study.results.of(student, study.headline))
-        if alone != taught:
+    for student in study.shown_students:
+        pairs = study.results.pairs(student, study.headline)
+        unfair = sum(not fair(taught, alone) for taught, alone in pairs)
+        if unfair:
             cautions.append(
-                f"Not a fair comparison for {label(student)}: {shown(alone or 0, 0)} passes alone, "
-                f"{shown(taught or 0, 0)} taught. Train both again with the same params."
+                f"Not compared for {label(student)}: {unfair} of {counted(len(pairs), 'pair')} of runs, whose passes, "
+                "data, views or precision differ. Train both again with the same params, on one machine."
             )
     if study.params.profile != "voc":
         height, width = study.params.views.size

@@ -54,11 +54,18 @@ def test_one_seed_and_another_scale_are_cautioned(study):
     assert "neither confirms nor refutes" not in text
 
 
-def test_an_unfair_budget_is_said(study):
-    found = study(runs([40.0], [50.0]))
-    for run in found.results.runs["resnet18", BOTH].values():
-        object.__setattr__(run, "passes", 48000)
-    assert any(sentence.startswith("Not a fair comparison for ResNet-18") for sentence in summarise(found))
+def test_pairs_of_unlike_budgets_are_not_compared_and_it_is_said(study):
+    found = study(runs([40.0, 41.0], [50.0, 99.0]))
+    taught = found.results.runs["resnet18", BOTH]
+    taught[1] = taught[1].model_copy(update={"passes": 48000.0})
+    text = " ".join(summarise(found))
+    assert "Not compared for ResNet-18: 1 of 2 pairs of runs" in text
+    assert "gain 10.0 points" in text
+    del taught[0]
+    text = " ".join(summarise(found))
+    assert "Nothing to compare yet" in text
+    assert "Not compared for ResNet-18: 1 of 1 pair of runs" in text
+    assert "Not compared" not in " ".join(summarise(study(runs([40.0], [50.0]))))
 
 
 def test_facts_name_data_seeds_machine_and_licence(study):
