@@ -152,16 +152,19 @@ def _over_its_other_teachers(study: Study, both: str) -> list[tuple[str, str, st
 
 
 def _over_its_other_features(study: Study, both: str) -> list[tuple[str, str, str]]:
-    """Over the variants of `both` that differ from it in nothing but whose features they learn from."""
+    """Over the variants of `both` that differ from it in nothing but whose features they learn from; and these ones."""
     recipes = study.params.recipes
     chosen = recipes[both]
+    over_better, _, better = _over_its_better_teacher(study, both)
     alike = [name for name, recipe in recipes.items()
              if name != both and recipe.model_copy(update={"features_of": chosen.features_of}) == chosen]
 
     def whose(name: str) -> str:
-        return " & ".join(map(label, recipes[name].feature_teachers))
+        return f"features of {' & '.join(map(label, recipes[name].feature_teachers))}"
 
-    return [(f"two teachers, features of {whose(both)}, over features of {whose(name)}", both, name) for name in alike]
+    return [claim for name in alike for claim in (
+        (f"two teachers, {whose(both)}, over {whose(name)}", both, name),
+        (over_better.replace("two teachers", f"two teachers, {whose(name)},", 1), name, better))]
 
 
 def better_teacher(study: Study, recipe: str) -> str | None:

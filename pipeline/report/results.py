@@ -191,11 +191,11 @@ def fair(a: Result, b: Result) -> bool:
     What a run does not name is not held against it. Their code may differ: a fingerprint of it changes with what
     decides no result too.
     """
-    if a.passes != b.passes:
+    if a.passes != b.passes or not same_precision(a, b):
         return False
     if a.origin is None or b.origin is None:
         return True
-    known = [(getattr(a.origin, key), getattr(b.origin, key)) for key in ("data", "views", "precision")]
+    known = [(getattr(a.origin, key), getattr(b.origin, key)) for key in ("data", "views")]
     known += [(sha, b.origin.teachers.get(name)) for name, sha in a.origin.teachers.items()]
     return all(None in pair or pair[0] == pair[1] for pair in known)
 

@@ -16,7 +16,7 @@ from pipeline.report.paper import TABLE_4, TABLE_4_STUDENT
 from pipeline.report.paper_tables import table_2, table_3, table_4
 from pipeline.report.results import spread
 from pipeline.report.study import PLAIN, Study, label
-from pipeline.report.study_tables import arms_table, claims_table, gap_table, screening_table
+from pipeline.report.study_tables import arms_table, claims_table, gap_table, screened_intervals, screening_table
 from pipeline.report.tables import cost_table, students_table, teachers_table
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ def _screening_words(screened: Mapping[str, list[Screened]], tables: Sequence[Ta
     if not screened:
         return "Nothing was screened yet: `pipeline study screen`."
     tried = sum(len({cell.variation for cell in cells}) for cells in screened.values())
-    made = sum((cell.n or 0) > 1 for table in tables for row in table.rows for cell in row[3:5])
+    made = sum(map(screened_intervals, tables))
     return (
         f"{counted(tried, 'variation')} in {counted(len(screened), 'group')}, all scored on val, which every choice is "
         "made on. The best of many looks better than it is: what is chosen here is confirmed above, on test and by "

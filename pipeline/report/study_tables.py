@@ -181,6 +181,12 @@ def screening_table(study: Study, group: str, cells: list[Screened]) -> Table:
     )
 
 
+def screened_intervals(table: Table) -> int:
+    """How many intervals a `screening_table` has."""
+    over = [place for place, column in enumerate(table.columns) if column.title.startswith("over ")]
+    return sum((row[place].n or 0) > 1 for row in table.rows for place in over)
+
+
 def _over(cells: Mapping[int, Screened], reference: Mapping[int, Result], metric: str) -> Interval | None:
     """Differences on val to what the same seed has there, by `metric`, in the same precision."""
     differences = [minus(cell.map_area, reference[seed].score(metric)) for seed, cell in cells.items()

@@ -116,11 +116,14 @@ def test_the_features_of_one_teacher_are_compared_with_those_of_both(found, tree
     tree["recipes"][variant] = tree["recipes"][BOTH] | {"features_of": features_of}
     tree["recipes"][BOTH] |= {"features_of": ["hourglass_small"]}
     tree["recipes"][f"{BOTH}-weaker"] = tree["recipes"][variant] | {"weights": [1, 1, 1, 1]}
-    study = found({("resnet18", BOTH): [50.0], ("resnet18", variant): [46.0]})
-    claims = {each.claim: (each.over, each.overall.mean) for each in comparisons(study) if "features" in each.claim}
+    study = found({("resnet18", BOTH): [50.0], ("resnet18", variant): [46.0], ("resnet18", "hourglass_small"): [49.0]})
+    claims = {each.claim: (each.recipe, each.over, each.overall.mean) for each in comparisons(study)
+              if "features" in each.claim}
     words = "two teachers, features of Hourglass (small), over features of ResNet-50 & Hourglass (small)"
-    assert claims == {words: (variant, 4.0),  # conftest's students have half their AP on unseen drawings
-                      f"{words}, on drawings that nobody trained on": (variant, 2.0)}
+    single = ("two teachers, features of ResNet-50 & Hourglass (small), over the better single one, Hourglass (small)")
+    unseen = ", on drawings that nobody trained on"  # where conftest's students have half their AP
+    assert claims == {words: (BOTH, variant, 4.0), single: (variant, "hourglass_small", -3.0),
+                      f"{words}{unseen}": (BOTH, variant, 2.0), f"{single}{unseen}": (variant, "hourglass_small", -1.5)}
 
 
 def test_few_labels_are_compared_on_val_at_equal_passes(found, tree, student_metrics):

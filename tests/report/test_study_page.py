@@ -130,6 +130,7 @@ def test_a_screening_is_ranked_and_fills_the_papers_table_of_w(page):
     assert "| 100 | 10 | 0.1 | 100 | 75.39 | **35.5 ± 0.7** (n=2) |" in text
     assert "mAP on val" in text
     assert "2 variations in 1 group" in text
+    assert "3 intervals of differences stand in these tables" in text
 
 
 def test_passes_to_plains_final_ap(page):
