@@ -8,7 +8,7 @@ from pipeline.data.loading import Batches, FreshViews
 from pipeline.errors import UserError
 from pipeline.losses import GroundTruthLoss
 from pipeline.outputs import DenseOutputs
-from pipeline.params import Recipe, Views
+from pipeline.params import Dump, Ensemble, Recipe, Views
 from pipeline.targets import channel_weights, open_targets
 from storage import ArraySpec, FingerprintMismatch, IncompleteStore, manifest, open_store
 
@@ -250,6 +250,21 @@ def test_stores_of_something_else_are_refused(data, recorded, write_store, field
     path = write_store("other", features=3, **{field: value})
     with pytest.raises(FingerprintMismatch, match=rf"other\.zarr.*{field} is .*dump-teachers other"):
         open_targets({"other": path}, Recipe(teachers=["other"]), data, recorded)
+
+
+def test_stores_that_an_older_version_made_are_refused(data, recorded, write_store):
+    dump, merge = Dump(), Ensemble(teachers=["large", "small"])
+    paths = {name: write_store(name, **dump.identity) for name in merge.teachers}
+    members = {name: open_store(path).fingerprint for name, path in paths.items()}
+    old = merge.identity | {"ensemble_version": 1}
+    paths["ensemble"] = write_store("both", kind="ensemble", members=members, **old)
+    dumped = {**dict.fromkeys(merge.teachers, dump.identity), "ensemble": merge.identity}
+    recipe = Recipe(teachers=merge.teachers, ensemble="both", weights=[1, 1, 1, 0])
+    with pytest.raises(FingerprintMismatch, match=r"ensemble_version is 1.*build-ensemble both"):
+        open_targets(paths, recipe, data, recorded, dumped=dumped)
+    paths["small"] = write_store("older", **dump.identity | {"dump_version": 1})
+    with pytest.raises(FingerprintMismatch, match=r"dump_version is 1.*dump-teachers small"):
+        open_targets(paths, recipe, data, recorded, dumped=dumped)
 
 
 def test_an_ensemble_of_older_dumps_is_refused(data, recorded, two_teachers, write_store):
