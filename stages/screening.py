@@ -86,16 +86,17 @@ def _variations(params: "Params", name: str, group: "Screening") -> "dict[tuple[
     """The params of every variation and student."""
     from pipeline.params import changed
 
-    def filled(change: str, student: str) -> str:
-        return change.replace("{student}", student).replace("{recipe}", group.recipe)
+    def with_changes(base: "Params", changes: Sequence[str], student: str, where: str) -> "Params":
+        filled = [change.replace("{student}", student).replace("{recipe}", group.recipe) for change in changes]
+        return changed(base, filled, f"screening.{name}.{where}")
 
-    return {(variation, student): changed(params, [filled(change, student) for change in changes],
-                                          f"screening.{name}.variations.{variation}")
-            for variation, changes in group.variations.items() for student in group.students}
+    common = {student: with_changes(params, group.changes, student, "changes") for student in group.students}
+    return {(variation, student): with_changes(base, changes, student, f"variations.{variation}")
+            for variation, changes in group.variations.items() for student, base in common.items()}
 
 
 def _touches_stores(group: "Screening", variation: str) -> bool:
-    return not {change.partition(".")[0] for change in group.variations[variation]} <= OF_STUDENTS
+    return not {change.partition(".")[0] for change in group.all_changes(variation)} <= OF_STUDENTS
 
 
 @contextlib.contextmanager

@@ -228,15 +228,21 @@ class Screening(Block):
     Attributes:
         title: what is asked, in one sentence.
         students, recipe, seeds: what each variation is tried on.
-        variations: by label, the first one is what the others are compared with; each is a list of changes
-            "dotted.key=value" as `--set` takes them, where {student} and {recipe} stand for those of the cell.
+        changes: "dotted.key=value" as `--set` takes them, where {student} and {recipe} stand for those of the cell;
+            of all variations, such as a length that makes many of them cheap.
+        variations: by label, the first one is what the others are compared with; each is a list of further changes.
     """
 
     title: str = ""
     students: Annotated[list[Name], Field(min_length=1)]
     recipe: Name
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
+    changes: list[str] = []
     variations: Annotated[dict[Name, list[str]], Field(min_length=1)]
+
+    def all_changes(self, variation: str) -> list[str]:
+        """Those of the group and, on top, of one of its variations."""
+        return [*self.changes, *self.variations[variation]]
 
 
 class Params(Block):

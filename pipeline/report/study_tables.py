@@ -1,8 +1,10 @@
 """The tables of the study's page."""
 
+import math
 from collections.abc import Mapping
 from itertools import groupby
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 from pipeline.report.cells import Screened
 from pipeline.report.claims import Interval, interval, recovered
@@ -21,6 +23,9 @@ from pipeline.report.document import (
 )
 from pipeline.report.results import Result, fair, middle, minus, same_precision, spread
 from pipeline.report.study import PLAIN, Study, label
+
+if TYPE_CHECKING:
+    from pipeline.params import Screening
 
 
 def claims_table(claims: list[Comparison]) -> Table:
@@ -135,9 +140,13 @@ def gap_table(study: Study) -> Table:
 
 
 def screening_table(study: Study, group: str, cells: list[Screened]) -> Table:
-    """One group of variations, best first, against the first that params name."""
+    """One group of variations, best first, against the first that params name and plain students of equal passes.
+
+    A group of lengths is held against plain students whatever their passes.
+    """
     screening = study.params.screening[group]
     variations = list(screening.variations)
+    lengths = _of_lengths(screening)
     rows = []
     for student, own in groupby(sorted(cells, key=lambda cell: str(cell.student)), lambda cell: str(cell.student)):
         runs: dict[str, dict[int, Screened]] = {name: {} for name in variations}
@@ -145,12 +154,14 @@ def screening_table(study: Study, group: str, cells: list[Screened]) -> Table:
             if cell.variation in runs:
                 runs[cell.variation][cell.seed or 0] = cell
         first = runs[variations[0]]
-        alone = study.results.runs.get((student, PLAIN), {})
+        plain = study.results.runs.get((student, PLAIN), {})
         of_student = []
         for name, by_seed in runs.items():
             if not by_seed:
                 continue
             against = _over(by_seed, first, "map_area")
+            alone = plain if lengths else {seed: run for seed, run in plain.items()
+                                           if seed in by_seed and _as_long(by_seed[seed], run)}
             of_student.append(
                 [
                     words(label(student)),
@@ -194,14 +205,24 @@ def _over(cells: Mapping[int, Screened], reference: Mapping[int, Result], metric
     return interval({"": [value for value in differences if value is not None]})
 
 
+def _as_long(a: Result, b: Result) -> bool:
+    """Equal passes, but for last batches that are filled up."""
+    return math.isclose(a.passes or 0.0, b.passes or 0.0, rel_tol=0.02)
+
+
+def _of_lengths(screening: "Screening") -> bool:
+    """Whether a group varies how long students train and nothing else."""
+    changes = [change for listed in screening.variations.values() for change in listed]
+    return all(change.partition("=")[0].endswith(".train.epochs") and change.startswith(("distill.", "students."))
+               for change in changes)
+
+
 def _reached(study: Study, group: str, student: str, cells: list[Screened]) -> str:
     """After how many passes runs of different lengths are as good as the plain ones of the same seeds at their end.
 
     Empty of a group that varies anything but how long students train: there more than the length tells runs apart.
     """
-    changes = [change for listed in study.params.screening[group].variations.values() for change in listed]
-    if not all(change.partition("=")[0].endswith(".train.epochs") and change.startswith(("distill.", "students."))
-               for change in changes):
+    if not _of_lengths(study.params.screening[group]):
         return ""
     alone = study.results.runs.get((student, PLAIN), {})
     lengths = sorted({cell.passes for cell in cells if cell.passes})

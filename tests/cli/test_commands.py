@@ -87,6 +87,7 @@ def test_without_anything_the_error_says_what_to_do(run, arguments, words):
     (["study", "screen", "plane"], ["'plane'", "plain", "weights"]),
     (["study", "screen", "--set", "screening={}"], ["screening", "pipeline profile study"]),
     (["study", "screen", "--set", "screening.weights.variations.odd=[recipes.x=1]"], ["variations.odd", "recipes.x"]),
+    (["study", "screen", "--set", "screening.weights.changes=[recipes.x=1]"], ["weights.changes", "recipes.x"]),
     (["study", "collect"], ["data/demo", "pipeline prepare"]),
     (["plan"], ["data/demo", "pipeline prepare"]),
     (["plan", "--student", "resnet17"], ["student", "'resnet17'", "resnet18"]),

@@ -84,6 +84,12 @@ def test_who_was_taught_so_already_is_scored_and_not_taught_again(line, pipeline
     assert screened["map_area"] == student["val"]["map_area"]
 
 
+def test_what_a_group_changes_holds_for_all_its_variations(line, pipeline):
+    pipeline("study", "screen", "weights", "--set", "screening.weights.variations={short: []}",
+             "--set", "screening.weights.changes=[distill.train.epochs=1]", folder=line)
+    assert json.loads((line / "results/study/weights/mobilenet_v2/short/seed0.json").read_text())["passes"] == 24
+
+
 def test_every_result_names_what_made_it(finished):
     student = json.loads((finished / f"results/students/mobilenet_v2/{BOTH}/seed0/metrics.json").read_text())
     teacher = json.loads((finished / "results/teachers/resnet18/metrics.json").read_text())

@@ -133,6 +133,12 @@ def test_a_screening_is_ranked_and_fills_the_papers_table_of_w(page):
     assert "3 intervals of differences stand in these tables" in text
 
 
+def test_variations_are_held_against_plain_students_of_equal_passes(page):
+    row = "| ResNet-18 | table4-1 | 43.0 (n=1) |  | +2.0 (n=1) |"
+    assert row in page(RUNS, {("weights", "table4-1"): ([43.0], 23900)})
+    assert row.replace("+2.0 (n=1)", DASH) in page(RUNS, {("weights", "table4-1"): ([43.0], 12000)})
+
+
 def test_passes_to_plains_final_ap(page):
     shorter = {("length", "whole"): ([60.0], 24000), ("length", "half"): ([43.0], 12000)}
     assert "ResNet-18 alone takes 24,000; the shortest runs as good in the mean took 12,000 (+2.0 points)" in page(
