@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from pipeline.distillation import TeacherTargets, together
-from pipeline.inference.prediction import inference, predict
+from pipeline.inference.prediction import exactly, predict, set_up
 from pipeline.inference.sampling import reduce_features
 from pipeline.models import find_peaks
 from pipeline.targets.resampling import resample
@@ -31,24 +31,29 @@ class LiveTeachers:
     view is augmented for the teachers (`dump.tta`).
 
     Args:
-        teachers: by name; they move to the device of the batch.
+        teachers: by name; at the first batch they move to its device, and into eval mode.
         targets: the recipe and its stores, which say what is used.
         dump: precision of the bodies, number of peaks.
     """
 
     def __init__(self, teachers: Mapping[str, "Detector"], targets: "Targets", dump: "Dump") -> None:
         self.teachers, self.targets, self.dump = dict(teachers), targets, dump
+        self.device: torch.device | None = None
         self.size = tuple(targets.recorded.size)
 
     def __call__(self, batch: Mapping[str, "Tensor"]) -> dict[str, Any]:
         """The batch, whose image is (B, 3, H, W) uint8 RGB on the training device, with "teacher"."""
         images, targets = batch["image"], self.targets
+        if images.device != self.device:
+            for teacher in self.teachers.values():
+                set_up(teacher, images.device)
+            self.device = images.device
         if tuple(images.shape[2:]) != self.size:  # a student of another input size
             images = F.interpolate(images.float(), self.size, mode="bilinear").to(torch.uint8)
         maps, members, features = [], {}, {}
         for name, teacher in self.teachers.items():
             used = targets.arrays.get(name, ())
-            with inference(teacher, images.device):
+            with exactly():
                 answer = predict(teacher, images, self.dump.precision)
                 maps.append(answer[:3])
                 if "heatmap" in used:

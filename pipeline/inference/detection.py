@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.data import ImageRecord, View, invert, plain_view, render_view
 from pipeline.data.views import IDENTITY_COLOR
-from pipeline.inference.prediction import Precision, Prediction, inference, predict
+from pipeline.inference.prediction import Prediction, inference, predict
 from pipeline.inference.prefetching import prefetched
 from pipeline.models import check_size, decode_detections
 
@@ -29,7 +29,6 @@ def detect(
     top_k: int = 100,
     flip: bool = False,
     device: torch.device | str = "cpu",
-    precision: Precision = "32-true",
     progress: "Progress | None" = None,
 ) -> NDArray[np.float64]:
     """The `top_k` best detections of each image, from its plain view.
@@ -41,7 +40,6 @@ def detect(
         batch: images per forward pass.
         top_k: detections per image.
         flip: the official flip test; see `flip_test`.
-        precision: of the body; heads and sigmoid are float32.
 
     Returns:
         (n, 7) rows image (row of `records`), class, score, x1, y1, x2, y2 in source pixels (0-based
@@ -53,7 +51,7 @@ def detect(
     check_size(model.config, size_hw)
 
     def find(pixels: "Tensor") -> "Tensor":
-        prediction = flip_test(model, pixels, precision) if flip else predict(model, pixels, precision)
+        prediction = flip_test(model, pixels) if flip else predict(model, pixels, "32-true")
         return decode_detections(prediction.heatmap, prediction.wh, prediction.offset, top_k)
 
     with inference(model, device):
@@ -95,13 +93,13 @@ def detect_by(
     return np.concatenate(parts)
 
 
-def flip_test(model: "Detector", images: "Tensor", precision: Precision) -> Prediction:
+def flip_test(model: "Detector", images: "Tensor") -> Prediction:
     """The prediction for a batch, its heatmap and wh averaged with those of the mirrored images.
 
     Reference: Zhou et al., Objects as Points (2019) and the official code, which takes offset and
         features from the unflipped pass.
     """
-    plain, mirrored = predict(model, images, precision), predict(model, images.flip(3), precision)
+    plain, mirrored = (predict(model, view, "32-true") for view in (images, images.flip(3)))
     return plain._replace(
         heatmap=(plain.heatmap + mirrored.heatmap.flip(3)) / 2, wh=(plain.wh + mirrored.wh.flip(3)) / 2)
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import torch
 
 from pipeline.models import preprocess
-from pipeline.models.heads import Heads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,32 +35,45 @@ class Prediction(NamedTuple):
 def inference(model: "Detector", device: torch.device | str) -> Iterator[None]:
     """`model` on `device`, in eval mode and channels_last; its mode is given back, not its place."""
     training = model.training
-    model.to(device).to(memory_format=torch.channels_last).eval()
+    set_up(model, device)
     try:
-        with torch.inference_mode():
+        with exactly():
             yield
     finally:
         model.train(training)
 
 
-def predict(model: "Detector", images: "Tensor", precision: Precision) -> Prediction:
-    """The last stack's outputs for a batch.
+def set_up(model: "Detector", device: torch.device | str) -> None:
+    """Brings `model` onto `device`, into eval mode and channels_last."""
+    model.to(device).to(memory_format=torch.channels_last).eval()
 
-    In mixed precision the heads run again, in float32 on the body's features: neighbouring cells
-    that bfloat16 rounds to one value would all be peaks.
+
+@contextmanager
+def exactly() -> Iterator[None]:
+    """Inference mode in which float32 is float32: a GPU's convolutions do not round to TF32.
+
+    So what is stored and scored depends on no machine's way of it.
+    """
+    cudnn = torch.backends.cudnn
+    with torch.inference_mode(), cudnn.flags(enabled=cudnn.enabled, benchmark=cudnn.benchmark,
+                                             deterministic=cudnn.deterministic, allow_tf32=False):
+        yield
+
+
+def predict(model: "Detector", images: "Tensor", precision: Precision) -> Prediction:
+    """The last stack's outputs for a batch; the heads of other stacks do not run.
+
+    Heads are float32 whatever the precision of the body: neighbouring cells that bfloat16 rounds to one value would
+    all be peaks.
 
     Args:
-        model: inside `inference`.
+        model: inside `inference`, or after `set_up` inside `exactly`.
         images: (B, 3, H, W) uint8 RGB on the model's device.
         precision: of the body.
     """
     pixels = preprocess(images, model.config).contiguous(memory_format=torch.channels_last)
-    if precision == "32-true":
-        outputs = model(pixels)[-1]
-    else:
-        kind = torch.bfloat16 if precision == "bf16-mixed" else torch.float16
-        with torch.autocast(images.device.type, kind):
-            features = model(pixels)[-1].features
-        heads = [module for module in model.modules() if isinstance(module, Heads)][-1]
-        outputs = heads(features.float())
+    kind = torch.float16 if precision == "16-mixed" else torch.bfloat16
+    with torch.autocast(images.device.type, kind, enabled=precision != "32-true"):
+        features = model.features(pixels)[-1]
+    outputs = model.heads_of_stacks[-1](features.float())
     return Prediction(outputs.heatmap.sigmoid(), outputs.wh, outputs.offset, outputs.features)

@@ -14,8 +14,6 @@ from pipeline.models.heads import Heads
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipeline.outputs import DenseOutputs
-
 
 @dataclass(frozen=True, kw_only=True)
 class DeconvArch:
@@ -53,9 +51,14 @@ class DeconvDetector(Detector):
             model=name, num_classes=num_classes, arch=asdict(arch), stride=BODY_STRIDE >> len(arch.deconv),
             size_multiple=BODY_STRIDE, feature_channels=channels)
 
-    def forward(self, images: "Tensor") -> "list[DenseOutputs]":
-        """See Detector.forward; one stack."""
-        return [self.heads(self.neck(self.body(images)))]
+    def features(self, images: "Tensor") -> "list[Tensor]":
+        """See Detector.features; one stack."""
+        return [self.neck(self.body(images))]
+
+    @property
+    def heads_of_stacks(self) -> list[Heads]:
+        """See Detector."""
+        return [self.heads]
 
 
 def _double(in_channels: int, out_channels: int) -> nn.Sequential:

@@ -13,6 +13,7 @@ from pipeline.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pipeline.models.heads import Heads
     from pipeline.outputs import DenseOutputs
 
 
@@ -71,6 +72,14 @@ class Detector(nn.Module, ABC):
     config: DetectorConfig
 
     @abstractmethod
+    def features(self, images: "Tensor") -> "list[Tensor]":
+        """The maps that heads read, without the heads: (B, config.feature_channels, h, w) of each stack."""
+
+    @property
+    @abstractmethod
+    def heads_of_stacks(self) -> "Sequence[Heads]":
+        """In the order of `features`."""
+
     def forward(self, images: "Tensor") -> "list[DenseOutputs]":
         """Run the network.
 
@@ -80,6 +89,7 @@ class Detector(nn.Module, ABC):
         Returns:
             One DenseOutputs per stack; the last one is the answer.
         """
+        return [heads(features) for heads, features in zip(self.heads_of_stacks, self.features(images), strict=True)]
 
 
 def check_size(config: DetectorConfig, size_hw: tuple[int, int]) -> None:

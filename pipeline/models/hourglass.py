@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from torch import nn
 from torch.nn import functional as F
@@ -13,8 +13,6 @@ from pipeline.models.heads import Heads
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from pipeline.outputs import DenseOutputs
 
 STRIDE = 4
 
@@ -71,17 +69,21 @@ class HourglassDetector(Detector):
             model=name, num_classes=num_classes, arch=asdict(arch), stride=STRIDE,
             size_multiple=STRIDE << (len(arch.dims) - 1), feature_channels=width)
 
-    def forward(self, images: "Tensor") -> "list[DenseOutputs]":
-        """See Detector.forward; as many outputs as stacks."""
+    def features(self, images: "Tensor") -> "list[Tensor]":
+        """See Detector.features; as many maps as stacks."""
         x = self.stem(images)
-        outputs = []
-        for stack, (level, out, heads) in enumerate(zip(self.levels, self.outs, self.heads, strict=True)):
-            features = out(level(x))
-            outputs.append(heads(features))
+        maps = []
+        for stack, (level, out) in enumerate(zip(self.levels, self.outs, strict=True)):
+            maps.append(out(level(x)))
             if stack < len(self.merged):
-                x = F.relu(self.merge_in[stack](x) + self.merge_out[stack](features))
+                x = F.relu(self.merge_in[stack](x) + self.merge_out[stack](maps[-1]))
                 x = self.merged[stack](x)
-        return outputs
+        return maps
+
+    @property
+    def heads_of_stacks(self) -> list[Heads]:
+        """See Detector."""
+        return cast("list[Heads]", list(self.heads))
 
 
 class Level(nn.Module):

@@ -6,6 +6,7 @@ from pipeline.errors import UserError
 from pipeline.inference import detect
 from pipeline.inference.detection import flip_test
 from pipeline.inference.prediction import inference, predict
+from pipeline.models import build_detector
 from pipeline.models.detector import Detector, DetectorConfig
 from pipeline.outputs import DenseOutputs
 
@@ -20,14 +21,21 @@ class OnePeak(Detector):
         self.config = DetectorConfig(
             model="one-peak", num_classes=2, arch={}, stride=4, size_multiple=4, feature_channels=1)
 
-    def forward(self, images):
+    def features(self, images):
+        return [images]
+
+    @property
+    def heads_of_stacks(self):
+        return [self.say]
+
+    def say(self, images):
         shape = len(images), 2, images.shape[2] // 4, images.shape[3] // 4
         heatmap, wh, offset = torch.full(shape, -200.0), torch.zeros(shape), torch.zeros(shape)
         heatmap[:, 1, 3, 5], heatmap[:, 0, 3, 0] = 2.0, 1.0
         wh[:, 0, 3, 5], wh[:, 1, 3, 5] = 4, 2
         wh[:, :, 3, 0] = 100
         offset[:, 0, 3, 5], offset[:, 1, 3, 5] = 0.5, 0.25
-        return [DenseOutputs(heatmap, wh, offset, heatmap[:, :1])]
+        return DenseOutputs(heatmap, wh, offset, heatmap[:, :1])
 
 
 def test_boxes_come_back_in_source_pixels(make_records):
@@ -65,7 +73,7 @@ def test_flip_test_averages_heatmap_and_wh_only(detector):
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     with inference(detector, "cpu"):
         plain, mirrored = predict(detector, images, "32-true"), predict(detector, images.flip(3), "32-true")
-        both = flip_test(detector, images, "32-true")
+        both = flip_test(detector, images)
     torch.testing.assert_close(both.heatmap, (plain.heatmap + mirrored.heatmap.flip(3)) / 2)
     torch.testing.assert_close(both.wh, (plain.wh + mirrored.wh.flip(3)) / 2)
     torch.testing.assert_close(both.offset, plain.offset)
@@ -75,11 +83,34 @@ def test_the_flip_test_does_not_know_left_from_right(detector, make_records):
     """Heatmap and wh of an image and of its mirror image mirror each other."""
     images = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
     with inference(detector, "cpu"):
-        one, other = (flip_test(detector, view, "32-true") for view in (images, images.flip(3)))
+        one, other = (flip_test(detector, view) for view in (images, images.flip(3)))
     torch.testing.assert_close(one.heatmap, other.heatmap.flip(3))
     torch.testing.assert_close(one.wh, other.wh.flip(3))
-    records = make_records([(40, 30)])
-    assert len(detect(detector, records, size_hw=(32, 32), flip=True)) > 0
+
+
+def test_detections_are_those_of_the_flip_test_where_it_is_asked_for(make_records):
+    """What is seen at column 5 of the image and of its mirror image, is there half as likely, and at column 2."""
+    rows = detect(OnePeak(), make_records([(32, 32)]), size_hw=(32, 32), top_k=5, flip=True)
+    found = rows[rows[:, 1] == 1]
+    assert found[:, 2] == pytest.approx([1 / (1 + np.exp(-2)) / 2] * 2)
+    assert sorted(found[:, [3, 5]].mean(1) // 4) == [2, 5]
+
+
+def test_the_heads_of_other_stacks_do_not_run(detector):
+    def never(*_):
+        raise AssertionError("these heads are not asked")
+
+    two = build_detector("hourglass_small", 3, dims=(8, 8), modules=(1, 1), stacks=2, stem_channels=8)
+    two.heads[0].register_forward_hook(never)
+    with inference(two, "cpu"):
+        assert predict(two, torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "32-true").heatmap.shape == (1, 3, 8, 8)
+
+
+def test_float32_is_no_tf32_in_inference(detector):
+    assert torch.backends.cudnn.allow_tf32
+    with inference(detector, "cpu"):
+        assert not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.allow_tf32
 
 
 def test_heads_are_exact_in_mixed_precision(detector):

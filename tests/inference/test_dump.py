@@ -145,10 +145,18 @@ def test_what_a_mirror_changes_is_measured(detector, data, views, fabric, tmp_pa
     assert manifest["created"]["flip"] == {"views": 10, "error": flip["error"]}
 
     class Symmetric(type(detector)):
-        def forward(self, images):
-            one, other = super().forward(images)[-1], super().forward(images.flip(3))[-1]
-            return [one._replace(heatmap=(one.heatmap + other.heatmap.flip(3)) / 2,
-                                 features=(one.features + other.features.flip(3)) / 2)]
+        def features(self, images):
+            return [(super().features(images)[-1] + super().features(images.flip(3))[-1].flip(3)) / 2]
+
+        @property
+        def heads_of_stacks(self):
+            heads = super().heads_of_stacks[-1]
+
+            def both_ways(features):
+                one, other = heads(features), heads(features.flip(3))
+                return one._replace(heatmap=(one.heatmap + other.heatmap.flip(3)) / 2)
+
+            return [both_ways]
 
     detector.__class__ = Symmetric
     manifest = dump_teacher(detector, data, views, tmp_path / "s.zarr", params=PARAMS, fabric=fabric, **NAMED)
@@ -217,9 +225,9 @@ def test_processes_share_the_shards_of_one_store(detector, data, views, fabric, 
     meeting, errors, seen = threading.Barrier(2), [], [set(), set()]
 
     class Spy(type(detector)):
-        def forward(self, images):
+        def features(self, images):
             seen[self.rank].add(len(seen[self.rank]))
-            return super().forward(images)
+            return super().features(images)
 
     def process(rank):
         model = copy.deepcopy(detector)
@@ -270,4 +278,4 @@ def test_the_plan_counts_and_estimates_and_writes_nothing(detector, data, views,
     assert plan["views"] == 10
     assert plan["bytes_uncompressed"] == sum(codes.nbytes for codes in contents(tmp_path / "t.zarr").values())
     assert plan["bytes"] == pytest.approx(manifest["counts"]["bytes"], rel=0.2)
-    assert plan["seconds"] >= 0
+    assert plan["seconds"] > 0

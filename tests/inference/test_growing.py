@@ -54,9 +54,9 @@ def find(detector, data):
 @pytest.fixture
 def seen(detector, monkeypatch):
     """How many pictures went through the network, batch by batch."""
-    counts, forward = [], type(detector).forward
-    monkeypatch.setattr(type(detector), "forward",
-                        lambda self, images: counts.append(len(images)) or forward(self, images))
+    counts, features = [], type(detector).features
+    monkeypatch.setattr(type(detector), "features",
+                        lambda self, images: counts.append(len(images)) or features(self, images))
     return counts
 
 
