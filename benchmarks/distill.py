@@ -41,7 +41,7 @@ from pipeline.billing.steps import Arm, seconds_of_steps
 from pipeline.data import DataSet, load_data
 from pipeline.data.demo import write_demo
 from pipeline.data.prepare import prepare
-from pipeline.devices import make_fabric
+from pipeline.devices import lone_fabric
 from pipeline.engine import seed_everything
 from pipeline.models import build_detector, save_detector
 from pipeline.params import DemoScenes, Params, load_params, profiles, train_params
@@ -73,14 +73,14 @@ class Setting:
                     for name, each in params.teachers.items()}
         asked = Question(params, self.data, "train", [STUDENT], ["heads", "features"], teachers, list(teachers))
         small = rehearse(params, self.data, "train", self.images, teachers, ["both"], folder,
-                         make_fabric(1, params.dump.precision))
+                         lone_fabric(params.dump.precision))
         arms = student_arms(asked, small, STUDENT)
         return {name: arms[name] for name in names}
 
     def measure(self, arms: Mapping[str, Arm], rounds: int, steps: int) -> dict[str, list[float]]:
         """Seconds of a step of each arm, in each round."""
         train = train_params(self.params.distill.train, self.params.students[STUDENT].train, "train")
-        return seconds_of_steps(arms, train=train, fabric=make_fabric(1, train.precision), rounds=rounds, steps=steps)
+        return seconds_of_steps(arms, train=train, fabric=lone_fabric(train.precision), rounds=rounds, steps=steps)
 
 
 def main() -> None:

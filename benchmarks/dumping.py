@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from pipeline.data import DataSet, load_data
 from pipeline.data.recorded import RecordedViews
-from pipeline.devices import make_fabric, suited_precision
+from pipeline.devices import lone_fabric, pick_device, suited_precision
 from pipeline.inference.dump import dump_teacher
 from pipeline.inference.prediction import inference, predict
 from pipeline.inference.rendering import rendered
@@ -50,11 +50,12 @@ def real_maps(voc: Path, folder: Path) -> dict[str, NDArray[np.float32]]:
     _, model, data = teacher(voc)
     views = RecordedViews(folder / LARGEST / "targets/views.zarr", data)
     found: dict[str, list[NDArray[np.float32]]] = {"heatmap": [], "wh_offset": []}
-    with inference(model, "cpu"):
+    device = pick_device()
+    with inference(model, device):
         for _, images in rendered(views, data, range(VIEWS), BATCH):
-            answer = predict(model, torch.from_numpy(images).permute(0, 3, 1, 2), DUMP.precision)
-            found["heatmap"].append(answer.heatmap.numpy())
-            found["wh_offset"].append(torch.cat([answer.wh, answer.offset], 1).numpy())
+            answer = predict(model, torch.from_numpy(images).to(device).permute(0, 3, 1, 2), DUMP.precision)
+            found["heatmap"].append(answer.heatmap.cpu().numpy())
+            found["wh_offset"].append(torch.cat([answer.wh, answer.offset], 1).cpu().numpy())
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
@@ -128,14 +129,15 @@ def against_inference(data: DataSet, views: RecordedViews, folder: Path) -> list
     What a dump learns from its sample before it begins is a row of its own: it does not grow with the views.
     """
     torch.manual_seed(0)
-    fabric, model = make_fabric("1", DUMP.precision), build_detector("resnet50", len(data.classes))
+    fabric, model = lone_fabric(DUMP.precision), build_detector("resnet50", len(data.classes))
     ready = [images for _, images in rendered(views, data, range(len(views)), BATCH)]
     bare, whole, sample = [], [], []
     for turn in range(ROUNDS + 1):
         start = perf_counter()
-        with inference(model, "cpu"):
+        with inference(model, fabric.device):
             for images in ready:
-                predict(model, torch.from_numpy(images).permute(0, 3, 1, 2), DUMP.precision)
+                pixels = torch.from_numpy(images).to(fabric.device).permute(0, 3, 1, 2)
+                [part.cpu() for part in predict(model, pixels, DUMP.precision)]
         middle = perf_counter()
         manifest = dump_teacher(model, data, views, folder / f"turn{turn}.zarr", params=DUMP, teacher="resnet50",
                                 teacher_sha256=f"turn {turn}", fabric=fabric)

@@ -21,8 +21,8 @@ import torch
 from common import Row, record
 from torch import nn
 
-from pipeline.devices import suited_precision
-from pipeline.engine import Trainee, fit, make_fabric
+from pipeline.devices import make_fabric, suited_precision
+from pipeline.engine import Trainee, fit
 from pipeline.losses import GroundTruthLoss
 from pipeline.models import build_detector
 from pipeline.outputs import DenseOutputs

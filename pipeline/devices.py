@@ -1,6 +1,8 @@
 """The devices and processes of this run."""
 
+import atexit
 import os
+import subprocess
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
@@ -8,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 import torch.distributed
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 
@@ -15,6 +18,16 @@ from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+Accelerator = Literal["auto", "cpu", "cuda"]
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it is CUDA's, Python's or, a plain RuntimeError, that of torch on the CPU or of a library on the GPU."""
+    said = ("DefaultCPUAllocator", "out of memory", "STATUS_ALLOC_FAILED", "unable to find an engine to execute")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in said))
 
 
 @contextmanager
@@ -50,21 +63,47 @@ def suited_precision(accelerator: Literal["cpu", "cuda"]) -> Literal["32-true", 
 
 
 def make_fabric(devices: int | str = "auto",
-                precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "32-true", *,
-                accelerator: Literal["auto", "cpu", "cuda"] = "auto") -> Fabric:
+                precision: Precision | Literal["auto"] = "32-true", *, accelerator: Accelerator = "auto") -> Fabric:
     """A launched Fabric: after the call this is one of the processes.
 
-    With several devices and no launcher the program is started again, once per further device.
-    Under torchrun and srun, on one machine or several, the launcher's number of processes holds and `devices` does not.
+    With several devices and no launcher the program is started again, once per further device; those processes end
+    with this one. Under torchrun and srun, on one machine or several, the processes are the launcher's.
 
     Args:
-        devices: processes on this machine; "auto" is all GPUs, or one process without a GPU.
+        devices: processes on this machine; "auto" is as many as there are GPUs (one without) or as were launched.
         precision: Fabric's name; "auto" is `suited_precision`. One that the device emulates is taken, with a warning.
         accelerator: "auto" is "cuda" where there is a GPU, else "cpu".
 
     Raises:
-        UserError: the precision or the number of devices does not suit the machine.
+        UserError: the precision or the number of devices does not suit the machine or the launcher.
     """
+    accelerator, resolved = _resolved(accelerator, precision)
+    there_are = torch.cuda.device_count() if accelerator == "cuda" else 1
+    count, num_nodes = _processes(devices, there_are)
+    if accelerator == "cuda" and count > there_are:
+        raise UserError(f"--devices {count}: this machine has {there_are} GPUs." if not launched() else
+                        f"{count} processes are started on this machine, but each sees {there_are} GPUs; let each see "
+                        "all of them.")
+    # Every process has its own BatchNorm statistics and the first one's are kept, as in the official code.
+    # A recipe may leave out heads (no ground truth, a W with zeros): a static graph lets them go unused.
+    strategy = DDPStrategy(broadcast_buffers=False, static_graph=True) if count * num_nodes > 1 else "auto"
+    return _launch(Fabric(accelerator=accelerator, devices=count, num_nodes=num_nodes, precision=resolved,
+                          strategy=strategy))
+
+
+def lone_fabric(precision: Precision | Literal["auto"] = "32-true", *, accelerator: Accelerator = "auto") -> Fabric:
+    """A launched Fabric of this process alone, whatever started it: for measuring.
+
+    Raises:
+        UserError: the precision does not suit the machine.
+    """
+    accelerator, resolved = _resolved(accelerator, precision)
+    return _launch(Fabric(accelerator=accelerator, devices=1, precision=resolved, plugins=LightningEnvironment()))
+
+
+def _resolved(accelerator: Accelerator,
+              precision: Precision | Literal["auto"]) -> tuple[Literal["cpu", "cuda"], Precision]:
+    """Both without "auto"."""
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     if precision == "16-mixed" and accelerator == "cpu":
@@ -72,23 +111,25 @@ def make_fabric(devices: int | str = "auto",
     suited = suited_precision(accelerator)
     if precision == "bf16-mixed" != suited:
         warnings.warn("precision 'bf16-mixed': this machine has no bfloat16 arithmetic and emulates it, many "
-                      "times slower than '32-true'.", stacklevel=2)
-    resolved = suited if precision == "auto" else precision
-    there_are = torch.cuda.device_count() if accelerator == "cuda" else 1
-    count, num_nodes = _processes(devices, there_are)
-    if accelerator == "cuda" and count > there_are:
-        raise UserError(f"--devices {count}: this machine has {there_are} GPUs." if not _launched() else
-                        f"{count} processes are started on this machine, but each sees {there_are} GPUs; let each see "
-                        "all of them.")
-    # Every process has its own BatchNorm statistics and the first one's are kept, as in the official code.
-    # A recipe may leave out heads (no ground truth, a W with zeros): a static graph lets them go unused.
-    strategy = DDPStrategy(broadcast_buffers=False, static_graph=True) if count * num_nodes > 1 else "auto"
-    fabric = Fabric(accelerator=accelerator, devices=count, num_nodes=num_nodes, precision=resolved,
-                    strategy=strategy)
+                      "times slower than '32-true'.", stacklevel=3)
+    return accelerator, suited if precision == "auto" else precision
+
+
+def _launch(fabric: Fabric) -> Fabric:
     fabric.launch()
+    for process in getattr(fabric.strategy.launcher, "procs", ()):
+        atexit.register(_end, process)
     with flushed_denormals():
         torch.ones(1 << 20).add_(1)  # starts OpenMP's threads, which inherit the flag and keep it
     return fabric
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Ends a process that this one started: where this one failed, it would wait for it and hold its GPU."""
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 def process_count(devices: int | str = "auto") -> int:
@@ -99,22 +140,31 @@ def process_count(devices: int | str = "auto") -> int:
 
 def _processes(devices: int | str, there_are: int) -> tuple[int, int]:
     """(processes on this machine, machines)."""
-    if launched := _launched():
-        return launched
-    if devices == "auto":
-        return there_are, 1
-    if str(devices).isdecimal() and int(devices) > 0:
-        return int(devices), 1
-    raise UserError(f"--devices {devices}: expected 'auto' or a number of processes, at least 1.")
+    if devices != "auto" and not (str(devices).isdecimal() and int(devices) > 0):
+        raise UserError(f"--devices {devices}: expected 'auto' or a number of processes, at least 1.")
+    started = launched()
+    if started is None:
+        return there_are if devices == "auto" else int(devices), 1
+    if devices != "auto" and int(devices) != started[0]:
+        raise UserError(f"--devices {devices}: torchrun or srun starts {started[0]} on this machine; leave --devices "
+                        f"out, or let it start {devices}.")
+    return started
 
 
-def _launched() -> tuple[int, int] | None:
-    """(processes on this machine, machines) of torchrun or of srun; None where this process was started by itself."""
+def launched() -> tuple[int, int] | None:
+    """(processes on this machine, machines) of torchrun or of srun; None where this process was started by itself.
+
+    Raises:
+        UserError: SLURM's variables name tasks that nobody has started, or not where they are.
+    """
     if torch.distributed.is_torchelastic_launched():
         count = int(os.environ["LOCAL_WORLD_SIZE"])
         return count, int(os.environ["WORLD_SIZE"]) // count
     if SLURMEnvironment.detect():
         tasks, nodes = int(os.environ["SLURM_NTASKS"]), int(os.environ.get("SLURM_NNODES", "1"))
+        if tasks > 1 and "SLURM_STEP_ID" not in os.environ:
+            raise UserError(f"This SLURM job is one of {tasks} tasks, but this process was started without srun and "
+                            "would wait for the others for ever: write srun before the command.")
         per_node = int(os.environ.get("SLURM_NTASKS_PER_NODE", "1"))
         if per_node * nodes != tasks:
             raise UserError(f"srun starts {tasks} tasks on {nodes} machines; say how many on each, with "

@@ -42,9 +42,15 @@ def one_line_errors() -> Iterator[None]:
     except Exception as error:
         from storage import StoreError
 
-        if not isinstance(error, StoreError):
-            raise
-        _fail(str(error))
+        if isinstance(error, StoreError):
+            _fail(str(error))
+        if isinstance(error, RuntimeError | MemoryError):
+            from pipeline.devices import is_out_of_memory
+
+            if is_out_of_memory(error):
+                said = str(error).partition("\n")[0] or type(error).__name__
+                _fail(f"out of memory ({said}); lower the batch: train.batch, dump.batch or evaluate.batch of params")
+        raise
 
 
 def stage_main(run: Callable[..., Any], *arguments: str) -> None:

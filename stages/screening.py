@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 #: Blocks of params that decide neither data nor teachers nor what is stored of them.
 OF_STUDENTS = {"students", "recipes", "distill", "evaluate"}
 
+#: Processes: a screening trains and scores in turns, and several would have to wait for each other between.
+ONE = "1"
+
 
 def run(params: "Params", groups: Sequence[str] = ()) -> dict[str, Any]:
     """Trains and scores every cell of the groups (default: all) that is not done yet.
@@ -41,6 +44,11 @@ def run(params: "Params", groups: Sequence[str] = ()) -> dict[str, Any]:
         UserError: params have no such group, a variation does not fit params, or there is no val split; or,
             when all the others are done, some have stopped.
     """
+    from pipeline.devices import launched
+
+    if (launched() or (1, 1)) != (1, 1):
+        raise UserError("'pipeline study screen' is one process, which trains and scores in turns: start it without "
+                        "torchrun and srun.")
     if not params.screening:
         raise UserError("params name no group under 'screening'; 'pipeline profile study' has examples.")
     chosen = {name: inputs.entry(params.screening, name, "group of screening")
@@ -120,8 +128,8 @@ def _stores(params: "Params", recipe: str, group: str, variation: str, *, own: b
         prepare.run(params)
         record_views.run(params)
         for teacher in chosen.teachers:
-            train_teacher.run(params, teacher)
-            dump_teachers.run(params, teacher)
+            train_teacher.run(params, teacher, devices=ONE)
+            dump_teachers.run(params, teacher, devices=ONE)
         if chosen.merged:
             ensembles.run(params, [chosen.merged])
         yield
@@ -138,7 +146,7 @@ def _score(params: "Params", group: str, variation: str, student: str, recipe: s
     folder = distill.finished(params, student, recipe, seed, places)
     if folder is None:
         folder = screened / cell
-        distill.run(params, student, recipe, seed, out=folder)
+        distill.run(params, student, recipe, seed, out=folder, devices=ONE)
     metrics = scoring.score(
         params, f"screening/{cell}", module="stages.screening", model_folder=folder,
         about={"kind": "student", "student": student, "recipe": recipe, "seed": seed, "group": group,

@@ -137,8 +137,9 @@ def stage_fingerprint(stage: str, module: str, inputs: Mapping[str, Any]) -> str
 
 def is_main_process() -> bool:
     """True but in the helper processes of a launcher (torchrun, SLURM, Fabric)."""
-    rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or os.environ.get("LOCAL_RANK") or "0"
-    return int(rank) == 0
+    # Fabric's own helpers in a SLURM job without srun have the SLURM_PROCID of the job's script.
+    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return int(next(filter(None, ranks), "0")) == 0
 
 
 def place(source: Path, out: Path) -> None:

@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from pipeline.devices import flushed_denormals, make_fabric, pick_device, suited_precision
+from pipeline.devices import (
+    flushed_denormals,
+    is_out_of_memory,
+    lone_fabric,
+    make_fabric,
+    pick_device,
+    process_count,
+    suited_precision,
+)
 from pipeline.errors import UserError
 
 
@@ -55,8 +63,21 @@ def test_srun_must_say_how_many_tasks_each_machine_has(monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS", "4")
     monkeypatch.setenv("SLURM_NNODES", "2")
     monkeypatch.setenv("SLURM_JOB_NAME", "train")
+    with pytest.raises(UserError, match=r"one of 4 tasks, but .* without srun .*: write srun before the command"):
+        make_fabric("auto", accelerator="cpu")
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
     with pytest.raises(UserError, match=r"srun starts 4 tasks on 2 machines; .*--ntasks-per-node"):
         make_fabric("auto", accelerator="cpu")
+
+
+def test_devices_are_those_of_the_launcher(monkeypatch):
+    for name, value in {"NTASKS": "2", "NTASKS_PER_NODE": "2", "STEP_ID": "0", "JOB_NAME": "train"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert process_count("auto") == process_count("2") == 2
+    with pytest.raises(UserError, match=r"--devices 1: torchrun or srun starts 2 on this machine"):
+        make_fabric(1, accelerator="cpu")
+    fabric = lone_fabric(accelerator="cpu")
+    assert (fabric.world_size, fabric.is_global_zero) == (1, True)
 
 
 def test_denormals_are_flushed_for_a_while():
@@ -68,3 +89,13 @@ def test_denormals_are_flushed_for_a_while():
 
 def test_picked_device_is_the_first_gpu_or_the_cpu():
     assert pick_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize(("error", "expected"), [
+    (torch.OutOfMemoryError("CUDA"), True), (MemoryError(), True),
+    (RuntimeError("GET was unable to find an engine to execute this computation"), True),
+    (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
+    (RuntimeError("shapes differ"), False), (OSError("out of memory"), False),
+])
+def test_memory_that_ran_out_is_known_by_what_libraries_say(error, expected):
+    assert is_out_of_memory(error) is expected

@@ -14,7 +14,7 @@ from pipeline.billing.bill import TRAIN, Plan, StudentCost, Taught, images_of, s
 from pipeline.billing.live import LiveTeachers
 from pipeline.billing.rehearsal import VIEWS, Rehearsal, images_needed, rehearse
 from pipeline.billing.steps import AHEAD, Arm, seconds_of_steps
-from pipeline.devices import make_fabric
+from pipeline.devices import lone_fabric
 from pipeline.engine import seed_everything
 from pipeline.inference.prediction import inference, predict
 from pipeline.inference.sampling import FEWEST
@@ -81,7 +81,7 @@ def make_plan(asked: Question, *, say: Callable[[str], None], progress: "Progres
     """
     seed_everything(0)
     params, trains = asked.params, asked.trains
-    device = make_fabric(1, params.dump.precision).device
+    device = lone_fabric(params.dump.precision).device
     students = {name: _network(asked, name) for name in asked.students}
     records, labelled = asked.data.records(asked.split), asked.data.records(TRAIN)
     images = images_needed(params, max(train.batch for train in trains.values()), len(labelled))
@@ -98,11 +98,11 @@ def make_plan(asked: Question, *, say: Callable[[str], None], progress: "Progres
 
     with tempfile.TemporaryDirectory(prefix="plan-") as name:
         small = rehearse(params, asked.data, asked.split, images, asked.teachers, asked.ensembles, Path(name),
-                         make_fabric(1, params.dump.precision))
+                         lone_fabric(params.dump.precision))
         costs = {}
         for student, train in trains.items():
             arms = student_arms(asked, small, student)
-            taken = seconds_of_steps(arms, train=train, fabric=make_fabric(1, train.precision), rounds=rounds,
+            taken = seconds_of_steps(arms, train=train, fabric=lone_fabric(train.precision), rounds=rounds,
                                      steps=STEPS, done=block_done)
             per_image = {name: median(taken[name]) / min(train.batch, len(arms[name].source)) for name in arms}
             shown = {recipe: images_of(params.recipes[recipe], asked.data) for recipe in asked.recipes}

@@ -1,5 +1,6 @@
 """Batches for training: which images each step sees, and views of them drawn afresh."""
 
+import signal
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -103,6 +104,8 @@ class _Steps(Dataset[Tensors | Exception]):
 
 def _init_worker(_: int) -> None:
     torch.set_num_threads(1)
+    # A scheduler sends SIGTERM to all processes; the main one still needs batches for its last step and a checkpoint.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class ImageCache:

@@ -1,4 +1,4 @@
-"""Ctrl-C between two steps."""
+"""Ctrl-C, or a scheduler's SIGTERM, between two steps."""
 
 import os
 import signal
@@ -11,9 +11,10 @@ if TYPE_CHECKING:
 
 
 class Interrupt:
-    """While open, the first SIGINT is only noted in `asked`; a second one raises KeyboardInterrupt.
+    """While open, SIGINT and SIGTERM are only noted in `asked`; a second SIGINT raises KeyboardInterrupt.
 
-    A KeyboardInterrupt in the middle of an optimizer's step would leave weights of two steps.
+    A KeyboardInterrupt in the middle of an optimizer's step would leave weights of two steps. SLURM sends SIGTERM
+    before it kills: at a job's time limit, on preemption and by scancel, and not only once.
     """
 
     def __init__(self) -> None:
@@ -23,17 +24,21 @@ class Interrupt:
 
     def __enter__(self) -> "Interrupt":
         if self.installed:
-            self.before = signal.signal(signal.SIGINT, self._note)
+            self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_: object) -> None:
         if self.installed:
-            signal.signal(signal.SIGINT, self.before)
+            for number, handler in self.before.items():
+                signal.signal(number, handler)
 
     def _note(self, number: int, frame: "FrameType | None") -> None:
         if os.getpid() != self.process:
             return  # a loader's process: Ctrl-C reaches it as well, and it serves until the end
         if self.asked:
-            raise KeyboardInterrupt
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
         self.asked = True
-        print("Interrupted: writing a checkpoint (again to stop at once).", file=sys.stderr, flush=True)
+        again = " (again to stop at once)" if number == signal.SIGINT else ""
+        print(f"Interrupted: writing a checkpoint{again}.", file=sys.stderr, flush=True)

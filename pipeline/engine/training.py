@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from pipeline.devices import flushed_denormals
+from pipeline.devices import flushed_denormals, is_out_of_memory
 from pipeline.engine.interrupt import Interrupt
 from pipeline.engine.log import progress
 from pipeline.engine.processes import mean_over_ranks
@@ -59,7 +59,7 @@ def fit(trainees: "Sequence[Trainee]", batches: Batches, *, prepare: "Callable[[
         of several, all would wait for it) memory ran out.
 
     Raises:
-        KeyboardInterrupt: after Ctrl-C, once checkpoints are written.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, once checkpoints are written.
     """
     params, fabric = trainees[0].params, trainees[0].fabric
     length, mean = Length(batches.steps, batches.steps_per_epoch, batches.batch), mean_over_ranks(fabric)
@@ -131,7 +131,7 @@ class _Together:
         except UserError as error:
             reason = str(error)
         except (RuntimeError, MemoryError) as error:
-            if trainee.fabric.world_size > 1 or not _is_out_of_memory(error):
+            if trainee.fabric.world_size > 1 or not is_out_of_memory(error):
                 raise
             said = str(error).partition("\n")[0] or type(error).__name__
             reason = (f"out of memory ({said}); the last checkpoint is kept. "
@@ -151,9 +151,3 @@ class _Together:
         if len(runs) == 1:
             return " ".join(f"{name} {value:.4g}" for name, value in runs[0].state.losses.items())
         return ", ".join(f"{run.trainee.label} {run.state.losses['loss']:.4g}" for run in runs if run.state.losses)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether it is CUDA's, Python's or, a plain RuntimeError, that of torch on the CPU or of a library on the GPU."""
-    said = ("DefaultCPUAllocator", "out of memory", "STATUS_ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in said)

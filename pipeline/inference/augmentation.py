@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from pipeline.devices import Precision
 from pipeline.ensemble.merging import merge_view
 from pipeline.errors import UserError
-from pipeline.inference.prediction import Precision, predict
+from pipeline.inference.prediction import predict
 from pipeline.models import find_peaks
 from pipeline.models.regridding import mirror_peaks, resample_heads
 

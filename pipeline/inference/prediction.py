@@ -2,18 +2,17 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from pipeline.devices import Precision
 from pipeline.models import preprocess
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.models import Detector
-
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
 class Prediction(NamedTuple):

@@ -1,5 +1,7 @@
 import multiprocessing
+import os
 import pickle
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -181,6 +183,17 @@ def test_a_missing_image_is_named(records):
     gone.unlink()
     with pytest.raises(UserError, match=gone.name):
         FreshViews(records, 3, Views()).fetch([(4, 0)])
+
+
+def test_workers_serve_on_after_a_schedulers_sigterm(records):
+    batches = Batches(FreshViews(records, 3, Views()), batch=4, epochs=4, seed=0, workers=1)
+    loaded = batches.iterate()
+    first = next(loaded)
+    [worker] = multiprocessing.active_children()
+    os.kill(worker.pid, signal.SIGTERM)
+    assert len([first, *loaded]) == batches.steps
+    worker.join(10)
+    assert worker.exitcode == 0
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -1,4 +1,4 @@
-"""Ctrl-C between two steps."""
+"""Ctrl-C and SIGTERM between two steps."""
 
 import os
 import signal
@@ -23,6 +23,16 @@ def test_the_first_is_noted_and_the_second_stops_at_once(capsys):
             ctrl_c()
     assert signal.getsignal(signal.SIGINT) is before
     assert "writing a checkpoint" in capsys.readouterr().err
+
+
+def test_sigterm_is_noted_and_may_come_again(capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    with Interrupt() as interrupt:
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupt.asked
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert capsys.readouterr().err.count("writing a checkpoint") == 1
 
 
 def test_other_threads_cannot_watch_and_do_without():

@@ -85,7 +85,7 @@ def test_two_tasks_of_srun_train_a_teacher_as_one_process_does(tiny, start_tiny,
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     srun = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1", "SLURM_JOB_NAME": "train",
-            "SLURM_NODEID": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            "SLURM_STEP_ID": "0", "SLURM_NODEID": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     tasks = [start_tiny(tmp_path / "two", "teacher", *FROZEN,
                         environment={**srun, "SLURM_PROCID": rank, "SLURM_LOCALID": rank}) for rank in ("0", "1")]
     tiny.main(tmp_path / "one", "teacher", *FROZEN)
@@ -107,6 +107,15 @@ def test_two_processes_train_a_student_as_one_does_and_continue_after_a_kill(tin
     assert finish(process)[0] == -signal.SIGKILL
     assert finish(start_tiny(killed, "student", *FROZEN, "devices=2"))[0] == 0
     assert_same(result_of(two), result_of(killed))
+
+
+@pytest.mark.slow
+def test_a_main_process_that_fails_leaves_no_other_waiting(start_tiny, tmp_path):
+    (tmp_path / "checkpoint.pt.partial").mkdir(parents=True)  # in the way of its first checkpoint
+    process = start_tiny(tmp_path, "student", *FROZEN, "devices=2", ALWAYS)
+    _, said = process.communicate(timeout=120)  # once both have closed their stderr
+    assert process.returncode == 1
+    assert "IsADirectoryError" in said
 
 
 @pytest.mark.slow

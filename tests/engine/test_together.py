@@ -8,7 +8,8 @@ import weakref
 import pytest
 import torch
 
-from pipeline.engine import Trainee, fit, make_fabric, seed_everything
+from pipeline.devices import make_fabric
+from pipeline.engine import Trainee, fit, seed_everything
 from pipeline.errors import UserError
 from pipeline.losses import GroundTruthLoss
 

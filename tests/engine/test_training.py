@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.engine import FitSummary, Trainee, fit, make_fabric, seed_everything
+from pipeline.devices import make_fabric
+from pipeline.engine import FitSummary, Trainee, fit, seed_everything
 from pipeline.errors import UserError
 from pipeline.losses import GroundTruthLoss
 
@@ -86,12 +87,13 @@ def test_a_run_continues_bit_for_bit_from_its_checkpoint(run, tiny, tmp_path, pr
     assert logs[0] == logs[1]
 
 
-def test_ctrl_c_leaves_a_checkpoint_to_continue_from(run, tiny, tmp_path, capsys):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_a_checkpoint_to_continue_from(run, tiny, tmp_path, capsys, number):
     class Interrupted(tiny.TinyBatches):
         def iterate(self, start=0):
             for step, batch in enumerate(super().iterate(start), start):
                 if step == 6:
-                    os.kill(os.getpid(), signal.SIGINT)
+                    os.kill(os.getpid(), number)
                 yield batch
 
     whole, _ = run(15, folder="whole", log_every=5)

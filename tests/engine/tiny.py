@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from pipeline.devices import make_fabric
 from pipeline.distillation import DistillationLoss, TeacherTargets
-from pipeline.engine import FitSummary, Trainee, fit, make_fabric, mean_over_ranks, seed_everything
+from pipeline.engine import FitSummary, Trainee, fit, mean_over_ranks, seed_everything
 from pipeline.losses import GroundTruthLoss
 from pipeline.outputs import DenseOutputs
 from pipeline.params import Recipe
@@ -112,7 +113,7 @@ def params_of(**changes):
 
 def main(folder, kinds, *settings):
     given = dict(setting.split("=") for setting in settings)
-    steps, devices = int(given.pop("steps", 60)), given.pop("devices", "1")
+    steps, devices = int(given.pop("steps", 60)), given.pop("devices", "auto")
     frozen = bool(int(given.pop("freeze", 0)))
     params = params_of(freeze_batchnorm=frozen, **{key: json.loads(value) for key, value in given.items()})
     trainees = []

@@ -16,6 +16,8 @@ from storage import StoreError
     (OSError(errno.ENOSPC, "No space left on device", "/x/y"), "No space left on device: /x/y"),
     (OSError(errno.ENOSPC, "No space left on device"), f"No space left on device: {Path.cwd()}; free some space"),
     (KeyboardInterrupt(), "run the same command again"),
+    (RuntimeError("DefaultCPUAllocator: no room\nframe 1"), "out of memory (DefaultCPUAllocator: no room); lower"),
+    (MemoryError(), "out of memory (MemoryError); lower the batch"),
 ])
 def test_what_a_person_can_cause_is_one_line_and_exit_one(error, words, capsys):
     with pytest.raises(SystemExit) as caught, one_line_errors():

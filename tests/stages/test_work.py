@@ -209,3 +209,16 @@ def test_shared_work_is_not_restarted_under_others(tmp_path):
 
     work.run("stage/item", module=MODULE, inputs={"x": 1}, out=tmp_path / "made", shared=True, build=build)
     assert (tmp_path / "made").read_text() == "outer"
+
+
+@pytest.mark.parametrize(("environment", "main"), [
+    ({}, True), ({"RANK": "0", "LOCAL_RANK": "0"}, True), ({"RANK": "2", "LOCAL_RANK": "0"}, False),
+    ({"SLURM_PROCID": "1"}, False),
+    ({"LOCAL_RANK": "1", "SLURM_PROCID": "0"}, False),  # started by Fabric in a SLURM job without srun
+])
+def test_the_main_process_is_known_by_its_rank(monkeypatch, environment, main):
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert work.is_main_process() is main
