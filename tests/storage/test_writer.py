@@ -245,7 +245,7 @@ def test_a_store_whose_manifest_could_not_be_read_is_not_begun(tmp_path: Path, m
 def test_a_manifest_needs_no_more_than_is_kept_free_for_it(name: str, arrays: int):
     spec = storage.StoreSpec(tuple(ArraySpec(f"{name[:-1]}{number}", (), "uint8") for number in range(arrays)), 1000, 1,
                              {})
-    entry = {"bytes": 2**48, "crc32c": 2**32 - 1}
+    entry = {"bytes": 2**48, "sha256": "f" * 64}
     shards = [{"arrays": {array.name: entry for array in spec.arrays}, "errors": {}}] * spec.shards
     content = manifests.build(spec, shards, {}, {})
     assert len(manifests.render(content)) < 2000 + 1000 * arrays * manifests.ENTRY_BYTES
