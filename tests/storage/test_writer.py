@@ -201,6 +201,25 @@ def test_a_finished_shard_that_vanished_is_written_again(tmp_path: Path, spec, r
         writer.finish()
 
 
+@pytest.mark.parametrize("names", ["01", "10"])
+@pytest.mark.parametrize("again", [lambda codes: codes * 0, lambda codes: codes + 1], ids=["shorter", "as long"])
+def test_of_a_shard_that_was_written_again_the_latest_record_counts(
+        tmp_path: Path, write, monkeypatch: pytest.MonkeyPatch, again, names: str):
+    """Whatever the journals are called."""
+    spec = storage.StoreSpec((ArraySpec("record", (8,), "int64"),), 8, 4, {})
+    rows = {"record": np.random.default_rng(0).integers(-2**60, 2**60, (8, 8))}
+    left = iter(names)
+    monkeypatch.setattr("secrets.token_hex", lambda _: next(left))
+    write(storage.create_store(tmp_path / "s", spec), rows)
+    (tmp_path / "s/record/c.0.0").unlink()
+    rows["record"][:4] = again(rows["record"][:4])
+    writer = storage.create_store(tmp_path / "s", spec)
+    write(writer, rows)
+    writer.finish()
+    assert storage.verify(tmp_path / "s").problems == []
+    assert np.array_equal(storage.open_store(tmp_path / "s").read("record", range(8)), rows["record"])
+
+
 def test_other_shard_sizes_and_notes_do_not_part_ways(tmp_path: Path, spec, make_spec, rows, write):
     write(storage.create_store(tmp_path / "s", spec), rows, [0])
     writer = storage.create_store(tmp_path / "s", make_spec(shard_views=3))
