@@ -133,12 +133,11 @@ def from_bytes(raw: bytes, file: str) -> tuple[Manifest, StoreSpec]:
 def _state(path: Path) -> str:
     if not path.exists():
         return "there is no store"
-    if not (path / WORK / BEGUN).exists():
+    if (found := unfinished(path)) is None:
         return f"there is no {NAME}, so this is no finished store"
-    spec = load_begun(path)
-    done = len(finished(path / WORK, path, spec))
-    return (f"this store is not finished, {done} of {spec.shards} shards are written; run the command that "
-            "writes it again, it continues where it stopped")
+    manifest, spec, _ = found
+    return (f"this store is not finished, {manifest['counts']['shards']} of {spec.shards} shards are written; run the "
+            "command that writes it again, it continues where it stopped")
 
 
 def render_begun(spec: StoreSpec) -> bytes:
@@ -176,6 +175,23 @@ def begun(path: str | os.PathLike[str]) -> StoreSpec | None:
     if (path / NAME).exists():
         return load(path)[1]
     return load_begun(path) if (path / WORK / BEGUN).exists() else None
+
+
+def unfinished(path: Path) -> tuple[Manifest, StoreSpec, int] | None:
+    """How far the unfinished store at `path` is; None where nobody has begun one.
+
+    Returns:
+        The manifest of the shards that are written, the spec, and the views in those shards.
+
+    Raises:
+        FormatError: another version of this program began it.
+        CorruptStore: its metadata is damaged.
+    """
+    if not (path / WORK / BEGUN).exists():
+        return None
+    spec = load_begun(path)
+    done = finished(path / WORK, path, spec)
+    return build(spec, list(done.values()), {}, {}), spec, sum(len(spec.shard_range(shard)) for shard in done)
 
 
 def _parse_checked(raw: bytes) -> dict[str, Any]:
