@@ -16,7 +16,7 @@ from storage.files import local_path
 from storage.manifest import Manifest, begun, seconds_to_make
 from storage.reader import open_store
 from storage.spec import ArraySpec, StoreSpec
-from storage.verify import verify
+from storage.verification import verify
 from storage.writer import create_store
 
 #: Views read at a time.

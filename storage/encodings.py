@@ -147,6 +147,11 @@ def decode(spec: "ArraySpec", codes: Array) -> Array:
     return encoding_of(spec.encoding).decode(spec, codes)
 
 
+def compressed_size(spec: "ArraySpec", codes: Array) -> int:
+    """Bytes that the codes (*shape) of a view take in a store."""
+    return len(encoding_of(spec.encoding).compressor.compress(np.ascontiguousarray(codes)))
+
+
 def measure(spec: "ArraySpec", values: Array, codes: Array) -> float:
     """The largest error that `codes` make of `values`, in the units of the encoding's bound."""
     if spec.encoding == "raw":

@@ -4,6 +4,7 @@ import json
 import os
 import secrets
 import socket
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ class Journal:
         self._fd: int | None = None
 
     def add(self, shard: int, record: dict[str, Any]) -> None:
-        """Returns once the line is on the disk."""
+        """Returns once the line is on the disk. Only who has claimed the shard may call this."""
         if self._fd is None:
             name = f"journal-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
             self._fd = os.open(self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC,
                                0o666)
-        text = canonical({"shard": shard, **record}).encode()
+        number = _latest(self._folder).get(shard, {"number": 0})["number"] + 1
+        text = canonical({"shard": shard, "number": number, **record}).encode()
         # The line break comes first: a line cut off by a full disk spoils none but itself.
         write_all(self._fd, b"\n%08x %s" % (crc32c(text), text))
         os.fsync(self._fd)
@@ -37,8 +39,20 @@ class Journal:
             os.close(self._fd)
 
 
+def _latest(folder: Path) -> dict[int, dict[str, Any]]:
+    """The last record of each shard, in whichever journal it is: `number` counts those of a shard."""
+    latest: dict[int, dict[str, Any]] = {}
+    for file in folder.glob("journal-*"):
+        for line in file.read_bytes().split(b"\n"):
+            crc, _, text = line.partition(b" ")
+            if crc == b"%08x" % crc32c(text):
+                record = json.loads(text)
+                latest[record["shard"]] = max(record, latest.get(record["shard"], record), key=itemgetter("number"))
+    return latest
+
+
 def finished(folder: Path, path: Path, spec: StoreSpec) -> dict[int, dict[str, Any]]:
-    """The records of all journals by shard, of those whose files are still there in full.
+    """The last record of each shard whose files are still there in full.
 
     A line that was cut off or damaged does not count: its shard is written again.
 
@@ -46,13 +60,7 @@ def finished(folder: Path, path: Path, spec: StoreSpec) -> dict[int, dict[str, A
         folder: of the journals.
         path, spec: of the store.
     """
-    records: dict[int, dict[str, Any]] = {}
-    for file in sorted(folder.glob("journal-*")):
-        for line in file.read_bytes().split(b"\n"):
-            crc, _, text = line.partition(b" ")
-            if crc == b"%08x" % crc32c(text):
-                record = json.loads(text)
-                records[record.pop("shard")] = record
+    records = _latest(folder)
 
     def whole(shard: int) -> bool:
         try:

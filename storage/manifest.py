@@ -1,7 +1,7 @@
 """manifest.json, the last file that is written: a folder without it is no finished store.
 
 It protects itself: its text is the one rendering of its content, the content holds the sha256
-of the rest, and it lists length and checksum of every other file.
+of the rest, and it lists length and sha256 of every other file.
 """
 
 import hashlib
@@ -19,13 +19,13 @@ from storage.layout import documents
 from storage.spec import StoreSpec, fingerprint
 
 FORMAT = "centernet-distill store"
-VERSION = 1
+VERSION = 2
 NAME = "manifest.json"
 WORK = ".writing"  # an unfinished store's journals, locks and temporary files
 BEGUN = "spec.json"
 #: A crafted text may take 30 times as much memory when it is parsed.
 MAX_BYTES = 2**24
-ENTRY_BYTES = 256  # that a manifest needs for a shard of an array, at most
+ENTRY_BYTES = 320  # that a manifest needs for a shard of an array, at most
 
 Manifest = dict[str, Any]
 
@@ -63,7 +63,7 @@ def build(spec: StoreSpec, shards: list[dict[str, Any]], files: dict[str, bytes]
     """The manifest of a finished store.
 
     Args:
-        shards: in order, {"arrays": {name: {"bytes", "crc32c"}}, "errors": {name: largest}}.
+        shards: in order, {"arrays": {name: {"bytes", "sha256"}}, "errors": {name: largest}}.
         files: the other files of the store by path.
         created: when, at what cost, by what; the only part that differs between two equal stores.
     """
@@ -96,7 +96,7 @@ def load(path: Path) -> tuple[Manifest, StoreSpec]:
 
     Raises:
         IncompleteStore: there is none yet.
-        FormatError: it is of another program, or of a newer version of this one.
+        FormatError: it is of another program, or of another version of this one.
         CorruptStore: it is damaged.
     """
     raw = read_start(path / NAME, MAX_BYTES + 1)
@@ -112,7 +112,7 @@ def from_bytes(raw: bytes, file: str) -> tuple[Manifest, StoreSpec]:
         file: where it was read, for messages.
 
     Raises:
-        FormatError: it is of another program, or of a newer version of this one.
+        FormatError: it is of another program, or of another version of this one.
         CorruptStore: it is damaged.
     """
     try:
@@ -122,7 +122,7 @@ def from_bytes(raw: bytes, file: str) -> tuple[Manifest, StoreSpec]:
         spec = StoreSpec.from_json(manifest["spec"])
         _check(manifest, spec)
     except FormatError as error:
-        raise FormatError(f"{file}: {error}; update it, or write the store anew") from None
+        raise FormatError(f"{file}: {error}; use the program that wrote it, or write the store anew") from None
     except StoreError as error:
         raise CorruptStore(f"{file}: {error}") from None
     except (KeyError, TypeError, AttributeError) as error:
@@ -133,12 +133,11 @@ def from_bytes(raw: bytes, file: str) -> tuple[Manifest, StoreSpec]:
 def _state(path: Path) -> str:
     if not path.exists():
         return "there is no store"
-    if not (path / WORK / BEGUN).exists():
+    if (found := unfinished(path)) is None:
         return f"there is no {NAME}, so this is no finished store"
-    spec = load_begun(path)
-    done = len(finished(path / WORK, path, spec))
-    return (f"this store is not finished, {done} of {spec.shards} shards are written; run the command that "
-            "writes it again, it continues where it stopped")
+    manifest, spec, _ = found
+    return (f"this store is not finished, {manifest['counts']['shards']} of {spec.shards} shards are written; run the "
+            "command that writes it again, it continues where it stopped")
 
 
 def render_begun(spec: StoreSpec) -> bytes:
@@ -178,6 +177,23 @@ def begun(path: str | os.PathLike[str]) -> StoreSpec | None:
     return load_begun(path) if (path / WORK / BEGUN).exists() else None
 
 
+def unfinished(path: Path) -> tuple[Manifest, StoreSpec, int] | None:
+    """How far the unfinished store at `path` is; None where nobody has begun one.
+
+    Returns:
+        The manifest of the shards that are written, the spec, and the views in those shards.
+
+    Raises:
+        FormatError: another version of this program began it.
+        CorruptStore: its metadata is damaged.
+    """
+    if not (path / WORK / BEGUN).exists():
+        return None
+    spec = load_begun(path)
+    done = finished(path / WORK, path, spec)
+    return build(spec, list(done.values()), {}, {}), spec, sum(len(spec.shard_range(shard)) for shard in done)
+
+
 def _parse_checked(raw: bytes) -> dict[str, Any]:
     version = _version(raw)
     if version != VERSION:
@@ -186,7 +202,7 @@ def _parse_checked(raw: bytes) -> dict[str, Any]:
 
 
 def _version(raw: bytes) -> Any:
-    """Looked at before the checksum: a newer version may compute that in another way."""
+    """Looked at before the checksum: another version may compute that in another way."""
     try:
         head = json.loads(raw)
         return head["version"] if head["format"] == FORMAT else head["format"]
@@ -204,8 +220,8 @@ def _check(manifest: Manifest, spec: StoreSpec) -> None:
         if set(shard["arrays"]) != names or not isinstance(shard["origin"], str):
             raise CorruptStore("a shard does not list the arrays of the spec")
         for entry in shard["arrays"].values():
-            if not _is_count(entry["bytes"]) or not _is_count(entry["crc32c"]):
-                raise CorruptStore("a shard's length or checksum is no whole number")
+            if set(entry) != {"bytes", "sha256"} or not _is_count(entry["bytes"]):
+                raise CorruptStore("a shard does not have a length and a sha256")
     if manifest["counts"] != _counts(spec, manifest["shards"]):
         raise CorruptStore("its counts are not those of its shards")
     if set(manifest["files"]) != set(documents(spec)) or any(

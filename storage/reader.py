@@ -116,8 +116,8 @@ class ShardedStore(ABC):
         """The first `most` bytes of a file of the store; None where there is no such file."""
 
     @abstractmethod
-    def checksum(self, array: str, shard: int) -> int:
-        """The crc32c of the whole file of a shard."""
+    def sha256(self, array: str, shard: int) -> str:
+        """Of the whole file of a shard."""
 
     def shard_path(self, array: ArraySpec, shard: int) -> str:
         """Where a shard lies."""
@@ -144,9 +144,9 @@ class LocalStore(ShardedStore):
     def _read_start(self, name: str, most: int) -> bytes | None:
         return read_start(self.path / name, most)
 
-    def checksum(self, array: str, shard: int) -> int:
+    def sha256(self, array: str, shard: int) -> str:
         spec = self.spec[array]
-        return ShardFile(self.shard_path(spec, shard), self._shard_entry(spec, shard)[0]).checksum()
+        return ShardFile(self.shard_path(spec, shard), self._shard_entry(spec, shard)[0]).sha256()
 
 
 def descriptors() -> int:

@@ -4,9 +4,8 @@ All that is believed of a local store only after a check is checked here too, by
 bytes come: a request may take longer than everything else, so those of a batch go out together.
 """
 
+import hashlib
 import math
-
-from crc32c import crc32c
 
 from storage import manifest as manifests
 from storage.base import Array
@@ -19,7 +18,7 @@ from storage.remote_files import Part, RemoteFolder
 from storage.shards import TAG_BYTES, Index, check_chunk, check_index, index_bytes
 from storage.spec import ArraySpec
 
-_PIECE = 2**23  # bytes of a shard that are fetched at once for its checksum
+_PIECE = 2**23  # bytes of a shard that are fetched at once for its sha256
 
 
 class RemoteStore(ShardedStore):
@@ -91,9 +90,9 @@ class RemoteStore(ShardedStore):
             except CorruptStore as error:
                 raise self._bad_shard(array, shard, error) from None
 
-    def checksum(self, array: str, shard: int) -> int:
-        size, crc = self._shard_entry(self.spec[array], shard)[0], 0
+    def sha256(self, array: str, shard: int) -> str:
+        size, sha256 = self._shard_entry(self.spec[array], shard)[0], hashlib.sha256()
         for start in range(0, size, _PIECE):
             part = (shard_key(self.spec, self.spec[array], shard), start, min(size, start + _PIECE))
-            crc = crc32c(self._folder.fetch([part])[0] or b"", crc)
-        return crc
+            sha256.update(self._folder.fetch([part])[0] or b"")
+        return sha256.hexdigest()

@@ -30,10 +30,10 @@ Index = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class Written(NamedTuple):
-    """A shard file as it was written: its length and the crc32c of all its bytes."""
+    """A shard file as it was written: its length and the sha256 of all its bytes."""
 
     bytes: int
-    crc32c: int
+    sha256: str
 
 
 def shard_tag(origin: str, array: str, shard: int) -> bytes:
@@ -108,7 +108,7 @@ class ShardWriter:
         self._compress = encoding_of(array.encoding).compressor.compress
         self._index = np.full((spec.shard_views, 2), _ABSENT, "<u8")
         self._fd: int | None = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-        self._size = self._crc = 0
+        self._size, self._sha256 = 0, hashlib.sha256()
         try:
             self._write(shard_tag(spec.fingerprint, array.name, shard))
         except BaseException:
@@ -117,7 +117,7 @@ class ShardWriter:
 
     def _write(self, data: bytes) -> None:
         assert self._fd is not None
-        self._crc = crc32c(data, self._crc)
+        self._sha256.update(data)
         self._size += len(data)
         try:
             write_all(self._fd, data)
@@ -137,7 +137,7 @@ class ShardWriter:
         assert self._fd is not None
         os.fsync(self._fd)
         self._close()
-        return Written(self._size, self._crc)
+        return Written(self._size, self._sha256.hexdigest())
 
     def abandon(self) -> None:
         """Remove the temporary file, whatever state it is in."""
@@ -189,9 +189,9 @@ class ShardFile:
         """As `check_chunk`."""
         return check_chunk(os.pread(self._fd, nbytes, offset), nbytes)
 
-    def checksum(self) -> int:
-        """The crc32c of the whole file."""
-        crc = 0
+    def sha256(self) -> str:
+        """Of the whole file."""
+        sha256 = hashlib.sha256()
         for offset in range(0, self._size, 1 << 20):
-            crc = crc32c(os.pread(self._fd, 1 << 20, offset), crc)
-        return crc
+            sha256.update(os.pread(self._fd, 1 << 20, offset))
+        return sha256.hexdigest()

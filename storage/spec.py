@@ -57,7 +57,8 @@ class ArraySpec:
         parameters: JSON, what the encoding needs to know beside the codes.
 
     Raises:
-        StoreError: a name, shape or dtype that cannot be stored, or an unknown encoding.
+        StoreError: a name, shape or dtype that cannot be stored, or an encoding that is unknown or
+            not for this array.
     """
 
     name: str
@@ -73,6 +74,8 @@ class ArraySpec:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
             raise StoreError(f"array name {self.name!r}: expected letters, digits, '_' and '-' only")
         where = f"array {self.name!r}"
+        if self.encoding == "exact-fp16-sparse" and self.name != "wh_offset":
+            raise StoreError(f"{where}: exact-fp16-sparse is for wh_offset alone")
         shape = tuple(self.shape)
         if any(isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1 for n in shape):
             raise StoreError(f"{where}: shape {shape} is not made of positive whole numbers")

@@ -6,9 +6,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storage import IncompleteStore, StoreError, open_store, verify
-from storage import manifest as manifests
-from storage.journal import finished
+from storage import IncompleteStore, StoreError, open_store, unfinished, verify
 
 if TYPE_CHECKING:
     from pipeline.params import Params
@@ -30,12 +28,11 @@ def info(path: Path | str) -> dict[str, Any]:
         store = open_store(path)
         manifest, spec, views, complete = store.manifest, store.spec, len(store), True
     except IncompleteStore:
-        if isinstance(path, str) or not (path / manifests.WORK / manifests.BEGUN).is_file():
+        found = None if isinstance(path, str) else unfinished(path)
+        if found is None:
             raise
-        spec = manifests.load_begun(path)
-        done = finished(path / manifests.WORK, path, spec)
-        manifest = manifests.build(spec, list(done.values()), {}, {})
-        views, complete = sum(len(spec.shard_range(shard)) for shard in done), False
+        manifest, spec, views = found
+        complete = False
     written, arrays = manifest["counts"]["bytes"], {}
     for array in spec.arrays:
         about = manifest["arrays"][array.name]

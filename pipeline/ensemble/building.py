@@ -16,7 +16,7 @@ from storage import Store, StoreSpec, create_store
 if TYPE_CHECKING:
     from pipeline.inform import Progress
     from pipeline.params import Ensemble
-    from storage.manifest import Manifest
+    from storage import Manifest
 
 ClassAP = Mapping[str, Mapping[str, float | None]]
 Truth = Callable[[int], NDArray[np.float32]]

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from pipeline.inform import Progress
     from pipeline.models import Detector
     from pipeline.params import Dump
-    from storage.manifest import Manifest
+    from storage import Manifest
 
 Values = dict[str, NDArray[np.float32]]
 

@@ -11,8 +11,7 @@ from pipeline.inference.growing import sample_of
 from pipeline.inference.prediction import inference
 from pipeline.inference.rendering import rendered
 from pipeline.inference.sampling import study_sample
-from storage import Store, StoreSpec, encode_views
-from storage.encodings import encoding_of
+from storage import Store, StoreSpec, compressed_size, encode_views
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -72,6 +71,5 @@ def plan_dump(
 def _compressed_bytes(spec: StoreSpec, batch: "Values") -> list[int]:
     """Of each view of a batch."""
     codes, _ = encode_views(spec, batch)
-    compress = {name: encoding_of(spec[name].encoding).compressor.compress for name in codes}
-    return [sum(len(compress[name](np.ascontiguousarray(row))) for name, row in zip(codes, rows, strict=True))
+    return [sum(compressed_size(spec[name], row) for name, row in zip(codes, rows, strict=True))
             for rows in zip(*codes.values(), strict=True)]

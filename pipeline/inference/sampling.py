@@ -9,8 +9,7 @@ from torch.nn import functional
 
 from pipeline.inference.prediction import predict
 from pipeline.inference.rendering import OnMismatch, rendered
-from storage import fit_parameters, sample_cells
-from storage.features import components, is_pooled
+from storage import fit_parameters, reduction, sample_cells
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,12 +101,13 @@ def reduce_features(features: "Tensor", array: "ArraySpec") -> "Tensor":
     Returns:
         (B, *array.shape) float32.
     """
-    if is_pooled(array.encoding):
+    components, pooled = reduction(array.encoding)
+    if pooled:
         odd_h, odd_w = (side % 2 for side in features.shape[2:])
         if odd_h or odd_w:
             features = functional.pad(features, (0, odd_w, 0, odd_h), mode="replicate")
         features = functional.avg_pool2d(features, 2)
-    if components(array.encoding) is not None:
+    if components is not None:
         projection, mean = (torch.tensor(array.parameters[key], device=features.device)
                             for key in ("projection", "mean"))
         features = functional.conv2d(features, projection[:, :, None, None], -(projection @ mean))

@@ -1,13 +1,12 @@
 """Detectors: backbones, hourglasses, heads, decoding and weights, by name."""
 
-from pipeline.models.decoding import PEAK_COLUMNS, decode_detections, find_peaks, peaks_to_boxes
+from pipeline.models.decoding import decode_detections, find_peaks, peaks_to_boxes
 from pipeline.models.detector import Detector, DetectorConfig, check_size
 from pipeline.models.preprocessing import preprocess
 from pipeline.models.registry import available_models, build_detector, detector_config, load_detector
 from pipeline.models.weights import holds_detector, read_config, save_detector
 
 __all__ = [
-    "PEAK_COLUMNS",
     "Detector",
     "DetectorConfig",
     "available_models",

@@ -8,9 +8,6 @@ from torch.nn import functional as F
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: Columns of a peak.
-PEAK_COLUMNS = ("cell", "class", "score", "w", "h", "dx", "dy")
-
 
 def find_peaks(heatmap_prob: "Tensor", wh: "Tensor", offset: "Tensor", k: int = 100) -> "Tensor":
     """The k highest local maxima of each image, over all classes.

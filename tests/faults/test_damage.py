@@ -144,6 +144,31 @@ def test_shards_of_another_store_or_place_are_refused(tmp_path, make_spec, write
     assert storage.verify(tmp_path / "mine").bad_views == [4, 5, 6, 7]
 
 
+def swap_first_chunks(file):
+    """Views 0 and 1 of a shard of `record`, whose chunks are of one length."""
+    data = file.read_bytes()
+    (first, size), (second, other) = np.frombuffer(data[-4 * 16 - 4:-4], "<u8").reshape(4, 2)[:2].tolist()
+    assert (first, second, other) == (TAG_BYTES, TAG_BYTES + size, size)
+    file.write_bytes(data[:first] + data[second:second + size] + data[first:second] + data[second + size:])
+
+
+@pytest.mark.parametrize("backend", ["zarr"])
+@pytest.mark.parametrize("source", ["swapped", "another dump"])
+def test_sound_chunks_that_are_not_what_was_written_are_found(tmp_path, make_spec, write_store, shard_file, source):
+    """Each chunk has its crc32c behind it, so a crc32c of the whole file would be the same."""
+    spec, random = make_spec(8, 4), np.random.default_rng(0)
+    for name in ("mine", "another"):
+        rows = {array.name: np.zeros((8, *array.shape), array.code_dtype) for array in spec.arrays}
+        write_store(tmp_path / name, spec, {**rows, "record": random.integers(-2**60, 2**60, rows["record"].shape)})
+    file = shard_file(tmp_path / "mine", "record", 0)
+    if source == "swapped":
+        swap_first_chunks(file)
+    else:
+        shutil.copy(shard_file(tmp_path / "another", "record", 0), file)
+    report = storage.verify(tmp_path / "mine")
+    assert report.problems == [f"{file}: the checksum of the file is wrong, that of every view is right"]
+
+
 def test_files_that_do_not_belong_are_named(store_path, shard_file):
     strangers = [shard_file(store_path, "heatmap", 3), store_path / "notes.txt",
                  shard_file(store_path, "scale", 0).with_suffix(".partial")]
@@ -186,10 +211,10 @@ def test_a_manifest_of_another_store_is_refused(tmp_path, store_path, make_spec,
         storage.open_store(store_path).read("heatmap", [0])
 
 
-@pytest.mark.parametrize("change", [{"version": 2}, {"version": "1"}, {"format": "pictures"}])
+@pytest.mark.parametrize("change", [{"version": 1}, {"version": 3}, {"version": "2"}, {"format": "pictures"}])
 def test_another_format_is_refused_with_what_to_do(store_path, edit_manifest, change):
     edit_manifest(store_path, lambda content: content.update(change))
-    with pytest.raises(FormatError, match="this program reads 1; update it, or write the store anew"):
+    with pytest.raises(FormatError, match="reads 2; use the program that wrote it, or write the store anew"):
         storage.open_store(store_path)
     with pytest.raises(FormatError):
         storage.create_store(store_path, StoreSpec((ArraySpec("x", (), "uint8"),), 1, 1, {}))

@@ -112,6 +112,8 @@ def test_a_reduced_map_may_be_coded_in_fewer_bits(tmp_path: Path):
     ({}, {"maps": "u8-sqrt"}, "array 'maps' is not in this store"),
     ({}, {"heatmap": "pca-2+u8-channel"}, "needs the parameter 'mean'|does not fit"),
     ({}, {"wh_offset": "u8-sqrt"}, "u8-sqrt stores probabilities"),
+    ({}, {"features": "exact-fp16-sparse"}, "array 'features': exact-fp16-sparse is for wh_offset"),
+    ({}, {"heatmap": "exact-fp16-sparse"}, "array 'heatmap': exact-fp16-sparse is for wh_offset"),
 ])
 def test_what_cannot_be_is_refused(tmp_path: Path, source: dict, change: dict, message: str):
     store = dump(tmp_path / "a", **source)

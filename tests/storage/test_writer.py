@@ -201,6 +201,25 @@ def test_a_finished_shard_that_vanished_is_written_again(tmp_path: Path, spec, r
         writer.finish()
 
 
+@pytest.mark.parametrize("names", ["01", "10"])
+@pytest.mark.parametrize("again", [lambda codes: codes * 0, lambda codes: codes + 1], ids=["shorter", "as long"])
+def test_of_a_shard_that_was_written_again_the_latest_record_counts(
+        tmp_path: Path, write, monkeypatch: pytest.MonkeyPatch, again, names: str):
+    """Whatever the journals are called."""
+    spec = storage.StoreSpec((ArraySpec("record", (8,), "int64"),), 8, 4, {})
+    rows = {"record": np.random.default_rng(0).integers(-2**60, 2**60, (8, 8))}
+    left = iter(names)
+    monkeypatch.setattr("secrets.token_hex", lambda _: next(left))
+    write(storage.create_store(tmp_path / "s", spec), rows)
+    (tmp_path / "s/record/c.0.0").unlink()
+    rows["record"][:4] = again(rows["record"][:4])
+    writer = storage.create_store(tmp_path / "s", spec)
+    write(writer, rows)
+    writer.finish()
+    assert storage.verify(tmp_path / "s").problems == []
+    assert np.array_equal(storage.open_store(tmp_path / "s").read("record", range(8)), rows["record"])
+
+
 def test_other_shard_sizes_and_notes_do_not_part_ways(tmp_path: Path, spec, make_spec, rows, write):
     write(storage.create_store(tmp_path / "s", spec), rows, [0])
     writer = storage.create_store(tmp_path / "s", make_spec(shard_views=3))
@@ -245,7 +264,7 @@ def test_a_store_whose_manifest_could_not_be_read_is_not_begun(tmp_path: Path, m
 def test_a_manifest_needs_no_more_than_is_kept_free_for_it(name: str, arrays: int):
     spec = storage.StoreSpec(tuple(ArraySpec(f"{name[:-1]}{number}", (), "uint8") for number in range(arrays)), 1000, 1,
                              {})
-    entry = {"bytes": 2**48, "crc32c": 2**32 - 1}
+    entry = {"bytes": 2**48, "sha256": "f" * 64}
     shards = [{"arrays": {array.name: entry for array in spec.arrays}, "errors": {}}] * spec.shards
     content = manifests.build(spec, shards, {}, {})
     assert len(manifests.render(content)) < 2000 + 1000 * arrays * manifests.ENTRY_BYTES

@@ -13,7 +13,7 @@ from storage import ENCODINGS, ArraySpec, decode, encode, fit_parameters, reduce
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @given(values=hnp.arrays(np.float32, (2, 3, 4, 4), elements=st.floats(0, 1, width=32)))
 def test_torch_says_what_storage_says(encoding, values):
-    array = ArraySpec("heatmap", (3, 4, 4), ENCODINGS[encoding].dtype or "float32", encoding)
+    array = ArraySpec("wh_offset", (3, 4, 4), ENCODINGS[encoding].dtype or "float32", encoding)
     codes = encode(array, values)
     found = dequantise(torch.from_numpy(codes), array)
     assert found.dtype == torch.float32

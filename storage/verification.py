@@ -59,8 +59,8 @@ def verify(path: str | os.PathLike[str]) -> Report:
     for shard, entry in enumerate(store.manifest["shards"]):
         for array in spec.arrays:
             found = _check_shard(store, array, shard, bad)
-            # The views are sound; so are tag and index, but not what lies between.
-            if not found and store.checksum(array.name, shard) != entry["arrays"][array.name]["crc32c"]:
+            # The views are sound, and so are tag and index; but are they what was written?
+            if not found and store.sha256(array.name, shard) != entry["arrays"][array.name]["sha256"]:
                 found = [f"{store.shard_path(array, shard)}: the checksum of the file is wrong, that of every view is "
                          "right"]
             problems += found
