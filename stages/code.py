@@ -2,16 +2,19 @@
 
 import ast
 import hashlib
+import tokenize
 from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 
 PACKAGES = ("pipeline", "stages", "storage")
 
 #: Not part of a stage's fingerprint: the *values* of params are in it already, and these modules only
 #: carry values, errors and progress from one place to another, start processes or guard outs.
-PLUMBING = ("pipeline.devices", "pipeline.errors", "pipeline.inform", "pipeline.params",
+PLUMBING = ("pipeline.devices", "pipeline.engine.interrupt", "pipeline.engine.log", "pipeline.engine.stopwatch",
+            "pipeline.errors", "pipeline.inform", "pipeline.params",
             "stages.code", "stages.entry", "stages.paths", "stages.replacing", "stages.work")
 
 
@@ -38,12 +41,31 @@ def first_party_files(module: str) -> dict[str, Path]:
 
 @cache
 def code_fingerprint(module: str) -> str:
-    """sha256 over the source of `module` and of every module of ours that it imports."""
+    """sha256 over what `module` and every module of ours that it imports do: their source as of `without_remarks`."""
     digest = hashlib.sha256()
     for name, path in first_party_files(module).items():
-        digest.update(f"{name}\0".encode())
-        digest.update(path.read_bytes())
+        digest.update(f"{name}\0{without_remarks(path.read_text(encoding='utf-8'))}".encode())
     return digest.hexdigest()
+
+
+def without_remarks(source: str) -> str:
+    """Python without comments and docstrings, so that a better word for something trains nothing again.
+
+    It is source and no syntax tree: what a tree looks like depends on the version of Python.
+    """
+    given = source.splitlines()
+    lines: list[str | None] = [*given]
+    for token in tokenize.generate_tokens(StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = token.line[:column].rstrip() or None
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+            doc = node.body[0]
+            if not given[doc.lineno - 1][: doc.col_offset].strip():  # nothing else begins on its line
+                for row in range(doc.lineno - 1, doc.end_lineno or doc.lineno):
+                    lines[row] = None
+    return "\n".join(line for line in lines if line is not None)
 
 
 def _imports(path: Path, module: str) -> Iterator[str]:
