@@ -93,6 +93,12 @@ def pipeline():
     return run_pipeline
 
 
+@pytest.fixture(scope="session")
+def trained():
+    """When each detector in the work folders of a folder was written, in ns: training again would write it again."""
+    return lambda folder: {path: path.stat().st_mtime_ns for path in folder.glob(".work/**/weights.safetensors")}
+
+
 @pytest.fixture
 def steps():
     """The commands that made the finished folder, in order."""

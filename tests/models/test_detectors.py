@@ -241,7 +241,8 @@ def test_preprocess_brings_its_numbers_to_the_device_once(monkeypatch):
     images = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
     with torch.inference_mode():
         expected = preprocess(images, config)
-    monkeypatch.delattr(torch, "tensor")  # a copy from the CPU in every step keeps a GPU waiting
+    for name in ("tensor", "as_tensor", "from_numpy"):  # a copy from the CPU in every step keeps a GPU waiting
+        monkeypatch.delattr(torch, name)
     weight = torch.ones(3, 1, 1, requires_grad=True)
     (preprocess(images, config) * weight).sum().backward()
     assert torch.equal(preprocess(images, config), expected)

@@ -137,10 +137,18 @@ def test_agreement_reads_the_heads_of_each_teacher_beside_the_merged_ones(data, 
     np.testing.assert_array_equal(teacher.heatmap, store.decode("heatmap", store.read("heatmap", rows)))
 
 
+def say_of_flips(path, measured):
+    """Writes into a store's manifest what was measured of mirrored views."""
+    content = manifest.parse((path / "manifest.json").read_bytes())
+    content["created"]["flip"] = measured
+    (path / "manifest.json").write_bytes(manifest.render(content))
+
+
 @pytest.mark.parametrize(("size", "flip"), [((64, 48), None), (None, 1.0)])
 def test_members_are_brought_to_the_students_grid_and_mirrored_as_the_target_is(
-        data, recorded, two_teachers, monkeypatch, size, flip):
-    monkeypatch.setattr("pipeline.targets.opening._check_flip", lambda *_: None)  # these stores do not say
+        data, recorded, two_teachers, size, flip):
+    for path in two_teachers.values():
+        say_of_flips(path, {"views": 16, "error": 0.1, "features": 0.1})
     targets = open_targets(two_teachers, SEPARATE, data, recorded, size=size, flip=flip)
     batch = first_batch(targets)
     single = open_targets(two_teachers, Recipe(teachers=["large"]), data, recorded, size=size, flip=flip)
@@ -162,9 +170,7 @@ def test_members_are_brought_to_the_students_grid_and_mirrored_as_the_target_is(
 def test_views_are_mirrored_where_params_allow_the_error_of_what_is_read(data, recorded, write_store, measured, w4,
                                                                          words):
     path = write_store("mine", features=3)
-    content = manifest.parse((path / "manifest.json").read_bytes())
-    content["created"]["flip"] = measured
-    (path / "manifest.json").write_bytes(manifest.render(content))
+    say_of_flips(path, measured)
     recipe = Recipe(teachers=["mine"], weights=[1000.0, 1.0, 0.1, w4])
     assert not open_targets({"mine": path}, recipe, data, recorded).flip
     if words is None:
