@@ -137,7 +137,8 @@ def test_a_key_that_the_source_has_no_use_for_is_refused(params_file, source, ig
     data = f"data={{source: {source}}}"
     assert load_params(params_file, [data, "data.download=false"]).data.kind == kind
     for change in ignored:
-        with pytest.raises(UserError, match=rf"data: source .* is read as {kind}, which knows no {change.split('=')[0]}"):
+        words = rf"data: source .* is read as {kind}, which knows no {change.split('=')[0]}"
+        with pytest.raises(UserError, match=words):
             load_params(params_file, [data, f"data.{change}"])
 
 
