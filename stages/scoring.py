@@ -82,8 +82,10 @@ def read(out: Path) -> dict[str, Any]:
 
 def _records(data: "DataSet", split: str) -> "Sequence[ImageRecord]":
     """The images of a split; of train, evenly spaced ones, as many as val has."""
+    from pipeline.data.dataset import TRAIN
+
     records = data.records(split)
-    if split != inputs.TRAIN:
+    if split != TRAIN:
         return records
     count = min(len(records), len(data.splits.get("val", ())) or len(records))
     return [records[place * len(records) // count] for place in range(count)]
