@@ -88,6 +88,8 @@ def test_a_bad_value_is_named_by_its_dotted_key(params_file, override, words):
     ("recipes.plain.teachers=[resnet5]", ["recipes.plain.teachers", "teacher 'resnet5'", "'resnet50'"]),
     ("recipes.plain={teachers: [resnet50], ensemble: both}", ["recipes.plain.ensemble", "'both'", "none"]),
     ("ensembles.separate={teachers: [resnet50, b]}", ["ensembles.separate", "choose another"]),
+    ("teachers.views={model: resnet50}", ["teachers.views", "choose another"]),
+    ("teachers.ensemble={model: resnet50}", ["teachers.ensemble", "choose another"]),
     ("ensembles.both={teachers: [resnet50, hourglass]}", ["ensembles.both.teachers", "'hourglass'", "resnet50"]),
     ("teachers.resnet50.train={lrr: 1}", ["teachers.resnet50.train.lrr", "'lr'"]),
     ("students.resnet18.train={lr: fast}", ["students.resnet18.train.lr", "'fast'"]),
@@ -170,6 +172,13 @@ def test_a_students_seed_is_no_key_of_its_training(params_file, override):
 def test_an_ensemble_merges_different_teachers(params_file):
     with pytest.raises(UserError, match=r"ensembles\.both\.teachers: expected a name only once"):
         load_params(params_file, ["ensembles.both={teachers: [resnet50, resnet50]}"])
+
+
+def test_a_teachers_store_is_not_that_of_an_ensemble(params_file):
+    teacher = "teachers.ensemble-both={model: resnet18}"
+    assert load_params(params_file, [teacher])
+    with pytest.raises(UserError, match=r"teachers\.ensemble-both: .*choose another"):
+        load_params(params_file, [teacher, "ensembles.both={teachers: [resnet50, ensemble-both]}"])
 
 
 def test_a_baseline_that_nobody_named_need_not_be_there(params_file):
