@@ -27,6 +27,7 @@ from fitting import CACHE, pipeline
 from tradeoff import Cell, Comparison, write_docs
 
 from pipeline.data import DataSet, load_data
+from pipeline.data.dataset import TRAIN
 from pipeline.data.recorded import RecordedViews
 from pipeline.errors import UserError
 from pipeline.evaluation.fidelity import BoxFidelity
@@ -117,7 +118,7 @@ def finished(folder: Path) -> Line:
     if not inputs.entry(params.recipes, RECIPE, "recipe").weights[3]:
         raise UserError(f"{needed[0]}: recipe {RECIPE!r} has w4 = 0, so its students would not see the features.")
     data = load_data(folder / paths.data_folder(params.data.name))
-    return Line(folder, params, data, RecordedViews(needed[2], data, inputs.TRAIN, params.views))
+    return Line(folder, params, data, RecordedViews(needed[2], data, TRAIN, params.views))
 
 
 def made(line: Line, heatmap: str, wh_offset: str, features: str | None, seeds: Sequence[int], epochs: float) -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.seeds import SEEDS
 
 #: What the system says where a disk, or one's share of it, is full.
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -76,8 +77,8 @@ def stage_main(run: Callable[..., Any], *arguments: str) -> None:
 
 
 def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0")
+    if not text.isdecimal() or int(text) >= SEEDS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to {SEEDS - 1}")
     return int(text)
 
 

@@ -17,7 +17,8 @@ def run(params: "Params", student: str, recipe: str, seed: int) -> dict[str, Any
         model_folder=paths.student_model(student, recipe, seed),
         about={"kind": "student", "student": student, "recipe": recipe, "seed": seed},
         out=paths.student_results(student, recipe, seed) / "metrics.json",
-        beside=("unseen", "val"), size_hw=size)
+        beside=("unseen", "val"), size_hw=size,
+        command=f"pipeline distill --student {student} --recipe {recipe} --seed {seed}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ def run(params: "Params", name: str) -> dict[str, Any]:
     return scoring.score(
         params, f"evaluate_teacher/{name}", module="stages.evaluate_teacher", model_folder=paths.teacher_model(name),
         about={"kind": "teacher", "teacher": name, "recipe": None, "seed": None},
-        out=paths.teacher_results(name) / "metrics.json", beside=("unseen", "val", "train"))
+        out=paths.teacher_results(name) / "metrics.json", beside=("unseen", "val", "train"),
+        command=f"pipeline train-teacher {name}")
 
 
 if __name__ == "__main__":

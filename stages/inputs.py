@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: The split that teachers and students learn on.
-TRAIN = "train"
-
 
 def entry(table: Mapping[str, T], name: str, kind: str) -> T:
     """`table[name]`, or an error that lists what there is."""

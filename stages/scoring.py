@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def score(params: "Params", stage: str, *, module: str, model_folder: Path, about: Mapping[str, Any],
           out: Path, split: str = "test", beside: Sequence[str] = (),
-          size_hw: tuple[int, int] | None = None) -> dict[str, Any]:
+          size_hw: tuple[int, int] | None = None, command: str = "pipeline distill") -> dict[str, Any]:
     """Scores one detector on a split, and on others `beside` it, into the file `out`.
 
     Args:
@@ -28,6 +28,7 @@ def score(params: "Params", stage: str, *, module: str, model_folder: Path, abou
         beside: further splits, each a key of metrics.json (null where the data has no such split). Of "train"
             as many images as val has, evenly spaced, tell whether a detector knows its images by heart.
         size_hw: (height, width) of its input in pixels.
+        command: what trains the detector.
 
     Returns:
         The content of metrics.json.
@@ -40,9 +41,9 @@ def score(params: "Params", stage: str, *, module: str, model_folder: Path, abou
     if not data.splits.get(split):
         raise UserError(f"data/{data.name} has no {split} images to score on. Name some in data.sets (val may be "
                         "held out by data.val_fraction), and run 'pipeline prepare' again.")
-    weights = inputs.needs(paths.weights(model_folder), "pipeline " + stage.split("/")[0].replace("_", "-"))
+    weights = inputs.needs(paths.weights(model_folder), command)
     summary = inputs.training_summary(model_folder)
-    splits = [name for name in (split, *beside) if data.splits.get(name)]
+    splits = {name: records for name in (split, *beside) if (records := _records(data, name))}
 
     def build(folder: Path, result: Path, fingerprint: str) -> None:
         from pipeline.devices import pick_device
@@ -52,9 +53,8 @@ def score(params: "Params", stage: str, *, module: str, model_folder: Path, abou
 
         model = load_trained(weights, data)
         found = {}
-        for name in splits:
+        for name, records in splits.items():
             with progress_bar(f"{stage} {name}") as progress:
-                records = _records(data, name)
                 rows = detect(model, records, size_hw=size, batch=params.evaluate.batch,
                               top_k=params.evaluate.top_k, flip=params.evaluate.flip, device=pick_device(),
                               progress=progress)
@@ -81,9 +81,11 @@ def read(out: Path) -> dict[str, Any]:
 
 
 def _records(data: "DataSet", split: str) -> "Sequence[ImageRecord]":
-    """The images of a split; of train, evenly spaced ones, as many as val has."""
-    records = data.records(split)
-    if split != inputs.TRAIN:
+    """The images of a split, if there are any; of train, evenly spaced ones, as many as val has."""
+    from pipeline.data.dataset import TRAIN
+
+    records = data.splits.get(split, ())
+    if split != TRAIN:
         return records
-    count = min(len(records), len(data.splits.get("val", ())) or len(records))
+    count = min(len(records), len(data.splits.get("val", ())))
     return [records[place * len(records) // count] for place in range(count)]

@@ -32,11 +32,12 @@ def run(params: "Params", name: str, *, devices: str = "auto", restart: bool = F
     data = inputs.prepared_data(params)
 
     def source() -> "Source":
+        from pipeline.data.dataset import TRAIN
         from pipeline.data.loading import FreshViews
         from pipeline.models import detector_config
 
         stride = detector_config(teacher.model, len(data.classes), **teacher.arch).stride
-        return FreshViews(data.records(inputs.TRAIN), len(data.classes), params.views, stride=stride,
+        return FreshViews(data.records(TRAIN), len(data.classes), params.views, stride=stride,
                           seed=train.seed, cache_mb=params.data.cache_mb)
 
     def objective(fabric: "Fabric", _: "nn.Module") -> "nn.Module":

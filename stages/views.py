@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 def viewed_split(data: "DataSet") -> str:
     """Of which images views are recorded, as `data.records` takes it: of train, then of those without labels."""
-    from pipeline.data.dataset import UNLABELLED
+    from pipeline.data.dataset import TRAIN, UNLABELLED
 
-    return f"{inputs.TRAIN}+{UNLABELLED}" if data.splits.get(UNLABELLED) else inputs.TRAIN
+    return f"{TRAIN}+{UNLABELLED}" if data.splits.get(UNLABELLED) else TRAIN
 
 
 def recorded_views(data: "DataSet", params: "Views") -> "RecordedViews":

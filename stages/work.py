@@ -261,7 +261,7 @@ def say(text: str) -> None:
 
 
 def clean(*, everything: bool = False) -> int:
-    """Deletes the work folders of finished stages, or all of them.
+    """Deletes the work folders of finished stages, or all of them, but for those that a command is working in.
 
     Returns:
         The bytes that were freed.
@@ -270,8 +270,12 @@ def clean(*, everything: bool = False) -> int:
     for marker in sorted(WORK.rglob("inputs.json")):
         folder = marker.parent
         if everything or (folder / "done").exists():
-            freed += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-            shutil.rmtree(folder)
+            try:
+                with _held(folder, alone=True):
+                    freed += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+                    shutil.rmtree(folder)
+            except UserError as error:
+                say(f"clean: not deleted: {error}")
     for folder in sorted((path for path in WORK.rglob("*") if path.is_dir()), reverse=True):
         if not any(folder.iterdir()):
             folder.rmdir()

@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.data.dataset import UNLABELLED
+from pipeline.data.dataset import TRAIN, UNLABELLED
 from pipeline.errors import UserError
 from storage import StoreError, open_store, seconds_to_make
 
 if TYPE_CHECKING:
     from pipeline.data import DataSet
     from pipeline.params import Ensemble, Recipe
-
-TRAIN = "train"
 
 
 class Part(BaseModel):

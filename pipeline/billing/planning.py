@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pipeline.billing.bill import TRAIN, Plan, StudentCost, Taught, images_of, stores_of, teachers_of
+from pipeline.billing.bill import Plan, StudentCost, Taught, images_of, stores_of, teachers_of
 from pipeline.billing.live import LiveTeachers
 from pipeline.billing.rehearsal import VIEWS, Rehearsal, images_needed, rehearse
 from pipeline.billing.steps import AHEAD, Arm, seconds_of_steps
+from pipeline.data.dataset import TRAIN
 from pipeline.devices import lone_fabric
 from pipeline.engine import seed_everything
 from pipeline.inference.prediction import inference, predict

@@ -7,6 +7,7 @@ import click
 
 from pipeline.cli.options import OneLineErrors, as_json, devices, print_answer, reads_params, restart
 from pipeline.cli.store_commands import store
+from pipeline.seeds import SEEDS
 
 if TYPE_CHECKING:
     from pipeline.params import Params
@@ -88,7 +89,8 @@ def build_ensemble(params: "Params", keys: tuple[str, ...], restart: bool, as_js
 @main.command()
 @click.option("--student", "students", multiple=True, help="Entries of `students` (default: those of `distill`).")
 @click.option("--recipe", "recipes", multiple=True, help="Entries of `recipes` (default: those of `distill`).")
-@click.option("--seed", "seeds", multiple=True, type=click.IntRange(min=0), help="Default: the seeds of `distill`.")
+@click.option("--seed", "seeds", multiple=True, type=click.IntRange(0, SEEDS - 1),
+              help="Default: the seeds of `distill`.")
 @devices
 @restart
 @as_json

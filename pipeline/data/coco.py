@@ -35,8 +35,8 @@ def read_coco(source: Path, *, sets: Mapping[str, Sequence[str]] | None = None, 
     Raises:
         UserError: a json is missing or not COCO's, or an image is in two splits.
     """
-    base = source if source.is_dir() else source.parent
-    plan = {"train": [source.name]} if sets is None else {split: list(names) for split, names in sets.items()}
+    base = _base(source)
+    plan = _plan(source, sets)
     files = {split: [base / name for name in names] for split, names in plan.items()}
     trees = {path: _read_json(path) for paths in files.values() for path in paths}
     if classes is None:
@@ -51,6 +51,27 @@ def read_coco(source: Path, *, sets: Mapping[str, Sequence[str]] | None = None, 
                                 "an image belongs to one split.")
             splits[split].append(record)
     return Found(tuple(classes), splits, plan, undivided=sets is None)
+
+
+def coco_files(source: Path, *, sets: Mapping[str, Sequence[str]] | None = None,
+               images: str | None = None) -> list[Path]:
+    """What `read_coco` reads: the jsons, and of the images that they name those that are there."""
+    base, files = _base(source), []
+    for path in (base / name for names in _plan(source, sets).values() for name in names):
+        folders = _folders(path, base, images)
+        found = (_find(image.get("file_name"), folders) for image in _read_json(path)["images"])
+        files += [path, *filter(None, found)]
+    return files
+
+
+def _base(source: Path) -> Path:
+    """Where the paths of jsons start from."""
+    return source if source.is_dir() else source.parent
+
+
+def _plan(source: Path, sets: Mapping[str, Sequence[str]] | None) -> dict[str, list[str]]:
+    """The jsons of each split."""
+    return {"train": [source.name]} if sets is None else {split: list(names) for split, names in sets.items()}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -91,6 +112,12 @@ def _folders(path: Path, base: Path, images: str | None) -> list[Path]:
     return folders
 
 
+def _find(file: object, folders: Sequence[Path]) -> Path | None:
+    """The first of the folders' files of this name."""
+    paths = [folder / file for folder in folders] if isinstance(file, str) and file else []
+    return next((path for path in paths if path.is_file()), None)
+
+
 def _records(path: Path, tree: Mapping[str, Any], folders: Sequence[Path], classes: Sequence[str],
              problems: Problems, progress: Progress) -> list[ImageRecord]:
     names = _categories(tree)
@@ -123,7 +150,7 @@ def _record(path: Path, image: Mapping[str, Any], annotations: Sequence[Mapping[
     file, width, height = image.get("file_name"), image.get("width"), image.get("height")
     if not isinstance(file, str) or not file:
         raise BadFile(path, f"the image of id {image.get('id')!r} has no file_name")
-    found = next((folder / file for folder in folders if (folder / file).is_file()), None)
+    found = _find(file, folders)
     if found is None:
         raise BadFile(folders[0] / file, f"the image does not exist, but {path} names it")
     if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):

@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 from pipeline.data.images import read_image
 from pipeline.errors import UserError, unknown
 
-__all__ = ["FORMAT", "UNLABELLED", "DataSet", "ImageRecord", "load_data", "read_image"]
+__all__ = ["FORMAT", "TRAIN", "UNLABELLED", "DataSet", "ImageRecord", "load_data", "read_image"]
 
 FORMAT = 1
+#: The split that teachers and students learn on.
+TRAIN = "train"
 #: The split of images whose objects nobody names: a labelled image without objects is another thing.
 UNLABELLED = "unlabelled"
 

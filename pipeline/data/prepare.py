@@ -25,8 +25,7 @@ from pipeline.inform import Progress
 from pipeline.params import Data
 
 
-def prepare(params: Data, out: Path, *, strict: bool | None = None,
-            progress: Progress = no_progress) -> dict[str, Any]:
+def prepare(params: Data, out: Path, *, progress: Progress = no_progress) -> dict[str, Any]:
     """Writes a data set: JPEGImages, Annotations, ImageSets/Main, annotations.json, manifest.json.
 
     Image files keep their bytes, ids and boxes become unique and clean, and every image is decoded
@@ -35,7 +34,6 @@ def prepare(params: Data, out: Path, *, strict: bool | None = None,
     Args:
         params: the source and how it is divided.
         out: a folder that does not exist yet. It is complete when manifest.json is in it.
-        strict: fail on the first bad file; None takes it from params.
 
     Returns:
         The manifest: format, name, classes, splits (images of each), counts (images, those labelled and
@@ -49,7 +47,7 @@ def prepare(params: Data, out: Path, *, strict: bool | None = None,
         UserError: the source or its sets are not there, strict meets a bad file, an image is in
             two splits, or a split has no good image.
     """
-    problems = Problems(params.strict if strict is None else strict)
+    problems = Problems(params.strict)
     out.mkdir(parents=True, exist_ok=True)
     found = _read(params, out, problems, progress)
     for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
@@ -113,19 +111,15 @@ def hold_out(splits: Mapping[str, Sequence[ImageRecord]], wanted: Iterable[str],
 
 
 def _read(params: Data, out: Path, problems: Problems, progress: Progress) -> Found:
-    if params.source == "demo":
+    if params.kind == "demo":
         from pipeline.data import demo
 
         demo.write_demo(params.demo, out, lambda done, total: progress(done, total, "scenes"))
         return read_voc(out, classes=demo.CLASSES, problems=problems, progress=progress)
     source = Path(params.source)
-    names = [params.source, *(name for names in (params.sets or {}).values() for name in names)]
-    if params.format == "coco" or (params.format == "auto" and any(name.endswith(".json") for name in names)):
+    if params.kind == "coco":
         return read_coco(source, sets=params.sets, images=params.images, classes=params.classes,
                          problems=problems, progress=progress)
-    if params.images is not None:
-        raise UserError(f"data.images: {params.images} is for a COCO json; {source} is read as VOC, "
-                        "whose images are in JPEGImages.")
     if params.download:
         download_voc(source, params.sets)
     return read_voc(source, sets=params.sets, classes=params.classes, problems=problems, progress=progress)

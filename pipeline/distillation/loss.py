@@ -66,8 +66,9 @@ class DistillationLoss(nn.Module):
         for name, weights in channels.items():
             spread_F11 = torch.tensor(weights, dtype=torch.float32).sqrt().view(-1, 1, 1)
             self.register_buffer(f"spread of {name}", spread_F11, persistent=False)
-        self.adapters = nn.ModuleDict({  # without a bias: standardising takes it away again
-            name: nn.Conv2d(student_channels, len(weights), 1, bias=False)
+        # Without a bias: standardising takes it away again. A bare name may be that of a module's method.
+        self.adapters = nn.ModuleDict({
+            f"of {name}": nn.Conv2d(student_channels, len(weights), 1, bias=False)
             for name, weights in channels.items() if self.w_features})
 
     def forward(self, outputs: "Sequence[DenseOutputs]", teacher: TeacherTargets) -> dict[str, Tensor]:
@@ -87,7 +88,7 @@ class DistillationLoss(nn.Module):
                 if weight:
                     terms[name] = weight * torch.stack(distances).mean()
         if self.w_features:
-            per_teacher = [self._features(student.features, name, maps[name], teacher) for name in self.adapters]
+            per_teacher = [self._features(student.features, name, maps[name], teacher) for name in self.channels]
             terms["kd_features"] = self.w_features * FEATURE_SCALE * torch.stack(per_teacher).mean()
         return terms
 
@@ -114,7 +115,7 @@ class DistillationLoss(nn.Module):
         if student.shape[2:] != grid_hw:
             student = F.adaptive_avg_pool2d(student, grid_hw)
         with torch.autocast(student.device.type, enabled=False):
-            adapted, spread_F11 = self._standard(name, self.adapters[name](student)), self._spread(name)
+            adapted, spread_F11 = self._standard(name, self.adapters[f"of {name}"](student)), self._spread(name)
         if form == "pkd":
             return features.pkd(adapted, told)
         if form == "cwd":

@@ -4,10 +4,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
+from pipeline.seeds import SEEDS
+
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_+-]+$")]  # DVC reads a dot as a path
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
 
 
 class Block(BaseModel):

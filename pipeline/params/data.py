@@ -2,12 +2,14 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from pipeline.params.blocks import Block, Fraction, Name, Names, Positive, Seed, distinct
 
 _Share = Annotated[float, Field(gt=0.0, le=1.0)]
 _ClassName = Annotated[str, Field(min_length=1)]
+#: Keys of `data` that the reader of a kind of source does not look at.
+_IDLE = {"demo": ("sets", "images", "classes", "download"), "voc": ("images",), "coco": ("download",)}
 
 
 def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
@@ -90,6 +92,23 @@ class Data(Block):
     strict: bool = False
     cache_mb: Annotated[int, Field(ge=0)] = 1024
     demo: DemoScenes = DemoScenes()
+
+    @property
+    def kind(self) -> Literal["demo", "voc", "coco"]:
+        """What the source is read as."""
+        if self.source == "demo":
+            return "demo"
+        if self.format != "auto":
+            return self.format
+        names = [self.source, *(name for names in (self.sets or {}).values() for name in names)]
+        return "coco" if any(name.endswith(".json") for name in names) else "voc"
+
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> "Data":
+        if idle := [key for key in _IDLE[self.kind] if getattr(self, key)]:
+            raise ValueError(f"source {self.source!r} is read as {self.kind}, which knows no {', '.join(idle)}: "
+                             "leave that out, or set another source or format")
+        return self
 
 
 class Views(Block):

@@ -108,6 +108,8 @@ def _check_references(params: Params) -> None:
         asked += [("report.baseline", [params.report.baseline], "teacher", params.teachers)]
     if SEPARATE in params.ensembles:
         raise UserError(f"ensembles.{SEPARATE}: recipes use this name for no ensemble at all; choose another.")
+    for name in {"views", "ensemble", *(f"ensemble-{key}" for key in params.ensembles)} & {*params.teachers}:
+        raise UserError(f"teachers.{name}: a store that is no teacher's has this name; choose another.")
     for where, names, kind, table in asked:
         for name in names:
             if name not in table:

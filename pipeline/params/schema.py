@@ -160,15 +160,14 @@ class Ensemble(Block):
         teachers: whose stores are merged, at least two.
         heatmap: how much each teacher counts: equally (mean), the surest in each cell alone (max) or the more the
             surer (confidence), by its AP of each class on val (class-ap), or for each object by its agreement with
-            the ground truth (agreement); docs/ensembles.md has the formulas.
-        boxes: matched and fused, weighted by score and by what `heatmap` says of the teachers.
+            the ground truth (agreement); docs/ensembles.md has the formulas. Boxes are matched and fused, weighted
+            by score and by that.
         iou: least IoU at which two teachers' boxes of a class are one object.
         threshold: least score of a peak that takes part in the fusion of boxes.
     """
 
     teachers: Annotated[list[Name], Field(min_length=2), AfterValidator(distinct)]
     heatmap: Literal["mean", "max", "confidence", "class-ap", "agreement"] = "mean"
-    boxes: Literal["fused"] = "fused"
     iou: Fraction = 0.5
     threshold: Fraction = 0.05
 

@@ -182,9 +182,10 @@ def student_curves(study: Study, logs: dict[tuple[str, str], Log], out: Path) ->
     """Each student's loss on ground truth, which is the same quantity alone and taught."""
     curves = {
         label(student): [
-            (study.recipe_label(recipe), {**log, "ground truth": _total(log)}, "ground truth")
+            (study.recipe_label(recipe), {**log, "ground truth": _total(log) / weight}, "ground truth")
             for (name, recipe), log in logs.items()
             if name == student and recipe in study.main_recipes and "heatmap" in log
+            and (weight := study.params.recipes[recipe].ground_truth)  # the logged terms carry it
         ]
         for student in dict.fromkeys(student for student, _ in logs)
     }

@@ -100,7 +100,8 @@ def _size(study: Study) -> str:
         return ""
     params, student = min(sizes)
     latency = study.results.latency(student)
-    parts = [f"has {shown(100 * (1 - params / baseline.params))} % fewer parameters than {label(base)}"]
+    fewer = 100 * (1 - params / baseline.params)
+    parts = [f"has {shown(abs(fewer))} % {'fewer' if fewer >= 0 else 'more'} parameters than {label(base)}"]
     if latency and baseline.latency_ms:
         parts.append(f"runs {shown(baseline.latency_ms / latency)} times as fast")
     below = minus(baseline.map_area, study.results.mean(student, study.headline))

@@ -33,19 +33,9 @@ METRIC_COLUMNS = [
 def teachers_table(study: Study) -> Table:
     """The scores of every teacher, and of ensembles of them."""
     results = study.results
-    known = [(label(name), results.teacher(name)) for name in study.params.teachers]
-    known += [(f"{key}: {' & '.join(map(label, study.params.ensembles[key].teachers))}", result)
-              for key, result in results.ensembles.items()]
-    rows = [
-        [
-            words(name if trained is mean else f"{name}, {_whose(study, trained)}"),
-            *(number(trained.score(metric)) for metric in (*METRICS, *FITTED)),
-            _minutes([trained]) if trained.kind == "teacher" else words(""),
-        ]
-        for name, mean in known
-        for trained in sorted(results.trainings.get((mean.kind, str(mean.teacher or mean.ensemble)), [mean]),
-                              key=lambda each: (not results.taught(each), results.taught(each)))
-    ]
+    teachers = [(label(name), results.teacher(name)) for name in study.params.teachers]
+    ensembles = [(f"{key}: {' & '.join(map(label, study.params.ensembles[key].teachers))}", result)
+                 for key, result in results.ensembles.items()]
     notes = [f"To fill a {DASH}: `pipeline train-teacher {name}`, then `pipeline evaluate`."
              for name in study.params.teachers if name not in results.teachers]
     if results.trainings:
@@ -54,17 +44,16 @@ def teachers_table(study: Study) -> Table:
     return Table(
         key="teachers",
         title="Teachers",
-        caption=f"{_splits(study)} Train is as many training images as val has, without augmentation: far above val, "
-        "a teacher knows its images by heart and says of them what the ground truth says."
-        + (" An ensemble is scored by what its teachers say of these images, merged as their stores are."
-           if results.ensembles else ""),
+        caption=f"{_splits(study)} {_fitted(study)}"
+        + (" An ensemble is scored by what its teachers say of these images, merged as their stores are, a teacher as "
+           "a detector: the best of each kind stands out." if results.ensembles else ""),
         columns=[
             Column(title="Teacher", numeric=False),
             *METRIC_COLUMNS,
             *(Column(title="mAP@.5 area", group=split) for split in ("Val", "Train")),
             Column(title="minutes", group="Training"),
         ],
-        rows=best_in_columns(rows, list(range(1, 1 + len(METRICS) + len(FITTED)))),
+        rows=[*_trainings(study, teachers), *_trainings(study, ensembles)],
         notes=notes,
     )
 
@@ -196,6 +185,29 @@ def _splits(study: Study) -> str:
     test, unseen = (len(study.data.splits.get(split, ())) for split in ("test", "unseen"))
     beside = f" and on {unseen:,} of drawings that nobody trained on (unseen)" if unseen else ""
     return f"AP in percent on {test:,} test images{beside}."
+
+
+def _fitted(study: Study) -> str:
+    if not study.data.splits.get("val"):
+        return "The data have no val images, so Val and Train are empty."
+    return ("Train is as many training images as val has, without augmentation: far above val, a teacher knows its "
+            "images by heart and says of them what the ground truth says.")
+
+
+def _trainings(study: Study, known: list[tuple[str, Result]]) -> list[list[Cell]]:
+    """A row for each time that teachers were trained, or ensembles merged; the best of them all stands out."""
+    results = study.results
+    rows = [
+        [
+            words(name if trained is mean else f"{name}, {_whose(study, trained)}"),
+            *(number(trained.score(metric)) for metric in (*METRICS, *FITTED)),
+            _minutes([trained]) if trained.kind == "teacher" else words(""),
+        ]
+        for name, mean in known
+        for trained in sorted(results.trainings.get((mean.kind, str(mean.teacher or mean.ensemble)), [mean]),
+                              key=lambda each: (not results.taught(each), results.taught(each)))
+    ]
+    return best_in_columns(rows, list(range(1, 1 + len(METRICS) + len(FITTED))))
 
 
 def _whose(study: Study, trained: Result) -> str:

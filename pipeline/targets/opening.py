@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
-from pipeline.data.dataset import UNLABELLED
+from pipeline.data.dataset import TRAIN, UNLABELLED
 from pipeline.data.loading import FreshViews
 from pipeline.distillation import DistillationLoss, ground_truth_targets, share_of_weight
 from pipeline.errors import UserError
@@ -38,7 +38,6 @@ ENSEMBLE = "ensemble"
 HEADS = ("heatmap", "peaks")
 FEATURES = "features"
 STRIDES = (2, 4, 8)
-TRAIN = "train"
 #: Least and greatest side of a student's input, as a share of the views'.
 SIZES = (0.5, 2.0)
 

@@ -106,7 +106,8 @@ def test_what_params_do_not_name_is_one_line_and_leaves_nothing(run, tmp_path, a
 
 def test_a_wrong_word_is_a_usage_error(run):
     assert run("distil").exit_code == 2
-    assert run("distill", "--seed", "one").exit_code == 2
+    for seed in ("one", str(2**32)):
+        assert run("distill", "--seed", seed).exit_code == 2
 
 
 def test_profiles_are_listed_and_written(run, tmp_path):

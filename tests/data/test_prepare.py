@@ -195,11 +195,10 @@ def test_bad_images_are_set_aside_counted_and_listed(tmp_path: Path, source: Any
     assert len(list((tmp_path / "out/Annotations").iterdir())) == 3
 
 
-@pytest.mark.parametrize("by_argument", [True, False])
-def test_strict_fails_on_the_first(tmp_path: Path, source: Any, by_argument: bool) -> None:
+def test_strict_fails_on_the_first(tmp_path: Path, source: Any) -> None:
     (source.root / "JPEGImages/1.png").write_bytes(b"")
     with pytest.raises(BadFile, match=r"1\.png: the image cannot be read: it is empty"):
-        prepare(data(source, strict=not by_argument), tmp_path / "out", strict=True if by_argument else None)
+        prepare(data(source, strict=True), tmp_path / "out")
     assert not (tmp_path / "out/manifest.json").exists()
     with pytest.raises(UserError, match="holds no prepared data"):
         load_data(tmp_path / "out")
@@ -233,7 +232,7 @@ def test_images_of_every_kind_go_through(tmp_path: Path, voc_folder: Make) -> No
     for name, mode in [("grey", "L"), ("cmyk", "CMYK"), ("rotated", "RGB"), ("unrotated", "RGB")]:
         path = folder.add(name, objects=DOG)
         Image.new(mode, (30, 40) if name == "rotated" else (40, 30)).save(path, exif=exif)
-    prepare(data(folder, val_fraction=0.0), tmp_path / "out", strict=True)
+    prepare(data(folder, val_fraction=0.0, strict=True), tmp_path / "out")
     assert {one.read().shape for one in load_data(tmp_path / "out").records("train")} == {(30, 40, 3)}
 
 
@@ -264,11 +263,6 @@ def test_coco_splits_by_file(tmp_path: Path) -> None:
     assert prepare(params, tmp_path / "out")["splits"] == {"train": 2, "val": 1, "test": 3}
     assert sorted(path.name for path in (tmp_path / "out/JPEGImages").iterdir()) == [
         "sub_0.png", "sub_0_2.png", "sub_1.png", "sub_1_2.png", "sub_2.png", "sub_2_2.png"]
-
-
-def test_images_are_for_coco_alone(tmp_path: Path, source: Any) -> None:
-    with pytest.raises(UserError, match=r"data\.images: pictures is for a COCO json"):
-        prepare(data(source, images="pictures"), tmp_path / "out")
 
 
 def test_the_demo_goes_the_same_way(tmp_path: Path) -> None:

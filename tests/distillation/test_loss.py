@@ -47,7 +47,7 @@ def loss_of(weights=W, channels=None, **recipe):
 def copying(loss, teacher):
     """The student and the teacher's features that its adapter makes of the student's."""
     student = student_like(teacher)
-    copied = loss.adapters["big"](student[0].features).detach()
+    copied = loss.adapters["of big"](student[0].features).detach()
     return student, teacher._replace(features={"big": 3 * copied + 7})
 
 
@@ -141,7 +141,7 @@ def test_feature_term_ignores_the_scale_of_both_sides(features):
     plain = loss(student, teacher)["kd_features"].item()
     scaled = teacher._replace(features={"big": teacher.features["big"] * 40 - 3})
     with torch.no_grad():
-        loss.adapters["big"].weight.mul_(9)
+        loss.adapters["of big"].weight.mul_(9)
     assert loss(student, scaled)["kd_features"].item() == pytest.approx(plain, rel=1e-3)
 
 
@@ -157,7 +157,7 @@ def test_feature_term_is_the_mean_over_the_teachers_and_trains_their_adapters():
     singles = []
     for name, channels in (("big", 5), ("hour-glass+", 7)):
         single = loss_of((0, 0, 0, 1), {name: [1.0] * channels})
-        single.adapters[name].load_state_dict(loss.adapters[name].state_dict())
+        single.adapters[f"of {name}"].load_state_dict(loss.adapters[f"of {name}"].state_dict())
         singles.append(single(student, teacher)["kd_features"].item())
     assert both.item() == pytest.approx(sum(singles) / 2)
 
@@ -258,5 +258,12 @@ def test_components_weigh_as_they_vary():
         assert loss(student, other)["kd_features"].item() == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.parametrize("name", ["float", "train", "values"])
+def test_a_teacher_may_have_the_name_of_a_modules_method(name):
+    teacher = random_teacher()
+    teacher = teacher._replace(features={name: teacher.features["big"]})
+    assert "kd_features" in loss_of(channels={name: [1.0] * 5})(student_like(teacher), teacher)
+
+
 def test_only_adapters_are_kept_in_a_checkpoint():
-    assert list(loss_of().state_dict()) == ["adapters.big.weight"]
+    assert list(loss_of().state_dict()) == ["adapters.of big.weight"]

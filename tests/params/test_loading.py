@@ -88,6 +88,8 @@ def test_a_bad_value_is_named_by_its_dotted_key(params_file, override, words):
     ("recipes.plain.teachers=[resnet5]", ["recipes.plain.teachers", "teacher 'resnet5'", "'resnet50'"]),
     ("recipes.plain={teachers: [resnet50], ensemble: both}", ["recipes.plain.ensemble", "'both'", "none"]),
     ("ensembles.separate={teachers: [resnet50, b]}", ["ensembles.separate", "choose another"]),
+    ("teachers.views={model: resnet50}", ["teachers.views", "choose another"]),
+    ("teachers.ensemble={model: resnet50}", ["teachers.ensemble", "choose another"]),
     ("ensembles.both={teachers: [resnet50, hourglass]}", ["ensembles.both.teachers", "'hourglass'", "resnet50"]),
     ("teachers.resnet50.train={lrr: 1}", ["teachers.resnet50.train.lrr", "'lr'"]),
     ("students.resnet18.train={lr: fast}", ["students.resnet18.train.lr", "'fast'"]),
@@ -127,6 +129,21 @@ def test_what_yaml_takes_for_a_date_is_a_name(params_file):
     assert load_params(params_file, ["data.source=2007-06-30"]).data.source == "2007-06-30"
 
 
+@pytest.mark.parametrize(("source", "ignored", "kind"), [
+    ("demo", ["classes=[cat]", "sets={train: a}", "images=x", "download=true"], "demo"),
+    ("VOCdevkit", ["images=x"], "voc"), ("all.json, format: voc", ["images=x"], "voc"),
+    ("all.json", ["download=true"], "coco"), ("coco, format: coco", ["download=true"], "coco"),
+    ("coco, sets: {train: a.json}", ["download=true"], "coco"),
+])
+def test_a_key_that_the_source_has_no_use_for_is_refused(params_file, source, ignored, kind):
+    data = f"data={{source: {source}}}"
+    assert load_params(params_file, [data, "data.download=false"]).data.kind == kind
+    for change in ignored:
+        words = rf"data: source .* is read as {kind}, which knows no {change.split('=')[0]}"
+        with pytest.raises(UserError, match=words):
+            load_params(params_file, [data, f"data.{change}"])
+
+
 def test_an_override_of_a_block_leaves_its_alias_as_it_is(params_file):
     params_file.write_text(SMALLEST.replace("recipes: [plain]}", "recipes: [plain], train: *train}").replace(
         "teachers:", "train: &train {epochs: 3}\nteachers:"))
@@ -155,6 +172,13 @@ def test_a_students_seed_is_no_key_of_its_training(params_file, override):
 def test_an_ensemble_merges_different_teachers(params_file):
     with pytest.raises(UserError, match=r"ensembles\.both\.teachers: expected a name only once"):
         load_params(params_file, ["ensembles.both={teachers: [resnet50, resnet50]}"])
+
+
+def test_a_teachers_store_is_not_that_of_an_ensemble(params_file):
+    teacher = "teachers.ensemble-both={model: resnet18}"
+    assert load_params(params_file, [teacher])
+    with pytest.raises(UserError, match=r"teachers\.ensemble-both: .*choose another"):
+        load_params(params_file, [teacher, "ensembles.both={teachers: [resnet50, ensemble-both]}"])
 
 
 def test_a_baseline_that_nobody_named_need_not_be_there(params_file):

@@ -59,6 +59,15 @@ def test_curves_of_teachers_students_and_distillation(study, tmp_path):
     assert "paper" not in students.alt + terms.alt  # variants would hide the main recipes
 
 
+def test_the_weight_of_the_ground_truth_is_not_part_of_its_curve(study, tree, tmp_path):
+    tree["recipes"][BOTH]["ground_truth"] = 0.5
+    halved = {key: values / 2 if key in ("heatmap", "wh", "offset") else values for key, values in TAUGHT.items()}
+    logs = {("resnet18", "plain"): LOG, ("resnet18", BOTH): halved}
+    assert figures.student_curves(study(RUNS), logs, tmp_path).alt.count("ends at 6") == 2
+    tree["recipes"][BOTH]["ground_truth"] = 0
+    assert figures.student_curves(study(RUNS), logs, tmp_path).alt.count("ends at") == 1
+
+
 def test_no_logs_no_curves(study, tmp_path):
     assert figures.teacher_curves({}, tmp_path) is None
     assert figures.student_curves(study({}), {}, tmp_path) is None

@@ -45,6 +45,11 @@ def test_one_teacher_unseen_drawings_best_and_smallest(study):
     assert "75.0 % fewer parameters than ResNet-50, runs 1.0 times as fast and is 10.0 points below it" in text
 
 
+def test_a_student_that_is_larger_than_the_baseline_is_said_to_be(study):
+    text = " ".join(summarise(study(runs([40.0], [50.0]), params=6_000_000)))
+    assert "has 50.0 % more parameters than ResNet-50" in text
+
+
 def test_one_seed_and_another_scale_are_cautioned(study):
     text = " ".join(summarise(study(runs([40.0], [50.0]))))
     assert "one seed only" in text

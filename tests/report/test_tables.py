@@ -35,8 +35,15 @@ def test_teachers_with_every_metric(study):
 def test_an_ensemble_stands_below_its_teachers(study):
     table = teachers_table(study(RUNS, ensembles={"both": 85.0}))
     assert texts(table)[2][:3] == ["both: ResNet-50 & Hourglass (small)", "85.0", "84.0"]
-    assert [row[1].best for row in table.rows] == [False, False, True]
+    assert [row[1].best for row in table.rows] == [False, True, False]  # alone of its kind: nothing to be ahead of
     assert "An ensemble is scored" in table.caption
+
+
+def test_train_is_explained_where_there_is_a_val_to_compare_it_with(study):
+    found = study(RUNS)
+    assert "no val images" in teachers_table(found).caption
+    found.data.splits["val"] = found.data.splits["test"]
+    assert "as many training images as val has" in teachers_table(found).caption
 
 
 def test_a_teacher_that_was_not_trained(study):

@@ -45,7 +45,7 @@ def test_our_own_mistakes_keep_their_traceback(monkeypatch):
 
 @pytest.mark.parametrize(("given", "words"), [
     ([], "required: student, seed"), (["a", "-1"], "'-1' is no whole number"), (["a", "x"], "'x' is no whole number"),
-    (["a", "1", "b"], "unrecognized arguments: b"),
+    (["a", str(2**32)], "is no whole number from 0 to 4294967295"), (["a", "1", "b"], "unrecognized arguments: b"),
 ])
 def test_wrong_arguments_of_a_stage_are_a_usage_error(monkeypatch, capsys, given, words):
     monkeypatch.setattr(sys, "argv", ["stage", *given])

@@ -171,6 +171,21 @@ def test_clean_keeps_unfinished_work(tmp_path):
     assert (tmp_path / "a").exists()
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_clean_leaves_what_is_being_worked_on(tmp_path, capsys, shared):
+    make(tmp_path / "a", lambda folder, result, _: result.write_text("done"), x=1)
+
+    def build(folder, result, _):
+        (folder / "checkpoint").write_text("half")
+        work.clean(everything=True)
+        result.write_text((folder / "checkpoint").read_text())
+
+    work.run("stage/item", module=MODULE, inputs={"x": 2}, out=tmp_path / "b", build=build, shared=shared)
+    assert f"is being worked on by process {os.getpid()}" in capsys.readouterr().err
+    assert (tmp_path / "b").read_text() == "half"
+    assert [path.parent.name for path in work.WORK.rglob("b")] == [path.parent.name for path in work.WORK.rglob("done")]
+
+
 def test_finished_work_is_found_newest_first(tmp_path):
     assert work.finished("stage/item", "made") == []
     for number in range(3):
