@@ -35,6 +35,7 @@ import numpy as np
 from common import Row, record
 from PIL import Image
 
+from pipeline import paths
 from pipeline.billing.planning import PLAIN, Question, student_arms
 from pipeline.billing.rehearsal import rehearse
 from pipeline.billing.steps import Arm, seconds_of_steps
@@ -45,7 +46,7 @@ from pipeline.devices import lone_fabric
 from pipeline.engine import seed_everything
 from pipeline.models import build_detector, save_detector
 from pipeline.params import DemoScenes, Params, load_params, profiles, train_params
-from stages import build_ensemble, distill, dump_teachers, paths, record_views
+from stages import build_ensemble, distill, dump_teachers, record_views
 
 ROUNDS = int(os.environ.get("ROUNDS") or 5)
 STUDENT = "resnet18"

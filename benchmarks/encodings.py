@@ -26,6 +26,7 @@ from common import Row, record
 from fitting import CACHE, pipeline
 from tradeoff import Cell, Comparison, write_docs
 
+from pipeline import paths
 from pipeline.data import DataSet, load_data
 from pipeline.data.dataset import TRAIN
 from pipeline.data.recorded import RecordedViews
@@ -33,7 +34,7 @@ from pipeline.errors import UserError
 from pipeline.evaluation.fidelity import BoxFidelity
 from pipeline.params import Params, load_params, train_params
 from pipeline.targets.dequantising import dequantise
-from stages import inputs, paths
+from stages import inputs
 from stages.entry import one_line_errors
 from storage import Store, open_store
 

@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import paths
 from pipeline.errors import UserError
-from stages import entry, inputs, paths, replacing, work
+from stages import entry, inputs, replacing, work
 
 if TYPE_CHECKING:
     from pipeline.params import Params
@@ -50,7 +51,7 @@ def class_ap(params: "Params", key: str) -> dict[str, dict[str, float | None]]:
     """AP of each class on val, in percent to the hundredth, of each teacher of an ensemble."""
     found = {}
     for teacher in params.ensembles[key].teachers:
-        path = inputs.needs(paths.teacher_results(teacher) / "metrics.json", "pipeline evaluate")
+        path = inputs.needs(paths.metrics(paths.teacher_results(teacher)), "pipeline evaluate")
         metrics = json.loads(path.read_text(encoding="utf-8"))
         if not metrics["val"]:
             raise UserError(f"ensembles.{key}.heatmap: {BY_AP} weighs teachers by their AP on val, but data set "

@@ -8,8 +8,9 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import paths
 from pipeline.errors import UserError
-from stages import entry, inputs, paths, training, work
+from stages import entry, inputs, training, work
 from stages.views import recorded_views
 
 if TYPE_CHECKING:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import paths
 from pipeline.errors import UserError
-from stages import entry, inputs, paths, replacing, work
+from stages import entry, inputs, replacing, work
 from stages.code import code_fingerprint
 from stages.trained import load_trained
 from stages.views import recorded_views

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import paths
 from pipeline.errors import UserError
-from stages import evaluate_ensemble, evaluate_student, evaluate_teacher, paths
+from stages import evaluate_ensemble, evaluate_student, evaluate_teacher
 
 if TYPE_CHECKING:
     from pipeline.params import Params
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
 def run(params: "Params") -> dict[str, Any]:
     """Scores every trained teacher and student that params knows, and ensembles of such; returns {folder: map_area}."""
     teachers = [name for name in params.teachers if paths.weights(paths.teacher_model(name)).exists()]
-    students = [_cell(file.parent) for file in sorted(Path("models", "students").glob("*/*/seed*/weights.safetensors"))
-                if file.parent.name.removeprefix("seed").isdecimal()]
+    weights = sorted(Path().glob(str(paths.weights(paths.student_model("*", "*", "*")))))
+    students = [_cell(file.parent) for file in weights if file.parent.name.removeprefix("seed").isdecimal()]
     cells = [cell for cell in students if cell[0] in params.students and cell[1] in params.recipes]
     if not teachers and not cells:
         raise UserError("models/ holds no teacher or student of params.yaml. "

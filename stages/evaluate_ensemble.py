@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages import entry, inputs, paths, scoring, work
+from pipeline import paths
+from stages import entry, inputs, scoring, work
 from stages.build_ensemble import BY_AP, BY_TRUTH, class_ap
 from stages.trained import load_trained
 
@@ -50,7 +51,7 @@ def run(params: "Params", key: str) -> dict[str, Any]:
                    "origin": {"teachers": given["weights"]}, "fingerprint": fingerprint}
         work.write_text(result, json.dumps(metrics, indent=1) + "\n")
 
-    out = paths.ensemble_results(key) / "metrics.json"
+    out = paths.metrics(paths.ensemble_results(key))
     given = {"weights": {name: work.file_sha256(path) for name, path in weights.items()}, "data": data.fingerprint,
              "ensemble": inputs.values(ensemble), "class_ap": known,
              "asked": params.dump.model_dump(mode="json", include={"precision", "peaks", "tta"}),

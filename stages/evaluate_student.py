@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from stages import entry, inputs, paths, scoring
+from pipeline import paths
+from stages import entry, inputs, scoring
 
 if TYPE_CHECKING:
     from pipeline.params import Params
@@ -16,7 +17,7 @@ def run(params: "Params", student: str, recipe: str, seed: int) -> dict[str, Any
         params, f"evaluate_student/{student}/{recipe}/seed{seed}", module="stages.evaluate_student",
         model_folder=paths.student_model(student, recipe, seed),
         about={"kind": "student", "student": student, "recipe": recipe, "seed": seed},
-        out=paths.student_results(student, recipe, seed) / "metrics.json",
+        out=paths.metrics(paths.student_results(student, recipe, seed)),
         beside=("unseen", "val"), size_hw=size,
         command=f"pipeline distill --student {student} --recipe {recipe} --seed {seed}")
 

@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from stages import entry, inputs, paths, scoring
+from pipeline import paths
+from stages import entry, inputs, scoring
 
 if TYPE_CHECKING:
     from pipeline.params import Params
@@ -14,7 +15,7 @@ def run(params: "Params", name: str) -> dict[str, Any]:
     return scoring.score(
         params, f"evaluate_teacher/{name}", module="stages.evaluate_teacher", model_folder=paths.teacher_model(name),
         about={"kind": "teacher", "teacher": name, "recipe": None, "seed": None},
-        out=paths.teacher_results(name) / "metrics.json", beside=("unseen", "val", "train"),
+        out=paths.metrics(paths.teacher_results(name)), beside=("unseen", "val", "train"),
         command=f"pipeline train-teacher {name}")
 
 

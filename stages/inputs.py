@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 
+from pipeline import paths
 from pipeline.errors import UserError, unknown
 from pipeline.params import Params, Views
-from stages import paths
 from stages.work import file_sha256
 
 if TYPE_CHECKING:

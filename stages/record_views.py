@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages import entry, inputs, paths, replacing, work
+from pipeline import paths
+from stages import entry, inputs, replacing, work
 from stages.views import recorded_views, viewed_split
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages import entry, paths, work
+from pipeline import paths
+from stages import entry, work
 
 if TYPE_CHECKING:
     from pipeline.params import Params

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import paths
 from pipeline.errors import UserError
-from stages import inputs, paths, work
+from stages import inputs, work
 from stages.trained import load_trained
 
 if TYPE_CHECKING:

@@ -7,13 +7,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from pipeline import paths
 from pipeline.errors import UserError
 from stages import (
     distill,
     dump_teachers,
     ensembles,
     inputs,
-    paths,
     prepare,
     record_views,
     scoring,
@@ -57,18 +57,17 @@ def run(params: "Params", groups: Sequence[str] = ()) -> dict[str, Any]:
     if not inputs.prepared_data(params).splits.get("val"):
         raise UserError(f"data set {params.data.name!r} has no val split; set data.val_fraction above 0 "
                         "and run 'pipeline prepare' again.")
-    answer: dict[str, Any] = {}
+    here, answer = Path.cwd(), dict[str, Any]()
     stopped: list[str] = []
     for name, group in chosen.items():
         scores: dict[str, dict[str, float]] = {}
         for (variation, student), changed in cells[name].items():
-            results = paths.screening_results(name, student, variation).resolve()
             found = []
             with (_noted(stopped, f"{name}/{student}/{variation}"),
                   _stores(changed, group.recipe, name, variation, own=_touches_stores(group, variation))):
                 for seed in group.seeds:
                     with _noted(stopped, f"{name}/{student}/{variation}/seed{seed}"):
-                        found.append(_score(changed, name, variation, student, group.recipe, seed, results))
+                        found.append(_score(changed, name, variation, student, group.recipe, seed, here))
             if found:
                 scores.setdefault(student, {})[variation] = fmean(found)
         answer[name] = {student: dict(sorted(found.items(), key=lambda item: -item[1]))
@@ -137,7 +136,7 @@ def _stores(params: "Params", recipe: str, group: str, variation: str, *, own: b
 
 
 def _score(params: "Params", group: str, variation: str, student: str, recipe: str, seed: int,
-           results: Path) -> float:
+           project: Path) -> float:
     """AP on val of one student. Where a variation says what params or another group say, nobody is taught twice."""
     cell = f"{group}/{student}/{variation}/seed{seed}"
     screened = paths.WORK / "screened"
@@ -151,7 +150,8 @@ def _score(params: "Params", group: str, variation: str, student: str, recipe: s
         params, f"screening/{cell}", module="stages.screening", model_folder=folder,
         about={"kind": "student", "student": student, "recipe": recipe, "seed": seed, "group": group,
                "variation": variation},
-        out=results / f"seed{seed}.json", split="val", size_hw=params.students[student].size)
+        out=project / paths.screening_result(group, student, variation, seed), split="val",
+        size_hw=params.students[student].size)
     if metrics["map_area"] is None:
         raise UserError(f"data/{params.data.name}: no object of its val images counts, so nothing can be scored there.")
     return float(metrics["map_area"])

@@ -5,8 +5,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import paths
 from pipeline.errors import UserError
-from stages import inputs, paths, work
+from stages import inputs, work
 
 if TYPE_CHECKING:
     from pipeline.params import Params

@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from stages import entry, inputs, paths, training
+from pipeline import paths
+from stages import entry, inputs, training
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -10,9 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from pipeline import paths
 from pipeline.errors import UserError
 from stages import inputs as stage_inputs
-from stages import paths, work
+from stages import work
 from stages.code import code_fingerprint
 from stages.trained import refuse_other_classes
 

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline import paths
 from pipeline.errors import UserError
-from stages import inputs, paths, work
+from stages import inputs, work
 from stages.trained import load_trained
 from stages.views import recorded_views
 
@@ -76,7 +77,7 @@ def _student(params: "Params", data: "DataSet") -> "tuple[Detector, str]":
 
     for name in params.distill.students:
         if params.students[name].size is None:
-            trained = [path for path in sorted(Path("models/students", name).glob("*/*/weights.safetensors"))
+            trained = [path for path in sorted(Path().glob(str(paths.weights(paths.student_model(name, "*", "*")))))
                        if read_config(path)["classes"] == list(data.classes)]
             if trained:
                 return load_detector(trained[-1]), str(trained[-1].parent)

@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING
 
+from pipeline import paths
 from pipeline.errors import UserError
-from stages import inputs, paths
+from stages import inputs
 
 if TYPE_CHECKING:
     from pipeline.data.dataset import DataSet

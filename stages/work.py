@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from pipeline.errors import UserError
+from pipeline.paths import WORK
 from stages.code import code_fingerprint
-from stages.paths import WORK
 
 #: Files of a work folder that are there before the work is.
 BOOKKEEPING = ("inputs.json", "lock")

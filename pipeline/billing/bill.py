@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pipeline import paths
 from pipeline.data.dataset import TRAIN, UNLABELLED
 from pipeline.errors import UserError
 from storage import StoreError, open_store, seconds_to_make
@@ -152,14 +153,14 @@ def what_happened(root: Path, stores: Iterable[str], students: Collection[str],
     made = {}
     for name in stores:
         try:
-            manifest = open_store(root / "targets" / f"{name}.zarr").manifest
+            manifest = open_store(root / paths.store(name)).manifest
         except (StoreError, OSError):
             continue  # not there, or not finished
         made[name] = StoreCost(seconds=seconds_to_make(manifest), bytes=manifest["counts"]["bytes"])
     epochs: dict[str, dict[str, float]] = {}
     for student in students:
         for recipe, count in images.items():
-            found = sorted((root / "models" / "students" / student / recipe).glob("seed*/summary.json"))
+            found = sorted(root.glob(f"{paths.student_model(student, recipe, '*')}/summary.json"))
             if found:
                 epochs.setdefault(student, {})[recipe] = median(_epoch_seconds(path, count) for path in found)
     return Happened(stores=made, epochs=epochs)

@@ -185,7 +185,8 @@ def profile(name: str | None, out: Path, force: bool) -> None:
 @click.option("--all", "everything", is_flag=True, help="Unfinished work too: it cannot be continued then.")
 def clean(everything: bool) -> None:
     """Delete the work folders of finished stages (results stay)."""
-    from stages import paths, work
+    from pipeline import paths
+    from stages import work
 
     click.echo(f"freed {work.clean(everything=everything) / 1e6:.1f} MB in {paths.WORK}")
 

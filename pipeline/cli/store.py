@@ -144,9 +144,10 @@ def show(params: "Params", path: Path | str, view: str, out: Path) -> dict[str, 
         UserError: there is no such view, or nothing can be written to `out`.
         StoreError: the store is of other views, damaged, or there is none.
     """
+    from pipeline import paths
     from pipeline.report.showing import find_view, open_of_views, show_view
     from pipeline.report.study import label
-    from stages import inputs, paths
+    from stages import inputs
     from stages.views import recorded_views
 
     data = inputs.prepared_data(params)

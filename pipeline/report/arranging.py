@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pipeline import paths
 from pipeline.errors import UserError
 from pipeline.params import Params
 from pipeline.report.results import Result, Results, Scores, parse, spread
@@ -20,12 +21,11 @@ def load_results(params: Params, root: Path) -> Results:
     Raises:
         UserError: a metrics.json is broken, or there is none at all.
     """
-    folder = root / "results"
-    patterns = ("teachers/*/metrics.json", "ensembles/*/metrics.json", "students/*/*/seed*/metrics.json")
-    paths = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
-    if not paths:
-        raise UserError(f"{folder} holds no metrics.json: run 'pipeline evaluate' first.")
-    return arrange({str(path.relative_to(root)): parse(Result, path, AGAIN) for path in paths}, params)
+    folders = paths.teacher_results("*"), paths.ensemble_results("*"), paths.student_results("*", "*", "*")
+    files = [file for folder in folders for file in sorted(root.glob(str(paths.metrics(folder))))]
+    if not files:
+        raise UserError(f"{root / 'results'} holds no metrics.json: run 'pipeline evaluate' first.")
+    return arrange({str(file.relative_to(root)): parse(Result, file, AGAIN) for file in files}, params)
 
 
 def arrange(found: Mapping[str, Result], params: Params) -> Results:

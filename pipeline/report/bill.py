@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from pipeline import paths
 from pipeline.billing.bill import (
     Happened,
     Plan,
@@ -27,7 +28,7 @@ def bill_sections(study: Study, root: Path) -> list[Section]:
         UserError: results/plan.json or a student's summary is broken.
     """
     params = study.params
-    path = root / "results" / "plan.json"
+    path = root / paths.plan_results()
     plan = read_plan(path) if path.is_file() else None
     if plan and plan.data != study.data.fingerprint:
         plan = None  # of other images

@@ -6,6 +6,7 @@ from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel
 
+from pipeline import paths
 from pipeline.params import Params
 from pipeline.report.arranging import arrange
 from pipeline.report.results import Result, Results, parse
@@ -66,15 +67,15 @@ class Cells(BaseModel):
         Raises:
             UserError: a result is broken.
         """
-        students = _merged(self.students, _read(root, "students/*/*/seed*/metrics.json", Result))
+        students = _merged(self.students, _read(root, paths.metrics(paths.student_results("*", "*", "*")), Result))
         named = {sha for cell in students if cell.origin for sha in cell.origin.teachers.values()}
         teachers, ensembles = ([cell for cell in kept if {*_trained(cell)} <= named]
                                for kept in (self.teachers, self.ensembles))
         return Cells(
-            teachers=_merged(teachers, _read(root, "teachers/*/metrics.json", Result)),
-            ensembles=_merged(ensembles, _read(root, "ensembles/*/metrics.json", Result)),
+            teachers=_merged(teachers, _read(root, paths.metrics(paths.teacher_results("*")), Result)),
+            ensembles=_merged(ensembles, _read(root, paths.metrics(paths.ensemble_results("*")), Result)),
             students=students,
-            screening=_merged(self.screening, _read(root, "study/*/*/*/seed*.json", Screened)),
+            screening=_merged(self.screening, _read(root, paths.screening_result("*", "*", "*", "*"), Screened)),
         )
 
     def results(self, params: Params) -> Results:
@@ -85,9 +86,8 @@ class Cells(BaseModel):
         return arrange(named, params)
 
 
-def _read(root: Path, pattern: str, model: type[R]) -> list[R]:
-    return [parse(model, path, "Run the command that wrote it again.")
-            for path in sorted((root / "results").glob(pattern))]
+def _read(root: Path, pattern: Path, model: type[R]) -> list[R]:
+    return [parse(model, path, "Run the command that wrote it again.") for path in sorted(root.glob(str(pattern)))]
 
 
 def _merged(kept: list[R], fresh: list[R]) -> list[R]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline import paths
 from pipeline.data import View, invert, plain_view, render_view, view_boxes
 from pipeline.data.dataset import ImageRecord
 from pipeline.data.views import IDENTITY_COLOR
@@ -25,8 +26,6 @@ from pipeline.report.document import Picture, listed
 from pipeline.report.drawing import save
 from pipeline.report.overlays import Box, Content, Heat, draw_panels, say
 from pipeline.report.study import PLAIN, Study, label
-
-WEIGHTS = "weights.safetensors"
 
 Outputs = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
 Column = tuple[str, Sequence[Content]]
@@ -64,7 +63,7 @@ def _teachers(study: Study, root: Path, records: Sequence[ImageRecord]) -> tuple
     params = study.params
     outputs, notes = {}, []
     for name in params.teachers:
-        path = Path("models", "teachers", name, WEIGHTS)
+        path = paths.weights(paths.teacher_model(name))
         if (root / path).is_file():
             outputs[name] = teacher_outputs(root / path, records, study)
         else:
@@ -106,16 +105,17 @@ def _students(study: Study, root: Path, records: Sequence[ImageRecord]) -> tuple
     """The detections of one student, alone and taught: the first with weights of both from one seed."""
     for student in study.params.students:
         weights = [
-            {path.parent.name: path for path in (root / "models" / "students" / student).glob(f"{recipe}/*/{WEIGHTS}")}
-            for recipe in (PLAIN, study.headline)
+            {path.parent.name: path
+             for path in root.glob(str(paths.weights(paths.student_model(student, recipe, "*"))))}
+            for recipe in (PLAIN, study.headline or "")
         ]
         if both := sorted(weights[0].keys() & weights[1].keys()):
             headings = f"{label(student)}, alone", f"{label(student)}, taught"
-            paths = [found[both[0]] for found in weights]
+            files = [found[both[0]] for found in weights]
             size = study.params.students[student].size
             return [
                 (heading, student_boxes(path, records, study, size))
-                for heading, path in zip(headings, paths, strict=True)
+                for heading, path in zip(headings, files, strict=True)
             ], []
     return [], ["No student has weights both alone and taught, so none is shown."]
 

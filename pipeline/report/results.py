@@ -11,6 +11,7 @@ from typing import Any, Literal, Self, TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
+from pipeline import paths
 from pipeline.errors import UserError
 from pipeline.params import Params
 from pipeline.report.document import Spread
@@ -238,14 +239,14 @@ def mean_log(logs: Sequence[Log]) -> Log:
 
 def load_logs(params: Params, root: Path) -> tuple[dict[str, Log], dict[tuple[str, str], Log]]:
     """The training logs under root/models: of teachers by name, of (student, recipe) averaged over seeds."""
-    teachers = {name: root / "models" / "teachers" / name / "log.csv" for name in params.teachers}
+    teachers = {name: root / paths.teacher_model(name) / "log.csv" for name in params.teachers}
     students = {
-        (student, recipe): sorted((root / "models" / "students" / student / recipe).glob("seed*/log.csv"))
+        (student, recipe): sorted(root.glob(f"{paths.student_model(student, recipe, '*')}/log.csv"))
         for student in params.students
         for recipe in params.recipes
     }
     teacher_logs = {name: load_log(path) for name, path in teachers.items() if path.is_file()}
-    student_logs = {cell: mean_log([load_log(path) for path in paths]) for cell, paths in students.items()}
+    student_logs = {cell: mean_log([load_log(path) for path in files]) for cell, files in students.items()}
     return (
         {name: log for name, log in teacher_logs.items() if log},
         {cell: log for cell, log in student_logs.items() if log},

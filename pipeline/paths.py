@@ -1,4 +1,7 @@
-"""Where every artefact lies, relative to the folder of dvc.yaml (see docs/architecture.md)."""
+"""Where every artefact lies, relative to the folder of dvc.yaml (see docs/architecture.md).
+
+With "*" for a name or a seed a path is a pattern for `Path.glob`.
+"""
 
 from pathlib import Path
 
@@ -13,23 +16,27 @@ def data_folder(name: str) -> Path:
     return Path("data", name)
 
 
+def store(name: str) -> Path:
+    return Path("targets", f"{name}.zarr")
+
+
 def views_store() -> Path:
-    return Path("targets", "views.zarr")
+    return store("views")
 
 
 def teacher_store(teacher: str) -> Path:
-    return Path("targets", f"{teacher}.zarr")
+    return store(teacher)
 
 
 def ensemble_store(key: str) -> Path:
-    return Path("targets", f"ensemble-{key}.zarr")
+    return store(f"ensemble-{key}")
 
 
 def teacher_model(teacher: str) -> Path:
     return Path("models", "teachers", teacher)
 
 
-def student_model(student: str, recipe: str, seed: int) -> Path:
+def student_model(student: str, recipe: str, seed: int | str) -> Path:
     return Path("models", "students", student, recipe, f"seed{seed}")
 
 
@@ -41,16 +48,20 @@ def ensemble_results(key: str) -> Path:
     return Path("results", "ensembles", key)
 
 
-def student_results(student: str, recipe: str, seed: int) -> Path:
+def student_results(student: str, recipe: str, seed: int | str) -> Path:
     return Path("results", "students", student, recipe, f"seed{seed}")
 
 
-def screening_results(group: str, student: str, variation: str) -> Path:
-    return Path("results", "study", group, student, variation)
+def screening_result(group: str, student: str, variation: str, seed: int | str) -> Path:
+    return Path("results", "study", group, student, variation, f"seed{seed}.json")
 
 
 def weights(model_folder: Path) -> Path:
     return model_folder / "weights.safetensors"
+
+
+def metrics(results: Path) -> Path:
+    return results / "metrics.json"
 
 
 def dump_results(teacher: str) -> Path:
