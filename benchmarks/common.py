@@ -1,12 +1,13 @@
 """What every benchmark does with its rows: a table on stdout, a file of record."""
 
 import json
-import platform
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
+
+from pipeline.devices import machine
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -51,14 +52,6 @@ def record(name: str, rows: Sequence[Row], **about: object) -> None:
     content = {"machine": machine(), "commit": _commit(), "date": date.today().isoformat(), **about,
                "rows": [{**asdict(row), "ok": row.ok} for row in rows]}
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def machine() -> str:
-    """Processor, cores and Python, in one line."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    name = models[0] if models else platform.machine()
-    return f"{name}, {len(models) or '?'} cores, Python {platform.python_version()}"
 
 
 def _commit() -> str | None:

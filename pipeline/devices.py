@@ -2,9 +2,11 @@
 
 import atexit
 import os
+import platform
 import subprocess
 import warnings
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -46,6 +48,16 @@ def flushed_denormals() -> "Iterator[None]":
 def pick_device() -> torch.device:
     """Where one process computes: the first GPU, or the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def machine() -> str:
+    """This machine in one line: processor, cores, GPUs, Python and torch."""
+    info = Path("/proc/cpuinfo")
+    names = [line.partition(":")[2].strip() for line in info.read_text(encoding="utf-8").splitlines()
+             if line.startswith("model name")] if info.is_file() else []
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    parts = [names[0] if names else platform.processor() or platform.machine(), f"{os.cpu_count() or '?'} cores", *gpus]
+    return f"{', '.join(parts)}, Python {platform.python_version()}, torch {torch.__version__}"
 
 
 def suited_precision(accelerator: Literal["cpu", "cuda"]) -> Literal["32-true", "bf16-mixed"]:

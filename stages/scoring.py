@@ -47,7 +47,7 @@ def score(params: "Params", stage: str, *, module: str, model_folder: Path, abou
     splits = {name: records for name in (split, *beside) if (records := _records(data, name))}
 
     def build(folder: Path, result: Path, fingerprint: str) -> None:
-        from pipeline.devices import pick_device
+        from pipeline.devices import machine, pick_device
         from pipeline.evaluation import cost, evaluate_detections
         from pipeline.inference import detect
         from pipeline.inform import progress_bar
@@ -62,7 +62,7 @@ def score(params: "Params", stage: str, *, module: str, model_folder: Path, abou
             found[name] = evaluate_detections(rows, records, data.classes)
         metrics = {
             **about, "data": data.name, "split": split, **found[split],
-            **cost(model, size, params.evaluate.latency_runs),
+            **cost(model, size, params.evaluate.latency_runs), "machine": machine(),
             **{name: found.get(name) for name in beside},
             "passes": summary["passes"], "seconds": summary["seconds"],
             "weights": given["weights"], "origin": summary.get("origin"), "fingerprint": fingerprint,

@@ -52,9 +52,11 @@ class View(NamedTuple):
     color: npt.NDArray[np.float32]
 
 
-def plain_view(width: int, height: int, size_hw: tuple[int, int]) -> Matrix:
-    """The (2, 3) matrix that fits a whole image, centred, into the input."""
-    return _fit(width, height, size_hw, scale=1.0, centre=(width / 2, height / 2), flip=False)
+def plain_view(record: "ImageRecord", size_hw: tuple[int, int], image: int = 0) -> View:
+    """The view that fits a whole image, centred, into the input; `image` is its row in the split, passed on."""
+    width, height = record.width, record.height
+    matrix = _fit(width, height, size_hw, scale=1.0, centre=(width / 2, height / 2), flip=False)
+    return View(image, 0, matrix, False, IDENTITY_COLOR)
 
 
 def invert(matrix: Matrix) -> Matrix:
@@ -83,9 +85,9 @@ def resolve_view(
 
     Reference: Zhou et al., Objects as Points, 2019, and the official code.
     """
-    width, height = record.width, record.height
     if number == 0:
-        return View(image, 0, plain_view(width, height, params.size), False, IDENTITY_COLOR)
+        return plain_view(record, params.size, image)
+    width, height = record.width, record.height
     scale = rng.choice(_scales(*params.scale))
     centre = tuple(float(rng.integers(border, side - border))
                    for side in (width, height) for border in [_border(side)])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.ensemble.merging import Rule, box_shares, merge_view
+from pipeline.ensemble.merging import Rule, box_shares, merge_views
 from pipeline.ensemble.weighting import class_weights, rule_of
 from pipeline.errors import UserError
 from storage import Store, StoreSpec, create_store
@@ -175,9 +175,8 @@ def _spec(stores: Mapping[str, Store], params: "Ensemble", class_ap: ClassAP | N
 def _merged(stores: Mapping[str, Store], views: range, params: "Ensemble",
             rule: Callable[[int], Rule]) -> dict[str, NDArray[np.float32]]:
     """The merged arrays of a batch of views."""
-    rows = [merge_view(*outputs, iou=params.iou, threshold=params.threshold, rule=rule(view))
-            for view, *outputs in zip(views, *_read(stores, ARRAYS, views), strict=True)]
-    return {array: np.stack(values) for array, values in zip(ARRAYS, zip(*rows, strict=True), strict=True)}
+    return merge_views(*_read(stores, ARRAYS, views), iou=params.iou, threshold=params.threshold,
+                       rules=map(rule, views))._asdict()
 
 
 def _read(stores: Mapping[str, Store], arrays: Sequence[str], views: Sequence[int]) -> list[NDArray[np.float32]]:

@@ -7,7 +7,8 @@ fused as absolute boxes and written back where the merged heatmap peaks.
 Shapes: T teachers, C classes, h x w cells, K peaks of a teacher, N peaks of all, G objects.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -118,6 +119,14 @@ def merge_view(
     merged.peaks[: len(best)] = np.column_stack([
         home[best], labels[best], score[best], _size_and_offset(boxes[best], home[best], grid[1])])
     return merged
+
+
+def merge_views(heatmaps: Float32s, wh_offsets: Float32s, peaks: Float32s, *, iou: float, threshold: float,
+                rules: Iterable[Rule] = repeat(mean)) -> Merged:
+    """`merge_view` of each view of a batch, by a rule for each: (views, T, ...) in, (views, ...) out."""
+    views = [merge_view(*view, iou=iou, threshold=threshold, rule=rule)
+             for *view, rule in zip(heatmaps, wh_offsets, peaks, rules, strict=False)]
+    return Merged(*(np.stack(values) for values in zip(*views, strict=True)))
 
 
 def box_shares(

@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from pipeline.devices import Precision
-from pipeline.ensemble.merging import merge_view
+from pipeline.ensemble.merging import merge_views
 from pipeline.errors import UserError
 from pipeline.inference.prediction import predict
 from pipeline.models import find_peaks
@@ -90,10 +90,8 @@ def _merged(alone: Answer, others: "list[tuple[Tensor, Tensor]]") -> Answer:
     # Zeros: a pass that has no say in wh and offset away from its peaks.
     wh_offsets = np.zeros((*heatmaps.shape[:2], *alone.wh_offset.shape[1:]), np.float32)
     wh_offsets[:, 0] = alone.wh_offset.cpu().numpy()
-    views = [merge_view(*view, iou=IOU, threshold=THRESHOLD)
-             for view in zip(heatmaps, wh_offsets, peaks, strict=True)]
-    heatmap, wh_offset, best = (torch.from_numpy(np.stack(values)).to(alone.heatmap.device)
-                                for values in zip(*views, strict=True))
+    heatmap, wh_offset, best = (torch.from_numpy(values).to(alone.heatmap.device) for values in merge_views(
+        heatmaps, wh_offsets, peaks, iou=IOU, threshold=THRESHOLD))
     return Answer(heatmap, wh_offset, best, alone.features)
 
 

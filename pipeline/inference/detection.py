@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.data import ImageRecord, View, invert, plain_view, render_view
-from pipeline.data.views import IDENTITY_COLOR
+from pipeline.data import ImageRecord, invert, plain_view, render_view
 from pipeline.inference.prediction import Prediction, inference, predict
 from pipeline.inference.prefetching import prefetched
 from pipeline.models import check_size, decode_detections
@@ -105,8 +104,7 @@ def flip_test(model: "Detector", images: "Tensor") -> Prediction:
 
 
 def _render_plain(record: ImageRecord, row: int, size_hw: tuple[int, int]) -> NDArray[np.uint8]:
-    view = View(row, 0, plain_view(record.width, record.height, size_hw), False, IDENTITY_COLOR)
-    return render_view(record.read(), view, size_hw)
+    return render_view(record.read(), plain_view(record, size_hw, row), size_hw)
 
 
 def _to_source(
@@ -114,7 +112,7 @@ def _to_source(
 ) -> NDArray[np.float64]:
     """Rows of `detect` from one image's (k, 6) detections in cells; padding is dropped."""
     cells = cells[cells[:, 4] > 0]
-    back = invert(plain_view(record.width, record.height, size_hw))
+    back = invert(plain_view(record, size_hw).matrix)
     corners = stride * cells[:, :4].reshape(-1, 2, 2) @ back[:, :2].T + back[:, 2]
     boxes = corners.clip(0, [record.width, record.height]).reshape(-1, 4)
     return np.column_stack([np.full(len(cells), row), cells[:, 5], cells[:, 4], boxes])

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.data import ImageRecord
-from pipeline.ensemble.merging import Rule, merge_view
+from pipeline.ensemble.merging import Rule, merge_views
 from pipeline.errors import UserError
 from pipeline.inference.augmentation import answer
 from pipeline.inference.detection import detect_by
@@ -69,10 +70,8 @@ def detect_merged(
                    for model in models]
         maps = [torch.stack([getattr(each, name) for each in answers], 1).cpu().numpy()
                 for name in ("heatmap", "wh_offset", "peaks")]
-        merged = [merge_view(*view, iou=ensemble.iou, threshold=ensemble.threshold, rule=rule)
-                  for view in zip(*maps, strict=True)]
-        heatmap, wh_offset = (torch.from_numpy(np.stack([getattr(view, name) for view in merged]))
-                              for name in ("heatmap", "wh_offset"))
+        merged = merge_views(*maps, iou=ensemble.iou, threshold=ensemble.threshold, rules=repeat(rule))
+        heatmap, wh_offset = torch.from_numpy(merged.heatmap), torch.from_numpy(merged.wh_offset)
         return decode_detections(heatmap, wh_offset[:, :2], wh_offset[:, 2:], top_k)
 
     with ExitStack() as stack:

@@ -11,9 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline import paths
-from pipeline.data import View, invert, plain_view, render_view, view_boxes
+from pipeline.data import invert, plain_view, render_view, view_boxes
 from pipeline.data.dataset import ImageRecord
-from pipeline.data.views import IDENTITY_COLOR
 from pipeline.ensemble.merging import merge_view
 from pipeline.ensemble.weighting import class_weights, rule_of
 from pipeline.errors import UserError
@@ -93,8 +92,7 @@ def teacher_outputs(path: Path, records: Sequence[ImageRecord], study: Study) ->
     model, size, found = _load(path, study), study.params.views.size, []
     with inference(model, "cpu"):
         for record in records:
-            view = View(0, 0, plain_view(record.width, record.height, size), False, IDENTITY_COLOR)
-            pixels = torch.from_numpy(render_view(record.read(), view, size)).permute(2, 0, 1)
+            pixels = torch.from_numpy(render_view(record.read(), plain_view(record, size), size)).permute(2, 0, 1)
             dump = study.params.dump
             said = answer(model, pixels[None], precision="32-true", peaks=dump.peaks, tta=dump.tta)
             found.append((said.heatmap[0].numpy(), said.wh_offset[0].numpy(), said.peaks[0].numpy()))
@@ -153,8 +151,7 @@ def _objects(
     record: ImageRecord, size_hw: tuple[int, int], grid_hw: tuple[int, ...]
 ) -> NDArray[np.float32]:
     """(n, 5) x1, y1, x2, y2 in cells, class of what a plain view shows."""
-    view = View(0, 0, plain_view(record.width, record.height, size_hw), False, IDENTITY_COLOR)
-    boxes, _ = view_boxes(record, view, size_hw)
+    boxes, _ = view_boxes(record, plain_view(record, size_hw), size_hw)
     return np.column_stack([boxes * (grid_hw[0] / size_hw[0]), record.labels])
 
 
@@ -182,7 +179,7 @@ def _heats(
     """Plain views' heatmaps where they belong on the source images."""
     heats = []
     for heatmap, record in zip(heatmaps, records, strict=True):
-        back = invert(plain_view(record.width, record.height, size_hw))
+        back = invert(plain_view(record, size_hw).matrix)
         (left, top), (right, bottom) = (
             back[:, :2] @ corner + back[:, 2] for corner in (np.zeros(2), np.array(size_hw[::-1]))
         )

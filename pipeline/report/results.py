@@ -72,6 +72,7 @@ class Result(Scores):
     params: int | None = None
     macs: float | None = None
     latency_ms: float | None = None
+    machine: str | None = None
     unseen: Scores | None = None
     val: Scores | None = None
     train: Scores | None = None

@@ -1,11 +1,8 @@
 """What came out, in plain words that follow from the numbers."""
 
-import os
-import platform
-from importlib.metadata import version
-from pathlib import Path
 from statistics import fmean
 
+from pipeline.devices import machine
 from pipeline.report.document import counted, listed, shown
 from pipeline.report.results import fair, middle, minus
 from pipeline.report.study import PLAIN, Study, label
@@ -154,11 +151,3 @@ def facts(study: Study) -> list[tuple[str, str]]:
     return found
 
 
-def machine() -> str:
-    """What this report is written on: processor, cores, torch."""
-    cpu = platform.processor() or platform.machine()
-    if (info := Path("/proc/cpuinfo")).is_file():
-        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = names[0].partition(":")[2].strip() if names else cpu
-    cores = counted(os.cpu_count() or 1, "core")
-    return f"{cpu}, {cores}, Python {platform.python_version()}, torch {version('torch')}"

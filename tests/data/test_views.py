@@ -91,7 +91,9 @@ def test_the_plain_view_is_the_whole_image_in_the_middle():
     np.testing.assert_allclose(transform(view.matrix, np.array([[0, 0], [200, 100]])), [[0, 16], [64, 48]])
     assert (view.image, view.number, view.flip) == (3, 0, False)
     np.testing.assert_array_equal(view.color, IDENTITY_COLOR)
-    np.testing.assert_array_equal(view.matrix, plain_view(200, 100, (64, 64)))
+    same = plain_view(record(200, 100), (64, 64), 3)
+    np.testing.assert_array_equal(view.matrix, same.matrix)
+    assert same.image == 3
 
 
 def test_the_plain_view_of_an_image_of_the_input_size_is_the_image():
@@ -157,7 +159,7 @@ def test_colour_is_brightness_contrast_saturation_in_some_order_then_lighting(se
         [-0.58752847, -0.69563484, 0.41340352]])
     pixels = pixels + components @ sigma
     expected = np.clip(np.rint(255 * pixels), 0, 255)
-    view = View(0, 1, plain_view(8, 8, (8, 8)), False, color)
+    view = View(0, 1, plain_view(record(8, 8), (8, 8)).matrix, False, color)
     assert np.abs(render_view(image, view, (8, 8)) - expected).max() <= 1
 
 
