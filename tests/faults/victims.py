@@ -92,7 +92,7 @@ def run(jobs, job):
     counts = os.open(jobs.folder / COUNTS, os.O_WRONLY | os.O_APPEND)
     count(counts, dump, "outputs", lambda _, images, *rest: len(images))
     count(counts, dump, "study_sample", lambda *_: 1)
-    count(counts, building, "merge_view", lambda *_: 1)
+    count(counts, building, "merge_views", lambda heatmaps, *rest: len(heatmaps))
     count(counts, conversion, "_converted", lambda *arguments: len(arguments[-1]))
     getattr(jobs, job["do"])(Path(job["out"]))
 
