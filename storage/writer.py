@@ -230,7 +230,10 @@ class ShardClaim:
         Raises:
             StoreError: values do not fit their encoding.
         """
-        codes, errors = encode_views(self._writer.spec, values)
+        self.add(*encode_views(self._writer.spec, values))
+
+    def add(self, codes: Mapping[str, np.ndarray[Any, Any]], errors: Mapping[str, float]) -> None:
+        """Add the next views, which `encode_views` has encoded: it may do so for several batches at once."""
         for row in zip(*codes.values(), strict=True):
             self.append(dict(zip(codes, row, strict=True)), errors)
 

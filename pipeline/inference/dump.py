@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -21,12 +22,14 @@ from pipeline.inference.sampling import Sample, reduce_features, sample_views, s
 from pipeline.models import check_size
 from storage import (
     ArraySpec,
+    ShardClaim,
     Store,
     StoreSpec,
     StoreWriter,
     begun,
     continues,
     create_store,
+    encode_views,
     reduced_shape,
     seconds_to_make,
 )
@@ -46,6 +49,8 @@ if TYPE_CHECKING:
 Values = dict[str, NDArray[np.float32]]
 
 FEATURES = "features"
+#: Threads that encode.
+ENCODERS = min(4, os.cpu_count() or 1)
 
 
 def dump_teacher(
@@ -67,7 +72,7 @@ def dump_teacher(
 
     Takes up what an earlier run left at `out`; a run that was killed and continued writes the same
     bytes as one that was not, on the same machine. The processes of `fabric` share the shards; each
-    renders the next batch and writes the last one while it computes, so memory does not grow with
+    renders the next batch and writes earlier ones while it computes, so memory does not grow with
     the views.
 
     Args:
@@ -110,19 +115,12 @@ def dump_teacher(
             if claim is None:
                 continue
             done = spec.views - sum(len(spec.shard_range(other)) for other in writer.pending())
-            # The thread ends before the shard is closed, whatever happens.
-            with claim, ThreadPoolExecutor(1) as pool:
-                written: Future[None] | None = None
+            with claim, _Writing(claim, spec) as writing:
                 left = claim.views[taken_over(claim, old) if old else 0 :]
                 for rows, images in rendered(views, data, left, params.batch, on_mismatch):
-                    values = outputs(model, images, fabric.device, params, spec)
-                    if written:
-                        written.result()
-                    written = pool.submit(claim.extend, values)
+                    writing.write(outputs(model, images, fabric.device, params, spec))
                     if progress and fabric.is_global_zero:
                         progress(done + rows[-1] + 1 - claim.views.start, spec.views, "views")
-                if written:
-                    written.result()
     fabric.barrier()
     if fabric.is_global_zero:
         writer.finish(seconds=round(time.perf_counter() - start, 3), processes=fabric.world_size,
@@ -131,6 +129,40 @@ def dump_teacher(
                       **({"inherited_seconds": seconds_to_make(old.manifest)} if old else {}))
     fabric.barrier()
     return writer.finish()
+
+
+class _Writing:
+    """Batches on their way into a shard: encoded side by side, for a GPU is faster than one thread, and added in turn.
+
+    All are in it when it closes, or none is on its way any more.
+    """
+
+    def __init__(self, claim: ShardClaim, spec: StoreSpec) -> None:
+        self.claim, self.spec = claim, spec
+        self.encoders, self.adder = ThreadPoolExecutor(ENCODERS), ThreadPoolExecutor(1)
+        self.under_way: deque[Future[None]] = deque()
+
+    def write(self, values: Values) -> None:
+        """Takes the next batch; waits while too many are under way.
+
+        Raises:
+            StoreError: an earlier batch does not fit its encoding.
+        """
+        while len(self.under_way) > ENCODERS:
+            self.under_way.popleft().result()
+        encoded = self.encoders.submit(encode_views, self.spec, values)
+        self.under_way.append(self.adder.submit(lambda: self.claim.add(*encoded.result())))
+
+    def __enter__(self) -> "_Writing":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            while self.under_way and kind is None:
+                self.under_way.popleft().result()
+        finally:
+            for pool in (self.encoders, self.adder):
+                pool.shutdown(cancel_futures=True)
 
 
 def _begin(out: Path, describe: "Callable[..., StoreSpec]", study: "Callable[[], Sample]",
