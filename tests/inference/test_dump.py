@@ -188,6 +188,27 @@ dump_teacher(detector, data, views, sys.argv[2], params=params, fabric=Fabric(ac
 """
 
 
+def test_a_teacher_that_breaks_down_stops_the_dump_and_spoils_nothing(detector, data, views, fabric, tmp_path):
+    class Breaking(type(detector)):
+        left = 1000
+
+        def features(self, images):
+            self.left -= 1
+            return [maps * (1 if self.left >= 0 else torch.nan) for maps in super().features(images)]
+
+    detector.__class__, whole, broken = Breaking, tmp_path / "whole.zarr", tmp_path / "broken.zarr"
+    dump_teacher(detector, data, views, whole, params=PARAMS, fabric=fabric, **NAMED)
+    detector.left = 1000 - detector.left - 2  # says nothing of the last two batches
+    with pytest.raises(StoreError, match="heatmap"):
+        dump_teacher(detector, data, views, broken, params=PARAMS, fabric=fabric, **NAMED)
+    with pytest.raises(StoreError, match="not finished"):
+        open_store(broken)
+    detector.left = 1000
+    dump_teacher(detector, data, views, broken, params=PARAMS, fabric=fabric, **NAMED)
+    for name, codes in contents(whole).items():
+        np.testing.assert_array_equal(contents(broken)[name], codes)
+
+
 def test_a_killed_dump_continues_to_the_same_bytes(detector, data, views, fabric, tmp_path):
     out = tmp_path / "killed.zarr"
     (tmp_path / "job").write_bytes(pickle.dumps((detector, data, views, PARAMS, NAMED)))
