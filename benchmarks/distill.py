@@ -42,7 +42,7 @@ from pipeline.billing.steps import Arm, seconds_of_steps
 from pipeline.data import DataSet, load_data
 from pipeline.data.demo import write_demo
 from pipeline.data.prepare import prepare
-from pipeline.devices import lone_fabric
+from pipeline.devices import lone_fabric, pick_device, suited_precision
 from pipeline.engine import seed_everything
 from pipeline.models import build_detector, save_detector
 from pipeline.params import DemoScenes, Params, load_params, profiles, train_params
@@ -109,7 +109,7 @@ def at_512(folder: Path) -> list[Row]:
     say("512 px: dumping")
     setting = make_setting(folder, "512 px", 8, [
         *(images_of_voc() or ["data.source=demo", "data.demo.size=[512, 512]", "data.demo.train=8"]), "dump.batch=4",
-        "distill.train.batch=4", "distill.train.workers=0",
+        f"dump.precision={suited_precision(pick_device().type)}", "distill.train.batch=4", "distill.train.workers=0",
         *(f"{key}.pretrained=false" for key in (f"students.{STUDENT}", "teachers.resnet50"))])
     more = 20 - len(setting.data.classes)
     named = (*setting.data.classes, *(f"nothing-{number}" for number in range(more)))

@@ -78,7 +78,7 @@ def arms_table(study: Study, metric: str, title: str) -> Table:
     """A row for each recipe, a column for each student."""
     students, results = study.params.distill.students, study.results
     rows = []
-    for recipe in study.params.distill.recipes:
+    for recipe in study.shown_recipes:
         means = [results.mean(student, recipe, metric) for student in students]
         known = [mean for mean in means if mean is not None]
         rows.append(
@@ -115,7 +115,7 @@ def gap_table(study: Study) -> Table:
         return recovered(*(mean.mean if mean else None for mean in means)) if pairs else None
 
     rows = []
-    for recipe in study.params.distill.recipes:
+    for recipe in study.shown_recipes:
         if recipe == PLAIN:
             continue
         shares = [share(student, recipe) for student in students]
