@@ -38,11 +38,12 @@ def score_figure(study: Study, out: Path, recipes: Sequence[str] = ()) -> Pictur
         return None
 
     def draw(theme: Theme) -> Figure:
-        lanes = len(students) * (1 + len(recipes))
+        lanes = len(students) * (1 + len(recipes)) + len(teachers)
+        step = 1 / (1 + len(recipes))  # a lane
         figure, (axis,) = panels(theme, 1, columns=1, height=0.9 + 0.26 * lanes)
         for place, recipe in enumerate(recipes):
             mine = [point for point in points if point[0] == recipe]
-            lane = (len(recipes) - 1 - 2 * place) / (2 + 2 * len(recipes))
+            lane = step * (len(recipes) - 1 - 2 * place) / 2
             means, rows = [mean for _, _, mean, _ in mine], [row + lane for _, row, _, _ in mine]
             color = theme.color(place)
             axis.scatter(means, rows, s=110, color=color, marker=theme.marker(place), label=study.recipe_label(recipe),
@@ -51,10 +52,11 @@ def score_figure(study: Study, out: Path, recipes: Sequence[str] = ()) -> Pictur
                 axis.plot(seeds, [row] * len(seeds), color=color, linewidth=1.4, marker=".", markersize=5, zorder=2)
         for row, (name, score) in enumerate(teachers.items()):
             axis.axvline(score, color=theme.ink, linewidth=1.1, linestyle=(0, (4, 3)), zorder=1)
-            at = (score, len(students) - 0.35 + 0.3 * row)
-            axis.annotate(f"{label(name)} ", at, ha="right", va="center", fontsize=9, color=theme.ink)
+            at = (score, len(students) - 0.5 + step * (row + 0.5))
+            axis.annotate(label(name), at, xytext=(-4, 0), textcoords="offset points", ha="right", va="center",
+                          fontsize=9, color=theme.ink, bbox={"facecolor": theme.paper, "edgecolor": "none", "pad": 1})
         axis.set_yticks(range(len(students)), [label(name) for name in students], color=theme.ink, fontsize=10)
-        axis.set_ylim(-0.6, len(students) - 0.5 + 0.3 * len(teachers))
+        axis.set_ylim(-0.5, len(students) - 0.5 + step * len(teachers))
         axis.set_xlabel("mAP@.5 on test, %", color=theme.muted, fontsize=9)
         axis.grid(visible=False, axis="y")
         legend(figure, axis, theme)
