@@ -107,10 +107,11 @@ def test_the_heads_of_other_stacks_do_not_run(detector):
 
 
 def test_float32_is_no_tf32_in_inference(detector):
-    assert torch.backends.cudnn.allow_tf32
-    with inference(detector, "cpu"):
-        assert not torch.backends.cudnn.allow_tf32
-    assert torch.backends.cudnn.allow_tf32
+    cudnn = torch.backends.cudnn
+    with cudnn.flags(enabled=True, allow_tf32=True):  # another test's threads may have left it otherwise
+        with inference(detector, "cpu"):
+            assert not cudnn.allow_tf32
+        assert cudnn.allow_tf32
 
 
 def test_heads_are_exact_in_mixed_precision(detector):
