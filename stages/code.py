@@ -53,7 +53,7 @@ def without_remarks(source: str) -> str:
 
     It is source and no syntax tree: what a tree looks like depends on the version of Python.
     """
-    given = source.splitlines()
+    given = source.split("\n")  # as both count lines: splitlines also breaks at a form feed
     lines: list[str | None] = [*given]
     for token in tokenize.generate_tokens(StringIO(source).readline):
         if token.type == tokenize.COMMENT:

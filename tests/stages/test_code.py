@@ -46,6 +46,10 @@ def test_all_else_does(old, new):
     assert without_remarks(SOURCE.replace(old, new)) != without_remarks(SOURCE)
 
 
+def test_a_form_feed_is_no_end_of_a_line():
+    assert without_remarks("a = 1\n\x0c\nb = 2  # two\n") == "a = 1\n\x0c\nb = 2\n"
+
+
 def test_our_own_source_stays_source():
     for path in Path(stages.__file__).parents[1].glob("[ps]*/**/*.py"):
         if ".venv" not in path.parts and "tests" not in path.parts:
