@@ -57,7 +57,9 @@ def class_ap(params: "Params", key: str) -> dict[str, dict[str, float | None]]:
             raise UserError(f"ensembles.{key}.heatmap: {BY_AP} weighs teachers by their AP on val, but data set "
                             f"{metrics['data']!r} has no val split; set data.val_fraction above 0 and run "
                             "'pipeline prepare' again, or choose another rule.")
-        found[teacher] = {name: ap and round(ap, 2) for name, ap in metrics["val"]["per_class"].items()}
+        known = params.teachers[teacher].classes
+        found[teacher] = {name: ap and round(ap, 2) for name, ap in metrics["val"]["per_class"].items()
+                          if known is None or name in known}
     return found
 
 

@@ -10,7 +10,6 @@ from pipeline import paths
 from pipeline.errors import UserError
 from stages import entry, inputs, replacing, work
 from stages.code import code_fingerprint
-from stages.trained import load_trained
 from stages.views import recorded_views
 
 if TYPE_CHECKING:
@@ -41,6 +40,7 @@ def run(params: "Params", name: str, *, devices: str = "auto", restart: bool = F
     from pipeline.devices import make_fabric
     from pipeline.inference.dump import dump_teacher
     from pipeline.inform import progress_bar
+    from pipeline.models import load_trained
 
     inputs.entry(params.teachers, name, "teacher")
     data = inputs.prepared_data(params)
@@ -49,7 +49,7 @@ def run(params: "Params", name: str, *, devices: str = "auto", restart: bool = F
     sha256 = work.file_sha256(weights)
 
     def build(folder: Path, result: Path, _: str) -> None:
-        teacher = load_trained(weights, data)
+        teacher = load_trained(weights, data.classes, params.teachers[name].classes)
         old = None if restart else _older(params, name, teacher, data, recorded, sha256)
         if not restart:
             expect = {"data": data.fingerprint, "views": recorded.fingerprint, **inputs.dumped(params, name)}
@@ -77,12 +77,13 @@ def plan(params: "Params", name: str, *, devices: str = "auto", restart: bool = 
     """How many views, bytes and seconds the dump of one teacher would take; writes nothing."""
     from pipeline.devices import make_fabric
     from pipeline.inference.planning import plan_dump
+    from pipeline.models import load_trained
 
     data = inputs.prepared_data(params)
     recorded = recorded_views(data, params.views)
     weights = _trained_weights(params, name, data)
     free = shutil.disk_usage(".").free
-    teacher = load_trained(weights, data)
+    teacher = load_trained(weights, data.classes, params.teachers[name].classes)
     old = None if restart else _older(params, name, teacher, data, recorded, work.file_sha256(weights))
     planned = plan_dump(teacher, data, recorded, params=params.dump, fabric=make_fabric(devices, params.dump.precision),
                         old=old, on_mismatch=params.views.on_mismatch)
@@ -97,9 +98,9 @@ def _trained_weights(params: "Params", name: str, data: "DataSet") -> Path:
     """The weights file of a teacher that is still the network that params describe.
 
     Raises:
-        UserError: there is none, it is damaged, or it is of another network.
+        UserError: there is none, it is damaged, or it is of another network or other classes.
     """
-    from pipeline.models import detector_config, read_config
+    from pipeline.models import detector_config, read_config, refuse_other_classes
 
     described, again = params.teachers[name], f"pipeline train-teacher {name}"
     weights = inputs.needs(paths.weights(paths.teacher_model(name)), again)
@@ -108,6 +109,8 @@ def _trained_weights(params: "Params", name: str, data: "DataSet") -> Path:
     if any(found[key] != wanted[key] for key in ("model", "arch")):
         raise UserError(f"{weights} is a {found['model']} {found['arch']}, but teachers.{name} is a {wanted['model']} "
                         f"{wanted['arch']}. Run '{again}' again.")
+    known = data.of_classes(described.classes).classes if described.classes else data.classes
+    refuse_other_classes(weights, found["classes"], known)
     return weights
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from pipeline import paths
 from stages import entry, inputs, scoring, work
 from stages.build_ensemble import BY_AP, BY_TRUTH, class_ap
-from stages.trained import load_trained
 
 if TYPE_CHECKING:
     from pipeline.params import Params
@@ -33,8 +32,9 @@ def run(params: "Params", key: str) -> dict[str, Any]:
         from pipeline.evaluation import evaluate_detections
         from pipeline.inference.merged_detection import detect_merged
         from pipeline.inform import progress_bar
+        from pipeline.models import load_trained
 
-        teachers = [load_trained(path, data) for path in weights.values()]
+        teachers = [load_trained(path, data.classes, params.teachers[name].classes) for name, path in weights.items()]
         found = {}
         for name in splits:
             shares = class_weights([known[teacher] for teacher in weights], data.classes) if known else None

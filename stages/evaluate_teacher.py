@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 def run(params: "Params", name: str) -> dict[str, Any]:
     """Scores one teacher; returns its metrics."""
-    inputs.entry(params.teachers, name, "teacher")
+    teacher = inputs.entry(params.teachers, name, "teacher")
     return scoring.score(
         params, f"evaluate_teacher/{name}", module="stages.evaluate_teacher", model_folder=paths.teacher_model(name),
         about={"kind": "teacher", "teacher": name, "recipe": None, "seed": None},
         out=paths.metrics(paths.teacher_results(name)), beside=("unseen", "val", "train"),
-        command=f"pipeline train-teacher {name}")
+        classes=teacher.classes, command=f"pipeline train-teacher {name}")
 
 
 if __name__ == "__main__":

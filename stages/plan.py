@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from pipeline import paths
 from pipeline.errors import UserError
 from stages import inputs, work
-from stages.trained import load_trained
 from stages.views import viewed_split
 
 if TYPE_CHECKING:
@@ -74,11 +73,11 @@ def _reads_a_store(recipe: "Recipe") -> bool:
 
 def _teacher(params: "Params", name: str, data: "DataSet", *, trained: bool) -> "Detector":
     """The trained teacher, or a network like it."""
-    from pipeline.models import build_detector
+    from pipeline.models import build_detector, load_trained
 
-    if trained:
-        return load_trained(paths.weights(paths.teacher_model(name)), data)
     teacher = params.teachers[name]
+    if trained:
+        return load_trained(paths.weights(paths.teacher_model(name)), data.classes, teacher.classes)
     return build_detector(teacher.model, len(data.classes), **teacher.arch)
 
 

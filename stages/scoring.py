@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from pipeline import paths
 from pipeline.errors import UserError
 from stages import inputs, work
-from stages.trained import load_trained
 
 if TYPE_CHECKING:
     from pipeline.data.dataset import DataSet, ImageRecord
@@ -17,7 +16,8 @@ if TYPE_CHECKING:
 
 def score(params: "Params", stage: str, *, module: str, model_folder: Path, about: Mapping[str, Any],
           out: Path, split: str = "test", beside: Sequence[str] = (),
-          size_hw: tuple[int, int] | None = None, command: str = "pipeline distill") -> dict[str, Any]:
+          size_hw: tuple[int, int] | None = None, classes: Sequence[str] | None = None,
+          command: str = "pipeline distill") -> dict[str, Any]:
     """Scores one detector on a split, and on others `beside` it, into the file `out`.
 
     Args:
@@ -29,6 +29,7 @@ def score(params: "Params", stage: str, *, module: str, model_folder: Path, abou
         beside: further splits, each a key of metrics.json (null where the data has no such split). Of "train"
             as many images as val has, evenly spaced, tell whether a detector knows its images by heart.
         size_hw: (height, width) of its input in pixels.
+        classes: those of the data that it knows; None for all, which is what it is scored on anyway.
         command: what trains the detector.
 
     Returns:
@@ -51,8 +52,9 @@ def score(params: "Params", stage: str, *, module: str, model_folder: Path, abou
         from pipeline.evaluation import cost, evaluate_detections
         from pipeline.inference import detect
         from pipeline.inform import progress_bar
+        from pipeline.models import load_trained
 
-        model = load_trained(weights, data)
+        model = load_trained(weights, data.classes, classes)
         found = {}
         for name, records in splits.items():
             with progress_bar(f"{stage} {name}") as progress:

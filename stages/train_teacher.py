@@ -31,6 +31,8 @@ def run(params: "Params", name: str, *, devices: str = "auto", restart: bool = F
     teacher = inputs.entry(params.teachers, name, "teacher")
     train = train_params(params.train, teacher.train, f"teachers.{name}.train")
     data = inputs.prepared_data(params)
+    if teacher.classes:
+        data = data.of_classes(teacher.classes)
 
     def source() -> "Source":
         from pipeline.data.dataset import TRAIN

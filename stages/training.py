@@ -15,7 +15,6 @@ from pipeline.errors import UserError
 from stages import inputs as stage_inputs
 from stages import work
 from stages.code import code_fingerprint
-from stages.trained import refuse_other_classes
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -62,7 +61,7 @@ class Cell:
         """All that decides the result, besides the code."""
         return {
             "data": self.data.fingerprint, "classes": self.data.classes, "size": self.size_hw, "seed": self.seed,
-            "detector": stage_inputs.values(self.detector, without=("train",)),
+            "detector": stage_inputs.values(self.detector, without=("train", "classes")),
             "weights": stage_inputs.weights_sha256(self.detector.weights),
             "train": stage_inputs.values(self.train, without=NOT_DECISIVE), **self.inputs,
         }
@@ -189,7 +188,7 @@ def _train(todo: Mapping[Cell, work.Work], source: "Callable[[], Source]",
 def _trainee(cell: Cell, folder: work.Work, devices: str) -> "Trainee":
     from pipeline.devices import make_fabric
     from pipeline.engine import Trainee, seed_everything
-    from pipeline.models import build_detector, check_size, holds_detector, preprocess
+    from pipeline.models import build_detector, check_size, holds_detector, preprocess, refuse_other_classes
 
     detector, fabric = cell.detector, make_fabric(devices, cell.train.precision)
     seed_everything(cell.seed)
@@ -200,7 +199,7 @@ def _trainee(cell: Cell, folder: work.Work, devices: str) -> "Trainee":
         if not holds_detector(Path(detector.weights)):
             raise UserError(f"{detector.weights} holds a body without heads, which no epochs leave untrained: set "
                             "train.epochs above 0, or name a detector's file.")
-        refuse_other_classes(detector.weights, model.config.classes, cell.data)
+        refuse_other_classes(detector.weights, model.config.classes, cell.data.classes)
     return Trainee(
         model=model, objective=cell.objective(fabric, model), params=cell.train, seed=cell.seed, fabric=fabric,
         folder=folder.folder, identity=folder.fingerprint, label=cell.stage.partition("/")[2],

@@ -9,7 +9,8 @@ fingerprint of the data set.
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,21 @@ class DataSet:
                 raise unknown(f"{self.root}: split", name, list(self.splits))
         return tuple(chain.from_iterable(self.splits[name] for name in names))
 
+    def of_classes(self, classes: Sequence[str]) -> "DataSet":
+        """The same images, in which only objects of these classes are named: labels count them in this order.
+
+        Raises:
+            UserError: the data has no such class.
+        """
+        numbers = np.full(len(self.classes), -1)
+        for number, name in enumerate(classes):
+            if name not in self.classes:
+                raise unknown(f"data/{self.name}: class", name, list(self.classes))
+            numbers[self.classes.index(name)] = number
+        splits = {split: tuple(_renumbered(record, numbers) for record in records)
+                  for split, records in self.splits.items()}
+        return replace(self, classes=tuple(classes), splits=splits)
+
 
 def load_data(root: str | Path) -> DataSet:
     """Reads a folder that `prepare` wrote.
@@ -123,6 +139,13 @@ def load_data(root: str | Path) -> DataSet:
         name=manifest["name"], root=root, classes=tuple(tree["classes"]),
         splits={split: tuple(records[key] for key in keys) for split, keys in tree["splits"].items()},
         fingerprint=manifest["fingerprint"], manifest=manifest)
+
+
+def _renumbered(record: ImageRecord, numbers: NDArray[np.int64]) -> ImageRecord:
+    """The record with labels by `numbers`, less the objects whose number is negative."""
+    kept = numbers[record.labels] >= 0
+    return replace(record, boxes=record.boxes[kept], labels=numbers[record.labels[kept]],
+                   difficult=record.difficult[kept], truncated=record.truncated[kept])
 
 
 def _read_manifest(root: Path) -> dict[str, Any]:

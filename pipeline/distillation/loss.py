@@ -32,7 +32,8 @@ FEATURE_SCALE = 0.005
 class DistillationLoss(nn.Module):
     """The weighted terms between a student's answer and its teachers' stored outputs.
 
-    - kd_heatmap: w1 / 20 x the mean over B, H, W of the class-summed distance of the recipe's form.
+    - kd_heatmap: w1 / 20 x the mean over B, H, W of the class-summed distance of the recipe's form; the sum leaves
+      out classes that the teacher does not know.
     - kd_wh: w2 x the L1 distance of wh at the teacher's peaks; kd_offset: w3 x that of offset. Both are
       weighted by `peak_weights` and divided by their sum. The peaks are those kept exactly (3x3 maxima per
       class, found in float32), so that a coarse encoding of the maps does not move them.
@@ -93,8 +94,10 @@ class DistillationLoss(nn.Module):
         return terms
 
     def _heatmap(self, student: "DenseOutputs", teacher: TeacherTargets, cells_B1HW: Tensor | None) -> Tensor:
-        form = self.recipe.heatmap
-        distance_BHW = heatmap.FORMS[form](student.heatmap.float(), teacher.heatmap)
+        form, logits, told = self.recipe.heatmap, student.heatmap.float(), teacher.heatmap
+        if teacher.known is not None:
+            logits, told = logits.index_select(1, teacher.known), told.index_select(1, teacher.known)
+        distance_BHW = heatmap.FORMS[form](logits, told)
         weighted = distance_BHW if cells_B1HW is None else cells_B1HW[:, 0] * distance_BHW
         return heatmap.SCALES[form] * weighted.mean()
 

@@ -18,12 +18,14 @@ class TeacherTargets(NamedTuple):
         peaks: (B, K, 7) float32: cell y * W + x, class, score, w, h, dx, dy; padded with score 0.
         features: (B, F, h, w) float32 of each teacher that has them, by name; h <= H, w <= W.
         members: heads of the single teachers, by name, where a recipe asks for them.
+        known: (n,) int64 planes of the heatmap whose classes the teacher knows; None for all.
     """
 
     heatmap: Tensor
     peaks: Tensor
     features: Mapping[str, Tensor]
     members: "Mapping[str, TeacherTargets]" = NOBODY
+    known: Tensor | None = None
 
 
 def together(members: Mapping[str, TeacherTargets], features: Mapping[str, Tensor]) -> TeacherTargets:

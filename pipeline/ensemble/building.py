@@ -168,8 +168,15 @@ def _spec(stores: Mapping[str, Store], params: "Ensemble", class_ap: ClassAP | N
             **decided,
         },
         attributes={**{key: reference.attributes[key] for key in DESCRIBED if key in reference.attributes},
-                    "teachers": list(stores), **weights},
+                    "teachers": list(stores), **weights, **_known(stores)},
     )
+
+
+def _known(stores: Mapping[str, Store]) -> dict[str, list[str]]:
+    """The attribute that says which classes any of the teachers knows, where these are not all."""
+    classes = next(iter(stores.values())).spec.identity["classes"]
+    known = {name for store in stores.values() for name in store.spec.attributes.get("known", classes)}
+    return {} if known == {*classes} else {"known": [name for name in classes if name in known]}
 
 
 def _merged(stores: Mapping[str, Store], views: range, params: "Ensemble",

@@ -31,6 +31,7 @@ class DetectorConfig:
         color_order: order of the input planes.
         mean, std: of the planes in that order, for pixels in 0..1.
         classes: names in the order of the planes, once the detector was trained on some.
+        known: those of `classes` that it was trained on, where these are not all.
     """
 
     model: str
@@ -43,6 +44,7 @@ class DetectorConfig:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     classes: tuple[str, ...] | None = None
+    known: tuple[str, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as JSON values."""

@@ -1,6 +1,6 @@
 """Detectors by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from pipeline.models.bodies import body_names
 from pipeline.models.deconv import DeconvArch, DeconvDetector
 from pipeline.models.detector import Detector, DetectorConfig
 from pipeline.models.hourglass import SMALL, HourglassArch, HourglassDetector
-from pipeline.models.weights import load_pretrained, load_weights, read_config
+from pipeline.models.spreading import spread
+from pipeline.models.weights import load_pretrained, load_weights, read_config, refuse_other_classes
 
 Arch = DeconvArch | HourglassArch
 
@@ -91,6 +92,26 @@ def load_detector(path: Path | str) -> Detector:
     """
     config = read_config(Path(path))
     return build_detector(config["model"], config["num_classes"], weights=path, **config["arch"])
+
+
+def load_trained(path: Path | str, classes: Sequence[str], known: Sequence[str] | None = None) -> Detector:
+    """The detector that `save_detector` wrote, with a heatmap plane for each class of a data set.
+
+    Args:
+        path: the weights file.
+        classes: of the data set.
+        known: those of them that the detector was trained on, in the order of its planes; None for all. The planes of
+            the others are empty (`spread`).
+
+    Raises:
+        UserError: the file is damaged, or was trained on other classes.
+    """
+    for name in known or ():
+        if name not in classes:
+            raise unknown("class", name, list(classes))
+    model = load_detector(path)
+    refuse_other_classes(path, model.config.classes, known or classes)
+    return model if known is None else spread(model, classes)
 
 
 def _resolve(name: str, default: Arch, options: dict[str, Any]) -> Arch:

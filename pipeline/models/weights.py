@@ -55,6 +55,17 @@ def save_detector(model: "Detector", path: Path | str, classes: "Sequence[str]")
         partial.unlink(missing_ok=True)
 
 
+def refuse_other_classes(path: Path | str, found: "Sequence[str] | None", wanted: "Sequence[str]") -> None:
+    """Compares the classes of a weights file, if it names any, with those that it is used for.
+
+    Raises:
+        UserError: they are others, or in another order.
+    """
+    if found is not None and tuple(found) != tuple(wanted):
+        raise UserError(f"{path} was trained on the classes {', '.join(found)}, but the data has "
+                        f"{', '.join(wanted)}: train it again or prepare the data it belongs to.")
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """The configuration in the metadata of a file of ours, as JSON values.
 

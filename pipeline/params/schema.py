@@ -59,7 +59,7 @@ class Train(Block):
 
 
 class Detector(Block):
-    """A network and how it is trained: an entry of `teachers` or `students`.
+    """A network and how it is trained: what entries of `teachers` and `students` have in common.
 
     Attributes:
         model: a name of the registry (resnet50, hourglass_small, …).
@@ -76,6 +76,18 @@ class Detector(Block):
     reset_heads: bool = False
     arch: dict[str, Any] = {}
     train: dict[str, Any] = {}
+
+
+class Teacher(Detector):
+    """An entry of `teachers`.
+
+    Attributes:
+        classes: those of the data's classes that it learns, in the order of its planes (with `weights`: those of the
+            file); null for all. Objects of the others are background to it, and what it says counts for its own
+            classes alone.
+    """
+
+    classes: Annotated[list[str], Field(min_length=1), AfterValidator(distinct)] | None = None
 
 
 class Student(Detector):
@@ -251,7 +263,7 @@ class Params(Block):
     data: Data = Data()
     views: Views = Views()
     train: Train = Train()
-    teachers: dict[Name, Detector]
+    teachers: dict[Name, Teacher]
     dump: Dump = Dump()
     ensembles: dict[Name, Ensemble] = {}
     students: dict[Name, Student]

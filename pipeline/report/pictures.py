@@ -15,12 +15,11 @@ from pipeline.data import invert, plain_view, render_view, view_boxes
 from pipeline.data.dataset import ImageRecord
 from pipeline.ensemble.merging import merge_view
 from pipeline.ensemble.weighting import class_weights, rule_of
-from pipeline.errors import UserError
 from pipeline.inference import detect
 from pipeline.inference.augmentation import answer
 from pipeline.inference.prediction import inference
 from pipeline.inform import Progress
-from pipeline.models import Detector, load_detector
+from pipeline.models import Detector, load_trained
 from pipeline.report.document import Picture, listed
 from pipeline.report.drawing import save
 from pipeline.report.overlays import Box, Content, Heat, draw_panels, say
@@ -61,10 +60,11 @@ def _teachers(study: Study, root: Path, records: Sequence[ImageRecord]) -> tuple
     """The heatmaps of every teacher with weights, and of the ensemble that the headline recipe uses."""
     params = study.params
     outputs, notes = {}, []
-    for name in params.teachers:
+    for name, teacher in params.teachers.items():
         path = paths.weights(paths.teacher_model(name))
         if (root / path).is_file():
-            outputs[name] = teacher_outputs(root / path, records, study)
+            model = load_trained(root / path, study.data.classes, teacher.classes)
+            outputs[name] = teacher_outputs(model, records, study)
         else:
             notes.append(f"{label(name)} is not shown: there is no `{path}`.")
     columns: list[Column] = [
@@ -87,9 +87,9 @@ def _teachers(study: Study, root: Path, records: Sequence[ImageRecord]) -> tuple
     return columns, notes
 
 
-def teacher_outputs(path: Path, records: Sequence[ImageRecord], study: Study) -> list[Outputs]:
+def teacher_outputs(model: Detector, records: Sequence[ImageRecord], study: Study) -> list[Outputs]:
     """What the dump would store of each image's plain view: heatmap, wh_offset and peaks."""
-    model, size, found = _load(path, study), study.params.views.size, []
+    size, found = study.params.views.size, []
     with inference(model, "cpu"):
         for record in records:
             pixels = torch.from_numpy(render_view(record.read(), plain_view(record, size), size)).permute(2, 0, 1)
@@ -124,7 +124,7 @@ def student_boxes(
     """The detections of each image that score enough to be drawn; the input is `size_hw`, else that of views."""
     evaluate = study.params.evaluate
     rows = detect(
-        _load(path, study),
+        load_trained(path, study.data.classes),
         records,
         size_hw=size_hw or study.params.views.size,
         batch=1,
@@ -135,16 +135,6 @@ def student_boxes(
     return [
         [Box(row[3:], int(row[1]), float(row[2])) for row in rows[rows[:, 0] == place]] for place in range(len(records))
     ]
-
-
-def _load(path: Path, study: Study) -> Detector:
-    model = load_detector(path)
-    if model.config.classes not in (None, study.data.classes):
-        raise UserError(
-            f"{path} was trained on the classes {', '.join(model.config.classes or ())}, but data/{study.data.name} "
-            f"has {', '.join(study.data.classes)}: train it again or prepare the data it belongs to."
-        )
-    return model
 
 
 def _objects(

@@ -184,7 +184,13 @@ class Targets:
     def on_device(self) -> TargetTransform:
         """What turns the codes of a batch into the teachers' values."""
         return TargetTransform({f"{name}/{array}": self.stores[name].spec[array]
-                                for name, arrays in self.arrays.items() for array in arrays}, self.heads)
+                                for name, arrays in self.arrays.items() for array in arrays}, self.heads, self._known)
+
+    @property
+    def _known(self) -> dict[str, list[int]]:
+        """The planes of the classes that a store's teachers know, where these are not all."""
+        return {name: [self.data.classes.index(one) for one in store.spec.attributes["known"]]
+                for name, store in self.stores.items() if "known" in store.spec.attributes}
 
     def source(self, *, seed: int, stride: int = 4, on_mismatch: Literal["error", "warn"] = "error",
                cache_mb: float = 1024) -> "Source":

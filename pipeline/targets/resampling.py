@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pipeline.distillation import TeacherTargets
 from pipeline.models.regridding import interpolate, mirror_peaks, resample_heads
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from pipeline.distillation import TeacherTargets
 
 
 def resample(teacher: "TeacherTargets", grid_hw: Sequence[int]) -> "TeacherTargets":
@@ -31,7 +32,7 @@ def resample(teacher: "TeacherTargets", grid_hw: Sequence[int]) -> "TeacherTarge
     features = {name: interpolate(values, (min(height, values.shape[2]), min(width, values.shape[3])))
                 for name, values in teacher.features.items()}
     members = {name: resample(member, grid_hw) for name, member in teacher.members.items()}
-    return TeacherTargets(kept_BCHW, peaks_BK7, features, members)
+    return teacher._replace(heatmap=kept_BCHW, peaks=peaks_BK7, features=features, members=members)
 
 
 def mirror(teacher: "TeacherTargets", mirrored_B: "Tensor") -> "TeacherTargets":
@@ -49,4 +50,4 @@ def mirror(teacher: "TeacherTargets", mirrored_B: "Tensor") -> "TeacherTargets":
 
     features = {name: turn(values) for name, values in teacher.features.items()}
     members = {name: mirror(member, mirrored_B) for name, member in teacher.members.items()}
-    return TeacherTargets(turn(teacher.heatmap), peaks_BK7, features, members)
+    return teacher._replace(heatmap=turn(teacher.heatmap), peaks=peaks_BK7, features=features, members=members)

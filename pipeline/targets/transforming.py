@@ -2,12 +2,14 @@
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from pipeline.distillation import TeacherTargets, together
 from pipeline.targets.dequantising import dequantise
 from pipeline.targets.resampling import mirror, resample
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
@@ -21,10 +23,13 @@ class TargetTransform:
         arrays: description of every "store/array" in the batch; without any, batches pass as they are.
         heads: the store whose heatmap and peaks are the target; None where those of each teacher are. Other stores
             whose heatmap and peaks are there are its `members`.
+        known: planes of the classes that a store's teachers know, by its name, where these are not all.
     """
 
-    def __init__(self, arrays: "Mapping[str, ArraySpec]", heads: str | None) -> None:
+    def __init__(self, arrays: "Mapping[str, ArraySpec]", heads: str | None,
+                 known: "Mapping[str, Sequence[int]] | None" = None) -> None:
         self.arrays, self.heads = dict(arrays), heads
+        self.known = {name: torch.tensor(planes) for name, planes in (known or {}).items()}
 
     def __call__(self, batch: "Mapping[str, Tensor]") -> dict[str, Any]:
         """The batch, on any device, with "teacher" in place of the codes."""
@@ -33,7 +38,7 @@ class TargetTransform:
         values = {name: dequantise(batch[name], array) for name, array in self.arrays.items()}
         features = {name.removesuffix("/features"): value for name, value in values.items()
                     if name.endswith("/features")}
-        said = {name: TeacherTargets(values[f"{name}/heatmap"], values[f"{name}/peaks"], {})
+        said = {name: self._said(name, values[f"{name}/heatmap"], values[f"{name}/peaks"])
                 for name in (key.removesuffix("/heatmap") for key in values if key.endswith("/heatmap"))}
         if self.heads is None:
             teacher = together(said, features)
@@ -45,3 +50,7 @@ class TargetTransform:
         if grid != teacher.heatmap.shape[-2:]:
             teacher = resample(teacher, grid)
         return {**{name: value for name, value in batch.items() if name not in values}, "teacher": teacher}
+
+    def _said(self, name: str, heatmap: "Tensor", peaks: "Tensor") -> TeacherTargets:
+        known = self.known.get(name)
+        return TeacherTargets(heatmap, peaks, {}, known=None if known is None else known.to(heatmap.device))

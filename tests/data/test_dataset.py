@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.data.dataset import load_data
@@ -58,3 +59,23 @@ def test_an_edited_annotations_file(prepared: Path) -> None:
 def test_missing_images(prepared: Path) -> None:
     (prepared / "JPEGImages/b.jpg").unlink()
     assert "b.jpg does not exist (1 of 2 images are missing)" in refused(prepared)
+
+
+def test_objects_of_some_classes_alone(tmp_path: Path, voc_folder: Callable[..., Any]) -> None:
+    folder = voc_folder("source")
+    folder.add("a", objects=[("cat", (1, 1, 9, 9)), ("dog", (2, 2, 8, 8)), ("fox", (3, 3, 7, 7))])
+    folder.add("b", objects=[("dog", (1, 1, 9, 9))])
+    params = Data(name="mine", source=str(folder.root), val_fraction=0.0, classes=["cat", "dog", "fox"])
+    prepare(params, tmp_path / "out")
+    data = load_data(tmp_path / "out")
+    some = data.of_classes(["fox", "cat"])
+    assert some.classes == ("fox", "cat")
+    first, second = sorted(some.records("train"), key=lambda record: record.id)
+    assert [some.classes[label] for label in first.labels] == ["cat", "fox"]
+    assert [box[0] for box in first.boxes.tolist()] == [0, 2]  # VOC counts pixels from 1
+    assert (len(second.boxes), len(second.difficult), second.labelled) == (0, 0, True)
+    for one, other in zip(data.of_classes(data.classes).records("train"), data.records("train"), strict=True):
+        assert np.array_equal(one.boxes, other.boxes)
+        assert np.array_equal(one.labels, other.labels)
+    with pytest.raises(UserError, match=r"data/mine: class 'wolf'.*cat"):
+        data.of_classes(["cat", "wolf"])

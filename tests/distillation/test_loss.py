@@ -267,3 +267,16 @@ def test_a_teacher_may_have_the_name_of_a_modules_method(name):
 
 def test_only_adapters_are_kept_in_a_checkpoint():
     assert list(loss_of().state_dict()) == ["adapters.of big.weight"]
+
+
+@pytest.mark.parametrize("form", ["squared", "soft-focal", "soft-bce", "logit"])
+def test_classes_that_a_teacher_does_not_know_are_left_to_the_student(form):
+    teacher, loss = random_teacher(classes=4), loss_of((1000, 0, 0, 0), {}, heatmap=form)
+    logits = torch.randn(2, 4, 6, 6, requires_grad=True)
+    known = torch.tensor([0, 2])
+    term = loss(student_like(teacher, heatmap=logits), teacher._replace(known=known))["kd_heatmap"]
+    narrow = student_like(teacher, heatmap=logits[:, known])
+    assert torch.equal(term, loss(narrow, teacher._replace(heatmap=teacher.heatmap[:, known]))["kd_heatmap"])
+    gradient, = torch.autograd.grad(term, logits)
+    assert gradient[:, [1, 3]].abs().max() == 0
+    assert gradient[:, known].abs().min() > 0

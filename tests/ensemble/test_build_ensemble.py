@@ -12,7 +12,7 @@ C, H, W, K, VIEWS = 2, 4, 6, 5, 7
 PARAMS = Ensemble(teachers=["a", "b"], iou=0.4, threshold=0.1)
 
 
-def teacher_store(path, seed=0, **identity):
+def teacher_store(path, seed=0, known=None, **identity):
     spec = StoreSpec(
         arrays=(ArraySpec("heatmap", (C, H, W), encoding="exact-fp16"),
                 ArraySpec("wh_offset", (4, H, W), encoding="exact-fp16"),
@@ -22,7 +22,7 @@ def teacher_store(path, seed=0, **identity):
         identity={"kind": "teacher", "teacher": path.stem, "weights": f"sha of {seed}", "data": "d",
                   "views": "v", "size": [16, 24], "classes": ["cat", "dog"], "stride": 4, "peaks": K,
                   **identity},
-        attributes={"licence": "CC"})
+        attributes={"licence": "CC", **({"known": known} if known else {})})
     rng = np.random.default_rng(seed)
     writer = create_store(path, spec)
     for shard in writer.pending():
@@ -185,3 +185,18 @@ def test_the_manifest_says_how_much_each_teacher_counts(stores, tmp_path, kind):
 def test_teachers_that_see_nothing_have_no_shares(stores, tmp_path):
     nothing = PARAMS.model_copy(update={"threshold": 1.0})
     assert build_ensemble(stores, tmp_path / "e.zarr", params=nothing)["created"]["shares"] is None
+
+
+def test_an_ensemble_knows_what_any_of_its_teachers_knows(tmp_path):
+    def merged(name, **known):
+        stores = {key: teacher_store(tmp_path / f"{name}{key}.zarr", known=known.get(key)) for key in "ab"}
+        build_ensemble(stores, tmp_path / name, params=PARAMS.model_copy(update={"heatmap": "class-ap"}),
+                       class_ap={key: dict.fromkeys(known.get(key, ()), 50.0) for key in "ab"})
+        return open_store(tmp_path / name), stores
+
+    store, stores = merged("half", a=["cat"], b=["dog"])
+    assert "known" not in store.spec.attributes
+    heatmap = {key: one.decode("heatmap", one.read("heatmap", range(VIEWS))) for key, one in stores.items()}
+    expected = np.stack([heatmap["a"][:, 0], heatmap["b"][:, 1]], axis=1)
+    np.testing.assert_allclose(store.decode("heatmap", store.read("heatmap", range(VIEWS))), expected, atol=1e-3)
+    assert merged("same", a=["dog"], b=["dog"])[0].spec.attributes["known"] == ["dog"]

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from pipeline.data import load_data
+from pipeline.models import load_trained
 from pipeline.report.arranging import load_results
 from pipeline.report.overlays import class_colors
 from pipeline.report.pictures import student_boxes, teacher_outputs, write_pictures
@@ -61,7 +62,8 @@ def test_teachers_say_what_a_dump_would_store(own, add_weights):
     study, root = own
     add_weights(root, TEACHERS[:1])
     records = study.data.records("test")
-    outputs = teacher_outputs(root / "models" / TEACHERS[0] / "weights.safetensors", records, study)
+    model = load_trained(root / "models" / TEACHERS[0] / "weights.safetensors", study.data.classes)
+    outputs = teacher_outputs(model, records, study)
     assert len(outputs) == 3
     heatmap, wh_offset, peaks = outputs[0]
     assert (heatmap.shape, wh_offset.shape) == ((2, 8, 8), (4, 8, 8))

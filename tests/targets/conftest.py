@@ -40,9 +40,9 @@ def recorded(views, data):
 
 @pytest.fixture
 def write_store(tmp_path, data, recorded):
-    """write_store(name, kind=..., features=..., **changes of the identity) -> the store's path."""
+    """write_store(name, kind=..., features=..., known=..., **changes of the identity) -> the store's path."""
 
-    def write(name, *, kind="teacher", features=0, encoding="exact-fp16", **changes):
+    def write(name, *, kind="teacher", features=0, encoding="exact-fp16", known=None, **changes):
         arrays = [
             ArraySpec("heatmap", (len(CLASSES), *GRID), encoding=encoding),
             ArraySpec("wh_offset", (4, *GRID), encoding=encoding),
@@ -52,7 +52,8 @@ def write_store(tmp_path, data, recorded):
             arrays.append(ArraySpec("features", (features, *GRID), encoding="exact-fp16"))
         identity = {"kind": kind, "data": data.fingerprint, "views": recorded.fingerprint, "stride": 4,
                     "size": list(recorded.size), "classes": list(data.classes), "name": name, **changes}
-        spec = StoreSpec(tuple(arrays), len(recorded), 512, identity)
+        attributes = {"known": known} if known else {}
+        spec = StoreSpec(tuple(arrays), len(recorded), 512, identity, attributes)
         writer, rng = create_store(tmp_path / f"{name}.zarr", spec), np.random.default_rng(len(name))
         with writer.claim(0) as claim:
             for _ in claim.views:

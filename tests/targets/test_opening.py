@@ -159,6 +159,20 @@ def test_members_are_brought_to_the_students_grid_and_mirrored_as_the_target_is(
     assert bool(flip) == ("mirrored" in batch and bool(batch["mirrored"].any()))
 
 
+@pytest.mark.parametrize(("size", "flip"), [(None, None), ((64, 48), None), (None, 1.0)])
+def test_a_student_is_told_which_classes_a_teacher_knows(data, recorded, write_store, size, flip):
+    path = write_store("dogs", known=["dog"])
+    say_of_flips(path, {"views": 16, "error": 0.1})
+    recipe = Recipe(teachers=["dogs"], weights=[1000.0, 1.0, 0.1, 0.0])
+    targets = open_targets({"dogs": path}, recipe, data, recorded, size=size, flip=flip)
+    batch = first_batch(targets)
+    assert batch["teacher"].known.tolist() == [1]
+    logits = torch.randn(batch["heatmap"].shape, requires_grad=True)
+    said = [answer()[0]._replace(heatmap=logits, wh=torch.randn_like(logits), offset=torch.randn_like(logits))]
+    term = targets.objective(student())(said, batch)["kd_heatmap"]
+    assert torch.autograd.grad(term, logits)[0].abs().amax((0, 2, 3)).gt(0).tolist() == [False, True]
+
+
 @pytest.mark.parametrize(("measured", "w4", "words"), [
     (None, 0.0, "does not say how large the error of its maps"),
     ({"views": 16, "error": 0.3}, 0.0, "its maps err by 0.3 under a mirror, more than the 0.2"),

@@ -1,0 +1,80 @@
+"""The line with two teachers of which each knows some classes, as commands."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from pipeline.cli import main
+from pipeline.models import read_config
+from storage import open_store
+
+CLASSES = {"resnet18": ["train", "bird", "car"], "hourglass_small": ["boat", "cat", "person"]}
+
+
+@pytest.fixture(scope="module")
+def specialists(tmp_path_factory, tiny, pipeline):
+    folder = tmp_path_factory.mktemp("specialists")
+    text = tiny.replace("{model: resnet18,", f"{{model: resnet18, classes: {CLASSES['resnet18']},")
+    text = text.replace("{model: hourglass_small,", f"{{model: hourglass_small, classes: {CLASSES['hourglass_small']},")
+    text = text.replace("teachers: [resnet18, hourglass_small]}\nstudents",
+                        "teachers: [resnet18, hourglass_small], heatmap: class-ap}\nstudents")
+    (folder / "params.yaml").write_text(text)
+    for step in (["prepare"], ["record-views"], ["train-teacher", "resnet18"], ["train-teacher", "hourglass_small"],
+                 ["dump-teachers"], ["build-ensemble"],
+                 ["distill", "--student", "mobilenet_v2", "--recipe", "resnet18"],
+                 ["distill", "--student", "mobilenet_v2", "--recipe", "resnet18+hourglass_small"],
+                 ["evaluate"], ["report"]):
+        pipeline(*step, folder=folder)
+    return folder
+
+
+@pytest.fixture
+def command(specialists, monkeypatch):
+    monkeypatch.chdir(specialists)
+    return lambda *arguments: CliRunner().invoke(main, list(map(str, arguments)))
+
+
+def heatmaps(folder, name):
+    store = open_store(folder / f"targets/{name}.zarr")
+    return store.decode("heatmap", store.read("heatmap", range(len(store))))
+
+
+@pytest.mark.parametrize("name", list(CLASSES))
+def test_a_teacher_has_planes_for_its_classes_and_its_store_for_all(specialists, name):
+    config = read_config(specialists / f"models/teachers/{name}/weights.safetensors")
+    assert (config["num_classes"], config["classes"]) == (3, CLASSES[name])
+    spec = open_store(specialists / f"targets/{name}.zarr").spec
+    assert spec.attributes["known"] == CLASSES[name]
+    mine = [one in CLASSES[name] for one in spec.identity["classes"]]
+    highest = heatmaps(specialists, name).max((0, 2, 3))
+    assert ((highest > 0.01) == mine).all()
+    scored = json.loads((specialists / f"results/teachers/{name}/metrics.json").read_text())
+    assert set(scored["val"]["per_class"]) == set(spec.identity["classes"])
+
+
+def test_merged_they_know_everything(specialists):
+    store = open_store(specialists / "targets/ensemble-both.zarr")
+    assert "known" not in store.spec.attributes
+    merged, single = heatmaps(specialists, "ensemble-both"), [heatmaps(specialists, name) for name in CLASSES]
+    least = 1e-3  # of a weight where neither has found anything in two epochs both count alike
+    assert (merged.max((0, 2, 3)) > 0.01).all()
+    assert np.all(merged <= np.maximum(*single) + least)
+
+
+def test_its_answers_are_those_of_the_store(command):
+    found = command("store", "verify", "targets/resnet18.zarr", "--live", 48, "--json")
+    live = json.loads(found.stdout)["live"]  # two epochs leave probabilities that codes are coarse for
+    assert live["loss_difference"] < 0.01
+    assert live["gradient_cosine"] > 0.99
+
+
+def test_other_classes_than_it_was_trained_on_are_refused(command):
+    for changes, words in (("[bird]", "was trained on the classes train, bird, car, but"),
+                           ("[bird, wolf]", "data/demo: class 'wolf'"), ("null", "train it again")):
+        answer = command("dump-teachers", "resnet18", "--set", f"teachers.resnet18.classes={changes}",
+                         "--set", "ensembles.both.heatmap=max")
+        assert (answer.exit_code, answer.stdout) == (1, "")
+        assert words in answer.stderr
+        assert len(answer.stderr.splitlines()) == 1
