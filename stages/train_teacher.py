@@ -32,7 +32,7 @@ def run(params: "Params", name: str, *, devices: str = "auto", restart: bool = F
     train = train_params(params.train, teacher.train, f"teachers.{name}.train")
     data = inputs.prepared_data(params)
     if teacher.classes:
-        data = data.of_classes(teacher.classes)
+        data = data.of_classes(teacher.classes, lacking=not train.epochs)
 
     def source() -> "Source":
         from pipeline.data.dataset import TRAIN

@@ -54,14 +54,14 @@ def run(params: "Params", path: Path | str, count: int, *, seed: int = 0) -> dic
 
 def _teacher(store: "Store", data: "DataSet") -> "Detector":
     """The teacher that wrote the store, with the very weights."""
-    from pipeline.models import load_trained
+    from pipeline.models import load_trained, read_config
 
     name, sha256 = (store.spec.identity[key] for key in ("teacher", "weights"))
     weights = inputs.needs(paths.weights(paths.teacher_model(name)), f"pipeline train-teacher {name}")
     if (found := work.file_sha256(weights)) != sha256:
         raise UserError(f"{weights} has sha256 {found[:16]}…, but {store.path} was written with {sha256[:16]}…: the "
                         f"teacher was trained again. Run 'pipeline dump-teachers {name}' again.")
-    return load_trained(weights, data.classes, store.spec.attributes.get("known"))
+    return load_trained(weights, data.classes, read_config(weights)["classes"])
 
 
 def _student(params: "Params", data: "DataSet") -> "tuple[Detector, str]":

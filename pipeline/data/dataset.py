@@ -93,17 +93,22 @@ class DataSet:
                 raise unknown(f"{self.root}: split", name, list(self.splits))
         return tuple(chain.from_iterable(self.splits[name] for name in names))
 
-    def of_classes(self, classes: Sequence[str]) -> "DataSet":
+    def of_classes(self, classes: Sequence[str], *, lacking: bool = False) -> "DataSet":
         """The same images, in which only objects of these classes are named: labels count them in this order.
+
+        Args:
+            classes: some of the data's.
+            lacking: allow names of which the data has no objects; one at least is the data's.
 
         Raises:
             UserError: the data has no such class.
         """
         numbers = np.full(len(self.classes), -1)
         for number, name in enumerate(classes):
-            if name not in self.classes:
+            if name in self.classes:
+                numbers[self.classes.index(name)] = number
+            elif not lacking or not {*classes} & {*self.classes}:
                 raise unknown(f"data/{self.name}: class", name, list(self.classes))
-            numbers[self.classes.index(name)] = number
         splits = {split: tuple(_renumbered(record, numbers) for record in records)
                   for split, records in self.splits.items()}
         return replace(self, classes=tuple(classes), splits=splits)

@@ -100,15 +100,12 @@ def load_trained(path: Path | str, classes: Sequence[str], known: Sequence[str] 
     Args:
         path: the weights file.
         classes: of the data set.
-        known: those of them that the detector was trained on, in the order of its planes; None for all. The planes of
-            the others are empty (`spread`).
+        known: what the detector was trained on, where it is something else: it gets the planes of the data set
+            (`spread`).
 
     Raises:
         UserError: the file is damaged, or was trained on other classes.
     """
-    for name in known or ():
-        if name not in classes:
-            raise unknown("class", name, list(classes))
     model = load_detector(path)
     refuse_other_classes(path, model.config.classes, known or classes)
     return model if known is None else spread(model, classes)

@@ -1,4 +1,4 @@
-"""A detector of some classes among those of a larger data set."""
+"""A detector of some classes on data of others."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,20 +16,21 @@ UNKNOWN = -20.0
 
 @torch.no_grad()
 def spread(model: "Detector", classes: Sequence[str]) -> "Detector":
-    """Gives the detector a heatmap plane for each of `classes`; those that it was not trained on stay empty.
+    """Gives the detector one heatmap plane for each of `classes`: its own, or an empty one where it has none.
 
-    Nothing else of its answers changes. Its configuration then says `known`.
+    Nothing else of its answers changes. Its configuration then says which classes are `known`.
 
     Args:
         model: a detector whose configuration names its classes; it is changed.
-        classes: all of its own and others, in the order of the new planes.
+        classes: in the order of the new planes.
 
     Returns:
         The detector.
     """
     own = model.config.classes
     assert own is not None, "nobody said what this detector's planes stand for"
-    rows = [classes.index(name) for name in own]
+    known = [name for name in own if name in classes]
+    rows, old_rows = [classes.index(name) for name in known], [own.index(name) for name in known]
     for heads in model.heads_of_stacks:
         old = heads.heatmap[-1]
         assert isinstance(old, nn.Conv2d)
@@ -38,7 +39,8 @@ def spread(model: "Detector", classes: Sequence[str]) -> "Detector":
         assert new.bias is not None
         nn.init.zeros_(new.weight)
         nn.init.constant_(new.bias, UNKNOWN)
-        new.weight[rows], new.bias[rows] = old.weight, old.bias
+        new.weight[rows], new.bias[rows] = old.weight[old_rows], old.bias[old_rows]
         heads.heatmap[-1] = new
-    model.config = replace(model.config, num_classes=len(classes), classes=tuple(classes), known=own)
+    model.config = replace(model.config, num_classes=len(classes), classes=tuple(classes),
+                           known=None if {*known} == {*classes} else tuple(known))
     return model

@@ -62,8 +62,9 @@ def refuse_other_classes(path: Path | str, found: "Sequence[str] | None", wanted
         UserError: they are others, or in another order.
     """
     if found is not None and tuple(found) != tuple(wanted):
-        raise UserError(f"{path} was trained on the classes {', '.join(found)}, but the data has "
-                        f"{', '.join(wanted)}: train it again or prepare the data it belongs to.")
+        raise UserError(f"{path} was trained on the classes {', '.join(found)}, but here they are "
+                        f"{', '.join(wanted)}: train it again, prepare the data it belongs to, or, if it is a teacher, "
+                        "say what its planes are (`classes`).")
 
 
 def read_config(path: Path) -> dict[str, Any]:

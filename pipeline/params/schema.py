@@ -82,9 +82,9 @@ class Teacher(Detector):
     """An entry of `teachers`.
 
     Attributes:
-        classes: those of the data's classes that it learns, in the order of its planes (with `weights`: those of the
-            file); null for all. Objects of the others are background to it, and what it says counts for its own
-            classes alone.
+        classes: what its planes stand for, in their order; null for the data's classes. It learns those of the data's
+            classes that are named, objects of others are background to it, and what it says counts for the named ones
+            alone. Of a file that is taken as it is, names that the data does not have are left out.
     """
 
     classes: Annotated[list[str], Field(min_length=1), AfterValidator(distinct)] | None = None

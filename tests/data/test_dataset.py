@@ -77,5 +77,7 @@ def test_objects_of_some_classes_alone(tmp_path: Path, voc_folder: Callable[...,
     for one, other in zip(data.of_classes(data.classes).records("train"), data.records("train"), strict=True):
         assert np.array_equal(one.boxes, other.boxes)
         assert np.array_equal(one.labels, other.labels)
-    with pytest.raises(UserError, match=r"data/mine: class 'wolf'.*cat"):
-        data.of_classes(["cat", "wolf"])
+    for lacking, classes in ((False, ["cat", "wolf"]), (True, ["wolf"])):
+        with pytest.raises(UserError, match=r"data/mine: class 'wolf'.*cat"):
+            data.of_classes(classes, lacking=lacking)
+    assert data.of_classes(["wolf", "cat"], lacking=True).records("train")[0].labels.tolist() == [1]

@@ -1,13 +1,14 @@
 """The line with two teachers of which each knows some classes, as commands."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from pipeline.cli import main
-from pipeline.models import read_config
+from pipeline.models import build_detector, read_config, save_detector
 from storage import open_store
 
 CLASSES = {"resnet18": ["train", "bird", "car"], "hourglass_small": ["boat", "cat", "person"]}
@@ -71,10 +72,25 @@ def test_its_answers_are_those_of_the_store(command):
 
 
 def test_other_classes_than_it_was_trained_on_are_refused(command):
-    for changes, words in (("[bird]", "was trained on the classes train, bird, car, but"),
-                           ("[bird, wolf]", "data/demo: class 'wolf'"), ("null", "train it again")):
-        answer = command("dump-teachers", "resnet18", "--set", f"teachers.resnet18.classes={changes}",
+    for name, changes, words in (("dump-teachers", "[bird]", "was trained on the classes train, bird, car, but"),
+                                 ("dump-teachers", "null", "say what its planes are (`classes`)"),
+                                 ("train-teacher", "[bird, wolf]", "data/demo: class 'wolf'")):
+        answer = command(name, "resnet18", "--set", f"teachers.resnet18.classes={changes}",
                          "--set", "ensembles.both.heatmap=max")
         assert (answer.exit_code, answer.stdout) == (1, "")
         assert words in answer.stderr
         assert len(answer.stderr.splitlines()) == 1
+
+
+def test_a_finished_detector_of_more_classes_than_the_data_has(specialists, tmp_path, pipeline):
+    folder = tmp_path / "copy"
+    shutil.copytree(specialists, folder, symlinks=True)
+    classes = ["wolf", "car", "fox", "bird"]
+    model = build_detector("resnet18", len(classes), deconv=[16, 16, 16], head_channels=16)
+    save_detector(model, folder / "mine.safetensors", classes)
+    taken = ["--set", "teachers.resnet18.weights=mine.safetensors", "--set", "teachers.resnet18.train={epochs: 0}",
+             "--set", f"teachers.resnet18.classes={classes}"]
+    pipeline("train-teacher", "resnet18", "--restart", *taken, folder=folder)
+    pipeline("dump-teachers", "resnet18", "--restart", *taken, folder=folder)
+    assert open_store(folder / "targets/resnet18.zarr").spec.attributes["known"] == ["car", "bird"]
+    assert ((heatmaps(folder, "resnet18").max((0, 2, 3)) > 0.01) == [True, False, True, False, False, False]).all()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.models import build_detector, load_detector, save_detector, spread
+from pipeline.models import build_detector, load_detector, load_trained, save_detector, spread
 
 ALL = ("ant", "bee", "cat", "dog")
 OWN = ("dog", "bee")
@@ -26,3 +26,14 @@ def test_it_says_of_its_classes_what_it_said_and_nothing_of_others(name, arch, t
             assert new.heatmap[:, [0, 2]].sigmoid().max() < 1e-8
             assert all(torch.equal(getattr(new, key), getattr(old, key)) for key in ("wh", "offset", "features"))
     assert (wide.config.num_classes, wide.config.classes, wide.config.known) == (4, ALL, OWN)
+
+
+def test_planes_of_classes_that_the_data_lacks_are_left_out(tmp_path):
+    torch.manual_seed(0)
+    path = tmp_path / "weights.safetensors"
+    save_detector(build_detector("resnet18", len(ALL), deconv=[8, 8, 8], head_channels=8), path, ALL)
+    model, chosen = load_detector(path).eval(), load_trained(path, OWN, ALL).eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(chosen(images)[-1].heatmap, model(images)[-1].heatmap[:, [3, 1]])
+    assert (chosen.config.classes, chosen.config.known) == (OWN, None)
