@@ -28,9 +28,9 @@ LABELS = {
 
 
 def label(name: str) -> str:
-    """A network's name as papers write it; "resnet50_2" is a second one."""
-    network, _, number = name.rpartition("_")
-    return f"{LABELS[network]} {number}" if network in LABELS and number.isdigit() else LABELS.get(name, name)
+    """A network's name as papers write it; "resnet50_2" and "resnet50_b" are further ones of it."""
+    network, _, which = name.rpartition("_")
+    return f"{LABELS[network]} {which}" if network in LABELS and name not in LABELS else LABELS.get(name, name)
 
 
 def _nobody(recipe: str) -> str:

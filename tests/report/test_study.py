@@ -47,6 +47,13 @@ def test_recipes_in_words(study):
     assert found.recipe_label(f"{BOTH}-paper") == "taught by ResNet-50 & Hourglass (small), paper"
 
 
+def test_further_networks_of_a_kind_in_words(study, tree):
+    tree["teachers"] |= {"resnet50_2": {"model": "resnet50"}, "hourglass_small_b": {"model": "hourglass_small"}}
+    names = ["resnet50_2", "hourglass_small_b"]
+    tree["recipes"]["two"] = {"teachers": names, "ensemble": "separate"}
+    assert study({}).recipe_label("two").startswith("taught by ResNet-50 2 & Hourglass (small) b")
+
+
 def test_nobody_and_the_ground_truth_in_words(study, tree):
     tree["recipes"] |= {"plain-fresh": {"views": "fresh"}, "oracle": {"oracle": True, "weights": [1000, 1, 0.1, 0]}}
     found = study({})

@@ -32,6 +32,12 @@ def test_teachers_with_every_metric(study):
     assert "(unseen)" in table.caption
 
 
+def test_a_teacher_of_some_classes_is_said_to_be_one(study, tree):
+    tree["teachers"]["resnet50"]["classes"] = ["cat"]
+    tree["ensembles"]["both"]["heatmap"] = "class-ap"
+    assert teachers_table(study(RUNS)).notes == ["ResNet-50 knows cat alone, and its mAP is over all classes."]
+
+
 def test_an_ensemble_stands_below_its_teachers(study):
     table = teachers_table(study(RUNS, ensembles={"both": 85.0}))
     assert texts(table)[2][:3] == ["both: ResNet-50 & Hourglass (small)", "85.0", "84.0"]
