@@ -69,6 +69,8 @@ def info_lines(answer: Mapping[str, Any]) -> list[str]:
     lines += ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     lines += [f"fingerprint: {answer['fingerprint']}", "made from:"]
     lines += [f"  {key}: {_value(value)}" for key, value in answer["identity"].items()]
+    if known := answer["attributes"].get("known"):
+        lines.append(f"classes that teachers know: {', '.join(known)}")
     if answer["licence"]:
         lines.append(f"licence of the data: {answer['licence']}")
     if answer["created"]:

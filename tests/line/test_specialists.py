@@ -71,6 +71,11 @@ def test_its_answers_are_those_of_the_store(command):
     assert live["gradient_cosine"] > 0.99
 
 
+def test_store_info_says_what_is_known(command):
+    assert "classes that teachers know: train, bird, car\n" in command("store", "info", "targets/resnet18.zarr").stdout
+    assert "know:" not in command("store", "info", "targets/ensemble-both.zarr").stdout
+
+
 def test_other_classes_than_it_was_trained_on_are_refused(command):
     for name, changes, words in (("dump-teachers", "[bird]", "was trained on the classes train, bird, car, but"),
                                  ("dump-teachers", "null", "say what its planes are (`classes`)"),

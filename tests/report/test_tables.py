@@ -33,7 +33,7 @@ def test_teachers_with_every_metric(study):
 
 
 def test_a_teacher_of_some_classes_is_said_to_be_one(study, tree):
-    tree["teachers"]["resnet50"]["classes"] = ["cat"]
+    tree["teachers"]["resnet50"]["classes"] = ["wolf", "cat"]
     tree["ensembles"]["both"]["heatmap"] = "class-ap"
     assert teachers_table(study(RUNS)).notes == ["ResNet-50 knows cat alone, and its mAP is over all classes."]
 
