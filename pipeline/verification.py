@@ -13,7 +13,7 @@ from pipeline.inference.rendering import OnMismatch, rendered
 from pipeline.inference.sampling import reduce_features
 from pipeline.models import preprocess
 from pipeline.params import Augmentation, Params, Recipe
-from pipeline.targets import channel_weights
+from pipeline.targets import channel_weights, known_planes
 from pipeline.targets.dequantising import dequantise
 from pipeline.targets.resampling import resample
 
@@ -71,6 +71,8 @@ def compare(teacher: "Detector", student: "Detector", loss: DistillationLoss, st
     tta = Augmentation.model_validate(identity["tta"])
     labelled = [record.labelled for record in data.records(recorded.split)]
     name, kinds = identity["teacher"], [array.name for array in store.spec.arrays]
+    planes = known_planes(store, data.classes)
+    known = None if planes is None else torch.tensor(planes, device=device)
     with inference(teacher, device), inference(student, device):
         for some, images in rendered(recorded, data, rows, batch, on_mismatch):
             pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
@@ -83,8 +85,8 @@ def compare(teacher: "Detector", student: "Detector", loss: DistillationLoss, st
                 exact = {name: reduce_features(live.features, store.spec["features"])}
                 stored = {name: kept["features"]}
             said = student(preprocess(pixels, student.config))[-1]
-            targets = [TeacherTargets(live.heatmap, live.peaks, exact),
-                       TeacherTargets(kept["heatmap"], kept["peaks"], stored)]
+            targets = [TeacherTargets(live.heatmap, live.peaks, exact, known=known),
+                       TeacherTargets(kept["heatmap"], kept["peaks"], stored, known=known)]
             if (grid := said.heatmap.shape[2:]) != live.heatmap.shape[2:]:
                 targets = [resample(target, grid) for target in targets]
             fidelity.add_targets(said, *targets)

@@ -109,7 +109,7 @@ def _trained_weights(params: "Params", name: str, data: "DataSet") -> Path:
     if any(found[key] != wanted[key] for key in ("model", "arch")):
         raise UserError(f"{weights} is a {found['model']} {found['arch']}, but teachers.{name} is a {wanted['model']} "
                         f"{wanted['arch']}. Run '{again}' again.")
-    refuse_other_classes(weights, found["classes"], described.classes or data.classes)
+    refuse_other_classes(weights, found["classes"], inputs.taught_data(params, name, data).classes)
     return weights
 
 

@@ -35,6 +35,7 @@ def run(params: "Params", key: str) -> dict[str, Any]:
         from pipeline.models import load_trained
 
         teachers = [load_trained(path, data.classes, params.teachers[name].classes) for name, path in weights.items()]
+        ensemble.check_known({name: teacher.config.known for name, teacher in zip(weights, teachers, strict=True)})
         found = {}
         for name in splits:
             shares = class_weights([known[teacher] for teacher in weights], data.classes) if known else None

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from pipeline import paths
 from pipeline.errors import UserError, unknown
-from pipeline.params import Params, Views
+from pipeline.params import Params, Views, train_params
 from stages.work import file_sha256
 
 if TYPE_CHECKING:
@@ -37,6 +37,22 @@ def prepared_data(params: Params) -> "DataSet":
     folder = paths.data_folder(params.data.name)
     needs(folder, "pipeline prepare")
     return load_data(folder)
+
+
+def taught_data(params: Params, teacher: str, data: "DataSet") -> "DataSet":
+    """`data` with the classes of a teacher alone, those of its planes.
+
+    Raises:
+        UserError: it is trained on a class that the data does not have, or all that it knows are such ones.
+    """
+    known = params.teachers[teacher]
+    if known.classes is None:
+        return data
+    epochs = train_params(params.train, known.train, f"teachers.{teacher}.train").epochs
+    try:
+        return data.of_classes(known.classes, lacking=not epochs)
+    except UserError as error:
+        raise UserError(f"teachers.{teacher}.classes: {error}") from None
 
 
 def needs(path: Path, command: str) -> Path:

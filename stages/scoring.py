@@ -29,7 +29,7 @@ def score(params: "Params", stage: str, *, module: str, model_folder: Path, abou
         beside: further splits, each a key of metrics.json (null where the data has no such split). Of "train"
             as many images as val has, evenly spaced, tell whether a detector knows its images by heart.
         size_hw: (height, width) of its input in pixels.
-        classes: those of the data that it knows; None for all, which is what it is scored on anyway.
+        classes: what its planes stand for, where these are not the data's classes; it is scored on these in any case.
         command: what trains the detector.
 
     Returns:

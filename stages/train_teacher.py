@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from pipeline import paths
-from stages import entry, inputs, training
+from stages import entry, inputs, training, work
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -30,9 +30,14 @@ def run(params: "Params", name: str, *, devices: str = "auto", restart: bool = F
 
     teacher = inputs.entry(params.teachers, name, "teacher")
     train = train_params(params.train, teacher.train, f"teachers.{name}.train")
-    data = inputs.prepared_data(params)
-    if teacher.classes:
-        data = data.of_classes(teacher.classes, lacking=not train.epochs)
+    whole = inputs.prepared_data(params)
+    data = inputs.taught_data(params, name, whole)
+    unknown = [one for one in whole.classes if one not in data.classes]
+    if unknown:
+        work.say(f"train_teacher/{name}: it does not know {', '.join(unknown)} (teachers.{name}.classes)")
+        for ensemble in params.ensembles.values():
+            if name in ensemble.teachers:  # rather now than when it is trained
+                ensemble.check_known({name: [one for one in whole.classes if one not in unknown]})
 
     def source() -> "Source":
         from pipeline.data.dataset import TRAIN

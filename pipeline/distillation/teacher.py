@@ -29,6 +29,14 @@ class TeacherTargets(NamedTuple):
 
 
 def together(members: Mapping[str, TeacherTargets], features: Mapping[str, Tensor]) -> TeacherTargets:
-    """Several teachers that nobody merged: the mean of their heatmaps, and the peaks of each."""
-    heatmap = torch.stack([member.heatmap for member in members.values()]).mean(0)
+    """Several teachers that nobody merged: each plane is the mean of those that know its class; the peaks of each."""
+    said = [member.heatmap for member in members.values()]
+    count_C11 = torch.stack([_knows(member) for member in members.values()]).sum(0).clamp(min=1)
+    heatmap = torch.stack(said).sum(0) / count_C11
     return TeacherTargets(heatmap, torch.cat([member.peaks for member in members.values()], 1), features, members)
+
+
+def _knows(teacher: TeacherTargets) -> Tensor:
+    """(C, 1, 1) 1 in the planes of the classes that a teacher knows."""
+    ones = teacher.heatmap.new_ones(teacher.heatmap.shape[1], 1, 1)
+    return ones if teacher.known is None else torch.zeros_like(ones).index_fill(0, teacher.known, 1)

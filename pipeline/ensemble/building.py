@@ -52,7 +52,8 @@ def build_ensemble(
         stores: each teacher's store; their order does not matter.
         out: where the merged store goes.
         params: how much each teacher counts, and how to match peaks.
-        class_ap: for class-ap, AP in percent on val, by teacher and by class; None where no object counts.
+        class_ap: for class-ap, AP in percent on val, by teacher and by each class that it knows; None where no object
+            counts.
         truth: for agreement, the objects of a view, (n, 5 or more) x1 y1 x2 y2 in input pixels, label
             (`RecordedViews.boxes`).
         progress: called with views done and in all.
@@ -61,11 +62,12 @@ def build_ensemble(
         The merged store's manifest.
 
     Raises:
-        UserError: the teachers do not fit each other; names them and the field.
+        UserError: the teachers do not fit each other, names them and the field; or not the rule.
         StoreError: a store is damaged, or `out` holds another one.
     """
     stores = dict(sorted(stores.items()))
     check_members(stores)
+    params.check_known({name: store.spec.attributes.get("known") for name, store in stores.items()})
     shares = _shares(stores, class_ap) if params.heatmap == "class-ap" else None
     spec = _spec(stores, params, class_ap, shares)
     writer = create_store(out, spec)

@@ -17,6 +17,8 @@ from pipeline.ensemble.merging import Float32s, Floats, Ints, Rule, Weighed, box
 
 #: Least of what weights are made of: trust, AP, agreement with an object.
 LEAST = 1e-4
+#: AP of a class that a teacher does not know and another one does, however badly.
+UNKNOWN = 1e-12
 
 
 def maximum(heatmaps: Float32s, peaks: Float32s) -> Weighed:
@@ -47,13 +49,15 @@ def class_weights(class_ap: Sequence[Mapping[str, float | None]], classes: Seque
     """Each teacher's share of the teachers' AP of each class.
 
     Args:
-        class_ap: per teacher, AP in percent by the class's name; None or no entry where no object counts.
+        class_ap: per teacher, AP in percent by the class's name; None where no object counts, no entry where the
+            teacher does not know the class.
         classes: in the order of the heatmap's planes.
 
     Returns:
         (T, C) that add up to 1 over the teachers; equal where no teacher finds the class.
     """
-    found = np.array([[(ap.get(name) or 0.0) / 100 for name in classes] for ap in class_ap]).clip(LEAST)
+    found = np.array([[max((ap[name] or 0.0) / 100, LEAST) if name in ap else UNKNOWN for name in classes]
+                      for ap in class_ap])
     shares: Floats = found / found.sum(axis=0)
     return shares
 

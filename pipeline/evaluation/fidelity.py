@@ -108,8 +108,8 @@ class Fidelity(BoxFidelity):
     def _gradient(self, student: "DenseOutputs", targets: "TeacherTargets") -> "tuple[float, Tensor]":
         with torch.inference_mode(False), torch.enable_grad():  # what was made in inference mode is copied out of it
             leaves = type(student)(*(part.float().clone().requires_grad_() for part in student))
-            targets = type(targets)(targets.heatmap.clone(), targets.peaks.clone(),
-                                    {name: part.clone() for name, part in targets.features.items()})
+            targets = targets._replace(heatmap=targets.heatmap.clone(), peaks=targets.peaks.clone(),
+                                       features={name: part.clone() for name, part in targets.features.items()})
             total = torch.stack(list(self.loss([leaves], targets).values())).sum()
             gradients = torch.autograd.grad(total, leaves, allow_unused=True)
         # In double precision: a cosine near 1 is a difference of large numbers.

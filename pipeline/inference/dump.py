@@ -222,7 +222,7 @@ def dump_spec(
         attributes={
             "model": config.model, "classes": list(data.classes), "size": list(views.size),
             "stride": config.stride, "licence": data.manifest.get("licence"), "flip": flip,
-            **({"known": list(config.known)} if config.known else {}),
+            **({"known": list(config.known)} if config.known is not None else {}),
         },
     )
 

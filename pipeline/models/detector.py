@@ -47,8 +47,10 @@ class DetectorConfig:
     known: tuple[str, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The configuration as JSON values."""
-        return dict(json.loads(json.dumps(asdict(self))))
+        """The configuration as JSON values, without what it is used on."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        del values["known"]
+        return values
 
     def trained_as(self, values: dict[str, Any], classes: Sequence[str] | None) -> Self:
         """This configuration with the input of another, given as JSON values, and with class names."""

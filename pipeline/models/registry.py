@@ -106,6 +106,8 @@ def load_trained(path: Path | str, classes: Sequence[str], known: Sequence[str] 
     Raises:
         UserError: the file is damaged, or was trained on other classes.
     """
+    if known is not None and not {*known} & {*classes}:
+        raise unknown(f"{path}: class", known[0], list(classes))
     model = load_detector(path)
     refuse_other_classes(path, model.config.classes, known or classes)
     return model if known is None else spread(model, classes)

@@ -10,8 +10,8 @@ from torch import nn
 if TYPE_CHECKING:
     from pipeline.models.detector import Detector
 
-#: Logit of a class that a detector does not know, in every cell: p = 2e-9, which every encoding stores as 0.
-UNKNOWN = -20.0
+#: Logit of a class that a detector does not know, in every cell: in float32 its probability is 0, and 0 is no peak.
+UNKNOWN = -200.0
 
 
 @torch.no_grad()

@@ -202,7 +202,8 @@ def _read_pickle(path: Path) -> State:
 def _check_classes(config: "DetectorConfig", path: Path, theirs: int) -> None:
     if theirs != config.num_classes:
         raise UserError(f"{path} has {theirs} classes, expected {config.num_classes}; set reset_heads to "
-                        "true to keep the rest of it under new heads.")
+                        "true to keep the rest of it under new heads, or name the planes of a teacher that is taken as "
+                        "it is (`classes`).")
 
 
 def _fit(module: torch.nn.Module, state: State, source: object, *, without_heads: bool = False) -> None:

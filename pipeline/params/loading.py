@@ -18,9 +18,6 @@ from pipeline.params.schema import Params, Train
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-#: The rules of ensembles that leave a teacher out where it does not know a class.
-KNOWING = ("class-ap", "max")
-
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -119,15 +116,9 @@ def _check_references(params: Params) -> None:
                 raise unknown(f"{where}: {kind}", name, list(table))
     for key, recipe in params.recipes.items():
         merged = params.ensembles[recipe.merged].teachers if recipe.merged else recipe.teachers
-        for name in recipe.teachers if "agreement" in recipe.attention else ():
-            _all_classes(params, name, f"recipes.{key}.attention: 'agreement' compares teachers", "leave it out")
         for name in set(recipe.teachers) - set(merged):
             raise UserError(f"recipes.{key}: teacher {name!r} is not merged in the ensemble {recipe.merged!r}, which "
                             f"has {', '.join(merged)}; add it there or leave it out here.")
-    for key, ensemble in params.ensembles.items():
-        for name in ensemble.teachers if ensemble.heatmap not in KNOWING else ():
-            _all_classes(params, name, f"ensembles.{key}.heatmap: {ensemble.heatmap!r} asks each teacher of each class",
-                         f"choose {' or '.join(KNOWING)}")
     for name, teacher in params.teachers.items():
         train = train_params(params.train, teacher.train, f"teachers.{name}.train")
         if not train.epochs and (teacher.weights is None or teacher.reset_heads):
@@ -141,11 +132,6 @@ def _check_references(params: Params) -> None:
     for name, student in params.students.items():
         if not train_params(params.distill.train, student.train, f"students.{name}.train").epochs:
             raise UserError(f"students.{name}: expected more than 0 epochs in distill.train, or in its own `train`.")
-
-
-def _all_classes(params: Params, teacher: str, reason: str, remedy: str) -> None:
-    if classes := params.teachers[teacher].classes:
-        raise UserError(f"{reason}, but {teacher!r} knows {', '.join(classes)} alone; {remedy}.")
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:

@@ -4,10 +4,12 @@ Names are strings here. `load_params` finds those of other entries (the teachers
 models and classes are resolved by the stage before any work.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
+from pipeline.errors import UserError
 from pipeline.params.blocks import Block, Fraction, Name, Positive, Seed, distinct
 from pipeline.params.data import Data, Views
 from pipeline.params.recipe import Recipe
@@ -165,6 +167,10 @@ class Dump(Block):
                 "tta": self.tta.model_dump(mode="json"), "dump_version": DUMP_VERSION}
 
 
+#: The rules that leave a teacher out where it does not know a class.
+KNOWING = ("class-ap", "max")
+
+
 class Ensemble(Block):
     """One merged store.
 
@@ -187,6 +193,20 @@ class Ensemble(Block):
     def identity(self) -> dict[str, Any]:
         """What of this beside the teachers, and of how it is done, decides the content of a store."""
         return {**self.model_dump(mode="json", exclude={"teachers"}), "ensemble_version": ENSEMBLE_VERSION}
+
+    def check_known(self, known: Mapping[str, Sequence[str] | None]) -> None:
+        """Refuses a rule that takes what a teacher does not know for nothing.
+
+        Args:
+            known: of each teacher the classes that it knows, None for all.
+
+        Raises:
+            UserError: it is such a rule, and a teacher does not know all.
+        """
+        for teacher, classes in known.items():
+            if classes is not None and self.heatmap not in KNOWING:
+                raise UserError(f"ensembles: {self.heatmap!r} asks each teacher of each class, but {teacher!r} knows "
+                                f"{', '.join(classes)} alone; merge by {' or '.join(KNOWING)}.")
 
 
 class Distill(Block):

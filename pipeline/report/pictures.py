@@ -74,8 +74,7 @@ def _teachers(study: Study, root: Path, records: Sequence[ImageRecord]) -> tuple
     key = params.recipes[study.headline].ensemble if study.headline else None
     ensemble = params.ensembles.get(key or "")
     if ensemble and outputs.keys() >= {*ensemble.teachers}:
-        of_val = [study.results.teacher(name).val for name in ensemble.teachers]
-        shares = class_weights([scores.per_class if scores else {} for scores in of_val], study.data.classes)
+        shares = class_weights([_class_ap(study, name) for name in ensemble.teachers], study.data.classes)
         merged = []
         for record, *views in zip(records, *(outputs[name] for name in ensemble.teachers), strict=True):
             heatmaps, wh_offsets, peaks = (np.stack(arrays) for arrays in zip(*views, strict=True))
@@ -85,6 +84,12 @@ def _teachers(study: Study, root: Path, records: Sequence[ImageRecord]) -> tuple
                 heatmaps, wh_offsets, peaks, iou=ensemble.iou, threshold=ensemble.threshold, rule=rule).heatmap)
         columns.append(("Ensemble", _heats(merged, records, params.views.size)))
     return columns, notes
+
+
+def _class_ap(study: Study, teacher: str) -> dict[str, float | None]:
+    """AP on val of the classes that a teacher knows."""
+    scores, known = study.results.teacher(teacher).val, study.params.teachers[teacher].classes
+    return {name: ap for name, ap in (scores.per_class if scores else {}).items() if known is None or name in known}
 
 
 def teacher_outputs(model: Detector, records: Sequence[ImageRecord], study: Study) -> list[Outputs]:

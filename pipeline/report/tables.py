@@ -41,7 +41,7 @@ def teachers_table(study: Study) -> Table:
     known = {name: [one for one in study.data.classes if one in (teacher.classes or study.data.classes)]
              for name, teacher in study.params.teachers.items()}
     notes += [f"{label(name)} knows {listed(classes)} alone, and its mAP is over all classes."
-              for name, classes in known.items() if len(classes) < len(study.data.classes)]
+              for name, classes in known.items() if 0 < len(classes) < len(study.data.classes)]
     if results.trainings:
         notes.append("Teachers of other seeds were trained again, elsewhere: every recipe of one seed has the same "
                      "ones. Where one number stands for a teacher, it is the mean of its trainings.")

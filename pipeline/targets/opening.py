@@ -1,6 +1,6 @@
 """What a recipe's students learn from: its stores, checked before any work."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -92,6 +92,7 @@ def open_targets(
         again = f"Run 'pipeline build-ensemble {recipe.merged}' again."
         made = (dumped or {}).get(ENSEMBLE, {})
         stores[ENSEMBLE] = _open(paths[ENSEMBLE], {"kind": "ensemble", **expected, **members, **made}, again)
+    _check_known(recipe, stores, data.classes)
     heads = ENSEMBLE if recipe.merged else None if recipe.separate else next(iter(recipe.teachers), None)
     arrays: dict[str, tuple[str, ...]] = {}
     for name, store in stores.items():
@@ -106,6 +107,19 @@ def open_targets(
     return Targets(data, recorded, recipe, stores, arrays, heads, size, flip is not None)
 
 
+def _check_known(recipe: "Recipe", stores: Mapping[str, Store], classes: Sequence[str]) -> None:
+    """Refuses recipes in which a class that a teacher does not know would count as one that it does not see."""
+    known = {name: store.spec.attributes.get("known", classes) for name, store in stores.items()}
+    for name, some in known.items():
+        if len(some) < len(classes) and "agreement" in recipe.attention:
+            raise UserError(f"attention 'agreement' compares teachers, but {name!r} knows {', '.join(some)} alone: "
+                            "leave it out of the recipe.")
+    told = [known[ENSEMBLE]] if recipe.merged else [*known.values()]
+    if told and not recipe.ground_truth and (lost := {*classes}.difference(*told)):
+        raise UserError(f"None of the teachers knows {', '.join(sorted(lost))}, and the recipe has ground_truth 0: set "
+                        "it above 0, or nothing teaches these classes.")
+
+
 def _wanted(recipe: "Recipe", name: str, heads: str | None) -> tuple[str, ...]:
     """The arrays that a recipe reads of the store `name`."""
     if not any(recipe.weights):
@@ -115,6 +129,12 @@ def _wanted(recipe: "Recipe", name: str, heads: str | None) -> tuple[str, ...]:
     places = recipe.attend_outputs and "spatial" in recipe.attention
     own_features = name in recipe.feature_teachers and (recipe.weights[3] > 0 or places)
     return HEADS * own_heads + (FEATURES,) * own_features
+
+
+def known_planes(store: Store, classes: Sequence[str]) -> list[int] | None:
+    """The heatmap planes of the classes that a store's teachers know; None for all."""
+    known = store.spec.attributes.get("known")
+    return None if known is None else [classes.index(name) for name in known]
 
 
 def channel_weights(features: ArraySpec, recipe: "Recipe") -> list[float]:
@@ -189,8 +209,8 @@ class Targets:
     @property
     def _known(self) -> dict[str, list[int]]:
         """The planes of the classes that a store's teachers know, where these are not all."""
-        return {name: [self.data.classes.index(one) for one in store.spec.attributes["known"]]
-                for name, store in self.stores.items() if "known" in store.spec.attributes}
+        planes = {name: known_planes(store, self.data.classes) for name, store in self.stores.items()}
+        return {name: numbers for name, numbers in planes.items() if numbers is not None}
 
     def source(self, *, seed: int, stride: int = 4, on_mismatch: Literal["error", "warn"] = "error",
                cache_mb: float = 1024) -> "Source":

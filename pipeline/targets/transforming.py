@@ -1,5 +1,6 @@
 """From a batch as it was read to what a student's losses take, on the training device."""
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,7 +30,7 @@ class TargetTransform:
     def __init__(self, arrays: "Mapping[str, ArraySpec]", heads: str | None,
                  known: "Mapping[str, Sequence[int]] | None" = None) -> None:
         self.arrays, self.heads = dict(arrays), heads
-        self.known = {name: torch.tensor(planes) for name, planes in (known or {}).items()}
+        self.known = {name: tuple(planes) for name, planes in (known or {}).items()}
 
     def __call__(self, batch: "Mapping[str, Tensor]") -> dict[str, Any]:
         """The batch, on any device, with "teacher" in place of the codes."""
@@ -53,4 +54,9 @@ class TargetTransform:
 
     def _said(self, name: str, heatmap: "Tensor", peaks: "Tensor") -> TeacherTargets:
         known = self.known.get(name)
-        return TeacherTargets(heatmap, peaks, {}, known=None if known is None else known.to(heatmap.device))
+        return TeacherTargets(heatmap, peaks, {}, known=None if known is None else _planes(known, heatmap.device))
+
+
+@lru_cache(64)  # or every batch would copy them to the device again
+def _planes(numbers: tuple[int, ...], device: torch.device) -> "Tensor":
+    return torch.tensor(numbers, device=device)

@@ -280,3 +280,14 @@ def test_classes_that_a_teacher_does_not_know_are_left_to_the_student(form):
     gradient, = torch.autograd.grad(term, logits)
     assert gradient[:, [1, 3]].abs().max() == 0
     assert gradient[:, known].abs().min() > 0
+
+
+def test_attention_to_teachers_apart_is_to_what_each_knows():
+    one, other = random_teacher(0), random_teacher(1)
+    members = {"a": one._replace(known=torch.tensor([0, 2])), "b": other._replace(known=torch.tensor([2]))}
+    for member in members.values():
+        member.heatmap[:, [plane for plane in range(3) if plane not in member.known]] = 0
+    heatmap = together(members, {}).heatmap
+    assert torch.equal(heatmap[:, 0], one.heatmap[:, 0])
+    assert heatmap[:, 1].max() == 0
+    torch.testing.assert_close(heatmap[:, 2], (one.heatmap[:, 2] + other.heatmap[:, 2]) / 2)

@@ -200,3 +200,11 @@ def test_an_ensemble_knows_what_any_of_its_teachers_knows(tmp_path):
     expected = np.stack([heatmap["a"][:, 0], heatmap["b"][:, 1]], axis=1)
     np.testing.assert_allclose(store.decode("heatmap", store.read("heatmap", range(VIEWS))), expected, atol=1e-3)
     assert merged("same", a=["dog"], b=["dog"])[0].spec.attributes["known"] == ["dog"]
+
+
+@pytest.mark.parametrize("rule", ["mean", "confidence", "agreement"])
+def test_nobody_is_asked_about_what_he_does_not_know(tmp_path, rule):
+    stores = {"a": teacher_store(tmp_path / "a.zarr", known=["cat"]), "b": teacher_store(tmp_path / "b.zarr", 1)}
+    with pytest.raises(UserError, match=rf"'{rule}' asks each teacher of each class, but 'a' knows cat alone; merge"):
+        build_ensemble(stores, tmp_path / "out", params=PARAMS.model_copy(update={"heatmap": rule}))
+    assert not (tmp_path / "out").exists()

@@ -40,6 +40,14 @@ def test_class_weights_are_shares_per_class_and_equal_where_nobody_finds_any():
     assert np.all(shares > 0)
 
 
+def test_a_class_belongs_to_those_that_know_it_however_badly():
+    for ap in (50.0, 0.05, 0.0, None):
+        shares = class_weights([{"cat": ap}, {}, {"cat": ap}], ["cat"])
+        np.testing.assert_allclose(shares[:, 0], [0.5, 0, 0.5], atol=1e-6)
+        np.testing.assert_allclose(merged("class-ap", plane(0.8), plane(0.0), plane(0.8), shares=shares,
+                                          peaks=np.zeros((3, 3, 7), np.float32)), 0.8, rtol=1e-5)
+
+
 def peak(x, y, w, h, score, label=0, width=6):
     return [y * width + x, label, score, w, h, 0.5, 0.5]
 

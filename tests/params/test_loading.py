@@ -215,23 +215,6 @@ def test_changed_params_are_checked_like_a_file(params_file):
         changed(params, ["recipes.plain.teachers=[resnet51]"], "here")
 
 
-SPECIALIST = ["teachers.a={model: resnet18, classes: [cat]}", "teachers.b={model: resnet18}"]
-
-
-def test_an_ensemble_asks_nobody_about_classes_that_he_does_not_know(params_file):
-    for rule in ("class-ap", "max"):
-        assert load_params(params_file, [*SPECIALIST, f"ensembles.both={{teachers: [a, b], heatmap: {rule}}}"])
-    for rule in ("mean", "confidence", "agreement"):
-        with pytest.raises(UserError, match=rf"ensembles\.both\.heatmap: '{rule}' .*'a' knows cat alone; choose"):
-            load_params(params_file, [*SPECIALIST, f"ensembles.both={{teachers: [a, b], heatmap: {rule}}}"])
-
-
-def test_teachers_of_different_classes_are_not_asked_whether_they_agree(params_file):
-    recipe = "recipes.plain={teachers: [a, b], ensemble: separate, attention: [agreement]}"
-    with pytest.raises(UserError, match=r"recipes\.plain\.attention: 'agreement' .*'a' knows cat alone; leave it out"):
-        load_params(params_file, [*SPECIALIST, recipe])
-
-
 @pytest.mark.parametrize("classes", ["[]", "[cat, cat]", "cat"])
 def test_a_teachers_classes_are_a_list_of_different_ones(params_file, classes):
     with pytest.raises(UserError, match=r"teachers\.a\.classes"):

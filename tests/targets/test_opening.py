@@ -173,6 +173,18 @@ def test_a_student_is_told_which_classes_a_teacher_knows(data, recorded, write_s
     assert torch.autograd.grad(term, logits)[0].abs().amax((0, 2, 3)).gt(0).tolist() == [False, True]
 
 
+def test_recipes_that_take_not_knowing_for_not_seeing_are_refused(data, recorded, write_store):
+    paths = {"cats": write_store("cats", known=["cat"]), "all": write_store("all")}
+    heads = {"weights": [1000.0, 1.0, 0.1, 0.0]}
+    apart = Recipe(teachers=["cats", "all"], ensemble="separate", attention=["agreement"], **heads)
+    with pytest.raises(UserError, match="attention 'agreement' compares teachers, but 'cats' knows cat alone"):
+        open_targets(paths, apart, data, recorded)
+    with pytest.raises(UserError, match="None of the teachers knows dog, and the recipe has ground_truth 0"):
+        open_targets(paths, Recipe(teachers=["cats"], ground_truth=0.0, **heads), data, recorded)
+    apart = Recipe(teachers=["cats", "all"], ensemble="separate", ground_truth=0.0, **heads)
+    assert open_targets(paths, apart, data, recorded).taught
+
+
 @pytest.mark.parametrize(("measured", "w4", "words"), [
     (None, 0.0, "does not say how large the error of its maps"),
     ({"views": 16, "error": 0.3}, 0.0, "its maps err by 0.3 under a mirror, more than the 0.2"),
