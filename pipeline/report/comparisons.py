@@ -139,6 +139,8 @@ def _over_its_better_teacher(study: Study, recipe: str) -> tuple[str, str, str]:
     better = better_teacher(study, recipe) or ""
     alone = study.params.recipes.get(better)
     words = "two teachers" if recipe == study.two_teachers else study.taught_by(recipe)
+    if any(study.params.teachers[name].classes for name in study.params.recipes[recipe].teachers):
+        words += ", who know different classes,"
     which = f", {label(better)}" if better else ""
     over = better if alone and alone.teachers == [better] else ""
     return f"{words} over the better single one{which}", recipe, over

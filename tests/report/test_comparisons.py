@@ -108,6 +108,10 @@ def test_other_teachers_that_are_merged_have_their_claim_over_the_better_one_too
     claims = {each.claim: (each.recipe, each.over) for each in comparisons(study)}
     pair = claims["ResNet-50 & ResNet-50 2 over the better single one, ResNet-50"]
     assert pair == ("resnet50+resnet50_2", "resnet50")
+    tree["teachers"]["resnet50_2"]["classes"] = ["cat"]
+    study = found({}, teachers={"resnet50": 60.0, "hourglass_small": 80.0, "resnet50_2": 59.0})
+    words = "ResNet-50 & ResNet-50 2, who know different classes, over the better single one, ResNet-50"
+    assert words in {each.claim for each in comparisons(study)}
 
 
 @pytest.mark.parametrize("features_of", [None, ["resnet50", "hourglass_small"]])
