@@ -4,7 +4,6 @@ from pipeline.models.decoding import decode_detections, find_peaks, peaks_to_box
 from pipeline.models.detector import Detector, DetectorConfig, check_size
 from pipeline.models.preprocessing import preprocess
 from pipeline.models.registry import available_models, build_detector, detector_config, load_detector, load_trained
-from pipeline.models.spreading import spread
 from pipeline.models.weights import holds_detector, read_config, refuse_other_classes, save_detector
 
 __all__ = [
@@ -24,5 +23,4 @@ __all__ = [
     "read_config",
     "refuse_other_classes",
     "save_detector",
-    "spread",
 ]

@@ -47,7 +47,7 @@ class DetectorConfig:
     known: tuple[str, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The configuration as JSON values, without what it is used on."""
+        """The configuration as JSON values; `known` depends on the data that it is used on, and does not travel."""
         values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         del values["known"]
         return values

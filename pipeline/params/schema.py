@@ -205,8 +205,9 @@ class Ensemble(Block):
         """
         for teacher, classes in known.items():
             if classes is not None and self.heatmap not in KNOWING:
-                raise UserError(f"ensembles: {self.heatmap!r} asks each teacher of each class, but {teacher!r} knows "
-                                f"{', '.join(classes)} alone; merge by {' or '.join(KNOWING)}.")
+                raise UserError(f"The ensemble of {' and '.join(self.teachers)}: {self.heatmap!r} asks each teacher of "
+                                f"each class, but {teacher!r} knows {', '.join(classes)} alone; merge by "
+                                f"{' or '.join(KNOWING)}.")
 
 
 class Distill(Block):

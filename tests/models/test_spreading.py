@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from pipeline.errors import UserError
-from pipeline.models import build_detector, load_detector, load_trained, save_detector, spread
+from pipeline.models import build_detector, load_detector, load_trained, save_detector
+from pipeline.models.spreading import spread
 
 ALL = ("ant", "bee", "cat", "dog")
 OWN = ("dog", "bee")
