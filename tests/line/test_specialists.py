@@ -1,14 +1,18 @@
 """The line with two teachers of which each knows some classes, as commands."""
 
+import gzip
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from pipeline.cli import main
 from pipeline.models import build_detector, read_config, save_detector
+from pipeline.models.official import our_key
 from storage import open_store
 
 CLASSES = {"resnet18": ["train", "bird", "car"], "hourglass_small": ["boat", "cat", "person"]}
@@ -90,13 +94,21 @@ def test_other_classes_than_it_was_trained_on_are_refused(command):
         assert len(answer.stderr.splitlines()) == 1
 
 
-def test_a_finished_detector_of_more_classes_than_the_data_has(specialists, tmp_path, monkeypatch):
+def official_checkpoint(model, path, _classes):
+    """The same numbers under the names of the published ResNet-18, which say nothing of classes."""
+    keys = json.loads(gzip.decompress((Path(__file__).parents[1] / "models/data/official_keys.json.gz").read_bytes()))
+    ours = model.state_dict()
+    torch.save({"epoch": 140, "state_dict": {f"module.{key}": ours[our_key(key)] for key, _ in keys["resnet18"]}}, path)
+
+
+@pytest.mark.parametrize(("file", "save"), [("mine.safetensors", save_detector), ("ctdet.pth", official_checkpoint)])
+def test_a_finished_detector_of_more_classes_than_the_data_has(file, save, specialists, tmp_path, monkeypatch):
     folder = tmp_path / "copy"
     shutil.copytree(specialists, folder, symlinks=True)
     classes = ["wolf", "car", "fox", "bird"]
     model = build_detector("resnet18", len(classes), deconv=[16, 16, 16], head_channels=16)
-    save_detector(model, folder / "mine.safetensors", classes)
-    taken = ["--set", "teachers.resnet18.weights=mine.safetensors", "--set", "teachers.resnet18.train={epochs: 0}",
+    save(model, folder / file, classes)
+    taken = ["--set", f"teachers.resnet18.weights={file}", "--set", "teachers.resnet18.train={epochs: 0}",
              "--set", f"teachers.resnet18.classes={classes}"]
     monkeypatch.chdir(folder)
     for step in ("train-teacher", "dump-teachers"):
@@ -105,3 +117,5 @@ def test_a_finished_detector_of_more_classes_than_the_data_has(specialists, tmp_
         assert ("it does not know boat, cat, person, train" in answer.stderr) == (step == "train-teacher")
     assert open_store(folder / "targets/resnet18.zarr").spec.attributes["known"] == ["car", "bird"]
     assert ((heatmaps(folder, "resnet18").max((0, 2, 3)) > 0.01) == [True, False, True, False, False, False]).all()
+    config = read_config(folder / "models/teachers/resnet18/weights.safetensors")
+    assert config["color_order"] == ("bgr" if save is official_checkpoint else "rgb")
