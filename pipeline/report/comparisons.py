@@ -3,18 +3,35 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 
-from pipeline.params import Augmentation
 from pipeline.report.cells import Screened
 from pipeline.report.claims import Interval, interval
-from pipeline.report.results import fair, minus, spread
+from pipeline.report.leading import UNSEEN, better_teachers, merging
+from pipeline.report.results import Result, fair, minus, same_precision
 from pipeline.report.study import PLAIN, Study, label
 
 FRESH, ORACLE, PAPER = "plain-fresh", "oracle", "-paper"
 #: A group of the screening and its variation.
 FEW_LABELS = "labels", "25-unlabelled"
-TEST, UNSEEN = "map_area", "unseen.map_area"
+TEST = "map_area"
 ON_UNSEEN = ", on drawings that nobody trained on"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A run and the one that it is held against, of the same student and seed.
+
+    Attributes:
+        points: its mAP@.5 less the other's; None where one was not scored.
+        fairly: whether they differ in nothing but the recipe.
+        teachers: sha256 by name of those that either has learnt from.
+    """
+
+    seed: int
+    points: float | None
+    fairly: bool
+    teachers: frozenset[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -24,8 +41,8 @@ class Comparison:
     Attributes:
         claim: in words.
         recipe, over: keys of `recipes`; an empty one, while it is not known which, has no pairs.
-        differences: mAP@.5 in points of each student's fair pairs; on test unless the claim says otherwise.
-        unfair: pairs that are left out.
+        pairs: of each student; on test unless the claim says otherwise.
+        main: whether it is about what the params distil (`distill.recipes`), on test.
         least: points that the mean is asked to reach; None asks for an interval above 0 instead.
         each: whether the mean of each student is asked to be above 0 as well.
     """
@@ -33,19 +50,46 @@ class Comparison:
     claim: str
     recipe: str
     over: str
-    differences: Mapping[str, Sequence[float]]
-    unfair: int
-    least: float | None
-    each: bool
+    pairs: Mapping[str, Sequence[Pair]]
+    main: bool = False
+    least: float | None = None
+    each: bool = False
+
+    @cached_property
+    def differences(self) -> dict[str, dict[int, float]]:
+        """Points of each student's fair pairs, by seed."""
+        return {student: {pair.seed: pair.points for pair in pairs if pair.fairly and pair.points is not None}
+                for student, pairs in self.pairs.items()}
+
+    @property
+    def unfair(self) -> int:
+        """How many pairs are left out."""
+        return sum(not pair.fairly for pairs in self.pairs.values() for pair in pairs)
+
+    @property
+    def sets(self) -> int:
+        """How many sets of teachers the fair pairs have between them."""
+        found = {pair.teachers for pairs in self.pairs.values() for pair in pairs if pair.fairly}
+        return len(found - {frozenset()})
 
     @cached_property
     def overall(self) -> Interval | None:
-        return interval(self.differences)
+        return interval({student: [*points.values()] for student, points in self.differences.items()})
 
     @cached_property
     def by_student(self) -> dict[str, Interval]:
-        alone = {student: interval({student: values}) for student, values in self.differences.items()}
+        alone = {student: interval({student: [*points.values()]}) for student, points in self.differences.items()}
         return {student: found for student, found in alone.items() if found is not None}
+
+    @cached_property
+    def by_seed(self) -> Interval | None:
+        """Over the seeds that all of several students have: of each the mean over students, and no pooling.
+
+        Free of the assumption that the students of one seed are independent of each other, and wider by it.
+        """
+        blocks = [points for points in self.differences.values() if points]
+        common = set.intersection(*map(set, blocks)) if len(blocks) > 1 else set()
+        return interval({"": [fmean(points[seed] for points in blocks) for seed in sorted(common)]})
 
     @property
     def reached(self) -> bool | None:
@@ -75,7 +119,8 @@ def comparisons(study: Study, screening: Sequence[Screened] = ()) -> list[Compar
     if both is None:
         return []
     paper = f"{both}{PAPER}"
-    over_one = [*(_over_its_better_teacher(study, recipe) for recipe in merging(study)),
+    over_one = [*(claim for recipe in merging(study) for claim in _over_its_better_teachers(study, recipe)),
+                *_over_one_that_knows_all(study, both),
                 *_over_its_other_features(study, both)]
     asked = [
         ("two teachers over plain, same views", both, PLAIN),
@@ -83,7 +128,7 @@ def comparisons(study: Study, screening: Sequence[Screened] = ()) -> list[Compar
         ("two teachers over the oracle", both, ORACLE),
         *over_one,
         *_over_its_other_teachers(study, both),
-        ("our best recipe over the paper's", both, paper),
+        ("our best recipe, its W chosen on this data, over the paper's, its W as published", both, paper),
         ("the paper's recipe over plain, same views", paper, PLAIN),
     ]
     claims = [(*claim, TEST) for claim in asked]
@@ -94,12 +139,14 @@ def comparisons(study: Study, screening: Sequence[Screened] = ()) -> list[Compar
 
 
 def _of_recipes(study: Study, claim: str, recipe: str, over: str, metric: str) -> Comparison:
-    both = study.two_teachers
-    pairs = {student: study.results.pairs(student, recipe, over) for student in study.params.distill.students}
-    found = {student: [(minus(a.score(metric), b.score(metric)), fair(a, b)) for a, b in some]
-             for student, some in pairs.items()}
-    return _comparison(claim, recipe, over, found, least=1.0 if (recipe, over) == (both, f"{both}{PAPER}") else None,
-                       each=(recipe, over) == (both, PLAIN))
+    both, distilled = study.two_teachers, study.params.distill
+    return Comparison(
+        claim, recipe, over,
+        pairs={student: [_pair(a, a.score(metric), b, b.score(metric), fairly=fair(a, b))
+                         for a, b in study.results.pairs(student, recipe, over)] for student in distilled.students},
+        main=metric == TEST and {recipe, over} <= {*distilled.recipes},
+        least=1.0 if (recipe, over) == (both, f"{both}{PAPER}") else None,
+        each=(recipe, over) == (both, PLAIN))
 
 
 def _with_few_labels(study: Study, screening: Sequence[Screened]) -> list[Comparison]:
@@ -107,57 +154,68 @@ def _with_few_labels(study: Study, screening: Sequence[Screened]) -> list[Compar
     group = study.params.screening.get(FEW_LABELS[0])
     if group is None or FEW_LABELS[1] not in group.variations:
         return []
-    found: dict[str, list[tuple[float | None, bool]]] = {student: [] for student in study.params.distill.students}
+    found: dict[str, list[Pair]] = {student: [] for student in study.params.distill.students}
     for cell in screening:
         student, ours = cell.student or "", (cell.group, cell.variation) == FEW_LABELS
         plain = study.results.runs.get((student, PLAIN), {}).get(cell.seed or 0)
         if ours and cell.data == study.params.data.name and student in found and plain:
-            points = minus(cell.map_area, plain.score("val.map_area"))
-            found[student].append((points, cell.passes == plain.passes))
-    return [_comparison("25 % of the labels with all images over plain with all labels, on val", group.recipe, PLAIN,
-                        found, least=0.0)]
+            fairly = cell.passes == plain.passes and same_precision(cell, plain)
+            found[student].append(_pair(cell, cell.map_area, plain, plain.score("val.map_area"), fairly=fairly))
+    return [Comparison("25 % of the labels with all images over plain with all labels, on val", group.recipe, PLAIN,
+                       found, least=0.0)]
 
 
-def _comparison(claim: str, recipe: str, over: str, found: Mapping[str, Sequence[tuple[float | None, bool]]], *,
-                least: float | None, each: bool = False) -> Comparison:
-    """Of the points of each student's pairs, and whether each pair is fair."""
-    return Comparison(
-        claim, recipe, over, least=least, each=each,
-        differences={student: [points for points, fairly in pairs if fairly and points is not None]
-                     for student, pairs in found.items()},
-        unfair=sum(not fairly for pairs in found.values() for _, fairly in pairs))
+def _pair(a: Result, ours: float | None, b: Result, theirs: float | None, *, fairly: bool) -> Pair:
+    teachers = {name: sha for run in (a, b) if run.origin for name, sha in run.origin.teachers.items()}
+    return Pair(a.seed or 0, minus(ours, theirs), fairly, frozenset(teachers.items()))
 
 
-def merging(study: Study) -> list[str]:
-    """The recipes of several merged teachers but for variants such as the paper's; that of two families first."""
-    found = [name for name, recipe in study.params.recipes.items()
-             if recipe.merged and name == "+".join(recipe.teachers)]
-    return [name for name in dict.fromkeys([study.two_teachers, *found]) if name]
+def _over_its_better_teachers(study: Study, recipe: str) -> list[tuple[str, str, str]]:
+    """Over the better of its teachers and, where all know the same, over each that is as good as that one."""
+    words = _who(study, recipe)
+    first, *others = better_teachers(study, recipe) or [""]
+    which = f", {label(first)}" if first else ""
+    asked = [(f"{words} over the better single one{which}", recipe, first if _alone(study, first) else "")]
+    if not _of_some_classes(study, recipe):
+        asked += [(f"{words} over one that is as good, {label(name)}", recipe, name) for name in others
+                  if _alone(study, name)]
+    return asked
 
 
-def _over_its_better_teacher(study: Study, recipe: str) -> tuple[str, str, str]:
-    better = better_teacher(study, recipe) or ""
-    alone = study.params.recipes.get(better)
+def _over_one_that_knows_all(study: Study, both: str) -> list[tuple[str, str, str]]:
+    """Teachers of some classes over the better one of all classes, which is what they stand in for."""
+    return [(f"{_who(study, recipe)} over one who knows all, {label(general)}", recipe, general)
+            for general in better_teachers(study, both)[:1] if _alone(study, general)
+            for recipe in merging(study) if _of_some_classes(study, recipe)]
+
+
+def _alone(study: Study, teacher: str) -> bool:
+    """Whether a recipe of the teacher's name has it alone."""
+    recipes = study.params.recipes
+    return teacher in recipes and recipes[teacher].teachers == [teacher]
+
+
+def _who(study: Study, recipe: str) -> str:
     words = "two teachers" if recipe == study.two_teachers else study.taught_by(recipe)
-    if any(study.params.teachers[name].classes for name in study.params.recipes[recipe].teachers):
-        words += ", who know different classes,"
-    which = f", {label(better)}" if better else ""
-    over = better if alone and alone.teachers == [better] else ""
-    return f"{words} over the better single one{which}", recipe, over
+    return f"{words}, who know different classes," if _of_some_classes(study, recipe) else words
+
+
+def _of_some_classes(study: Study, recipe: str) -> bool:
+    return any(study.params.teachers[name].classes for name in study.params.recipes[recipe].teachers)
 
 
 def _over_its_other_teachers(study: Study, both: str) -> list[tuple[str, str, str]]:
     """What the paper's tables 2 and 3 compare: a second, better teacher beside the one."""
-    recipes, better = study.params.recipes, better_teacher(study, both)
-    return [(f"two teachers over the other one, {label(name)}", both, name) for name in recipes[both].teachers
-            if better not in (None, name) and name in recipes and recipes[name].teachers == [name]]
+    better = better_teachers(study, both)
+    return [(f"two teachers over the weaker one, {label(name)}", both, name)
+            for name in study.params.recipes[both].teachers if better and name not in better and _alone(study, name)]
 
 
 def _over_its_other_features(study: Study, both: str) -> list[tuple[str, str, str]]:
     """Over the variants of `both` that differ from it in nothing but whose features they learn from; and these ones."""
     recipes = study.params.recipes
     chosen = recipes[both]
-    over_better, _, better = _over_its_better_teacher(study, both)
+    over_better, _, better = _over_its_better_teachers(study, both)[0]
     alike = [name for name, recipe in recipes.items()
              if name != both and recipe.model_copy(update={"features_of": chosen.features_of}) == chosen]
 
@@ -169,51 +227,7 @@ def _over_its_other_features(study: Study, both: str) -> list[tuple[str, str, st
         (over_better.replace("two teachers", f"two teachers, {whose(name)},", 1), name, better))]
 
 
-def better_teacher(study: Study, recipe: str) -> str | None:
-    """Of a recipe's teachers the one with the higher AP on val; None while not all are scored on it."""
-    scores = {name: study.results.teacher(name).score("val.map_area") for name in study.params.recipes[recipe].teachers}
-    known = {name: score for name, score in scores.items() if score is not None}
-    return max(known, key=lambda name: known[name]) if known and len(known) == len(scores) else None
-
-
-@dataclass(frozen=True)
-class Lead:
-    """By how much an ensemble is ahead of the better of its teachers, in mAP@.5 on val.
-
-    Attributes:
-        ensemble: its key.
-        teacher: the better teacher.
-        points: the ensemble's less the teacher's of the same training; the mean of several.
-        unseen: the same on drawings that nobody trained on, where there are any.
-    """
-
-    ensemble: str
-    teacher: str
-    points: float
-    unseen: float | None
-
-
-def lead(study: Study, recipe: str) -> Lead | None:
-    """The lead of the ensemble that a recipe learns from.
-
-    None while not all are scored on val, and where they are scored differently: an ensemble as its teachers are dumped
-    (`dump.tta`), teachers as detectors are (`evaluate.flip`).
-    """
-    params = study.params
-    if params.evaluate.flip or params.dump.tta != Augmentation():
-        return None
-    merged, better = study.params.recipes[recipe].merged, better_teacher(study, recipe)
-    if merged is None or better is None or merged not in study.results.ensembles:
-        return None
-    times = study.results.trainings.get(("ensemble", merged), [study.results.ensembles[merged]])
-    pairs = [(each, study.results.teacher(better, each.origin.teachers.get(better) if each.origin else None))
-             for each in times]
-    points, unseen = (spread(minus(each.score(metric), alone.score(metric)) for each, alone in pairs)
-                      for metric in ("val.map_area", UNSEEN))
-    return None if points is None else Lead(merged, better, points.mean, unseen.mean if unseen else None)
-
-
 def intervals(claims: Iterable[Comparison]) -> int:
-    """How many intervals the claims have, overall and for single students."""
-    found = [[claim.overall, *claim.by_student.values()] for claim in claims]
+    """How many intervals the claims have: overall, over seeds alone, and for single students."""
+    found = [[claim.overall, claim.by_seed, *claim.by_student.values()] for claim in claims]
     return sum(each is not None and each.half is not None for group in found for each in group)

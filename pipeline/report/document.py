@@ -55,10 +55,10 @@ class Table(Part):
 
 
 class Picture(Part):
-    """An image file beside the page, drawn once for light and once for dark pages."""
+    """An image file beside the page, drawn for light pages and, for pages that can be dark, for these."""
 
     light: str
-    dark: str
+    dark: str | None = None
     alt: str
     caption: str
 

@@ -53,16 +53,18 @@ DARK = Theme(
 )
 
 
-def save(draw: Callable[[Theme], Figure], out: Path, name: str, *, alt: str, caption: str) -> Picture:
-    """Writes out/figures/<name>.png and <name>-dark.png."""
+def save(
+    draw: Callable[[Theme], Figure], out: Path, name: str, *, alt: str, caption: str, dark: bool = True
+) -> Picture:
+    """Writes out/figures/<name>.png and, if `dark`, <name>-dark.png."""
     (out / FOLDER).mkdir(parents=True, exist_ok=True)
     files = []
-    for theme, suffix in ((LIGHT, ""), (DARK, "-dark")):
+    for theme, suffix in ((LIGHT, ""), (DARK, "-dark"))[: 1 + dark]:
         file = f"{FOLDER}/{name}{suffix}.png"
         # Without the writer's version the same numbers give the same bytes.
         draw(theme).savefig(out / file, dpi=DPI, facecolor=theme.paper, metadata={"Software": None})
         files.append(file)
-    return Picture(light=files[0], dark=files[1], alt=alt, caption=caption)
+    return Picture(light=files[0], dark=files[1] if dark else None, alt=alt, caption=caption)
 
 
 def panels(theme: Theme, count: int, *, columns: int, height: float) -> tuple[Figure, list[Axes]]:

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pipeline.report.comparisons import Comparison
-from pipeline.report.document import Picture, shown
+from pipeline.report.document import Picture, listed, shown
 from pipeline.report.drawing import Theme, legend, panels, plain_ticks, save, title
 from pipeline.report.results import Log, middle
 from pipeline.report.study import PLAIN, Study, label
@@ -24,7 +24,7 @@ DISTILLATION = {
 Curve = tuple[str, Log, str]  # its name, its log, its column
 
 
-def score_figure(study: Study, out: Path, recipes: Sequence[str] = ()) -> Picture | None:
+def score_figure(study: Study, out: Path, recipes: Sequence[str] = (), *, dark: bool = True) -> Picture | None:
     """Every student's mAP by recipe (the main ones unless told), a dot per seed, and the teachers' as lines."""
     students, recipes = study.shown_students[::-1], recipes or study.main_recipes
     teachers = {name: score for name, result in study.results.teachers.items() if (score := result.map_area)}
@@ -62,12 +62,13 @@ def score_figure(study: Study, out: Path, recipes: Sequence[str] = ()) -> Pictur
         legend(figure, axis, theme)
         return figure
 
-    told = [f"{label(students[row])} {study.recipe_label(recipe)} {shown(mean)}" for recipe, row, mean, _ in points]
     return save(
         draw,
         out,
         "scores",
-        alt=f"mAP of each student by recipe: {'; '.join(told)}.",
+        dark=dark,
+        alt=f"mAP of {listed([*map(label, students[::-1])])} by recipe, with the teachers' as lines: the tables have "
+        "the numbers.",
         caption="Students by recipe: large marks are means, the dots beside them single seeds, dashed lines the "
         "teachers.",
     )
@@ -80,26 +81,28 @@ def claims_figure(claims: Sequence[Comparison], out: Path) -> Picture | None:
         return None
 
     def draw(theme: Theme) -> Figure:
-        figure, (axis,) = panels(theme, 1, columns=1, height=0.8 + 0.42 * len(told))
+        labels = [fill(claim.claim, 60) for claim, _ in told]
+        lines = [max(2, label.count("\n") + 1) for label in labels]
+        places = [-(sum(lines[:place]) + lines[place] / 2) for place in range(len(told))]
+        figure, (axis,) = panels(theme, 1, columns=1, height=0.6 + 0.19 * sum(lines))
         axis.axvline(0, color=theme.ink, linewidth=1.1, zorder=1)
-        for place, (claim, overall) in enumerate(told):
-            axis.errorbar(overall.mean, -place, xerr=overall.half, color=theme.color(0), marker="o", markersize=8,
+        for place, (claim, overall) in zip(places, told, strict=True):
+            axis.errorbar(overall.mean, place, xerr=overall.half, color=theme.color(0), marker="o", markersize=8,
                           linewidth=2.4, zorder=2)
             students = [found.mean for found in claim.by_student.values()]
-            axis.plot(students, [-place - 0.28] * len(students), "o", color=theme.muted, markersize=4, zorder=2)
-        axis.set_yticks([-place for place in range(len(told))], [fill(claim.claim, 48) for claim, _ in told],
-                        color=theme.ink, fontsize=8)
-        axis.set_ylim(-len(told) + 0.4, 0.6)
+            axis.plot(students, [place - 0.6] * len(students), "o", color=theme.muted, markersize=4, zorder=2)
+        axis.set_yticks(places, labels, color=theme.ink, fontsize=8)
+        axis.set_ylim(-sum(lines), 0)
         axis.set_xlabel("difference of mAP@.5, points", color=theme.muted, fontsize=9)
         axis.grid(visible=False, axis="y")
         return figure
 
-    words = "; ".join(f"{claim.claim} {shown(overall.mean, sign=True)}" for claim, overall in told)
     return save(
         draw,
         out,
         "claims",
-        alt=f"Mean differences: {words}.",
+        dark=False,  # of the study's page alone, which code hosts show
+        alt="The claims' mean differences with their intervals: the table has the numbers.",
         caption="Mean differences with 95 % intervals, and below each the means of single students.",
     )
 

@@ -69,15 +69,17 @@ def _students(
                 number(paper_alone, 2) if paper_alone else blank,
                 blank,
                 blank,
-                number(results.teacher(teacher).map_area),
+                measured(_behind(study, teacher, recipe), seeds=False),
                 blank,
                 blank,
             ]
         )
     notes = [NOTE]
     if recipe:
-        weights = ", ".join(f"{weight:g}" for weight in study.params.recipes[recipe].weights)
-        notes.append(f"Ours is recipe `{recipe}` with W = ({weights}).")
+        ours = study.params.recipes[recipe]
+        weights = ", ".join(f"{weight:g}" for weight in ours.weights)
+        features = "" if ours.features_of is None else f" and the features of {listed([*map(label, ours.features_of)])}"
+        notes.append(f"Ours is recipe `{recipe}` with W = ({weights}){features}.")
     return Table(
         key=name.lower().replace(" ", "-"),
         title=f"{name}: {method}",
@@ -94,6 +96,14 @@ def _students(
         rows=rows,
         notes=notes + study.fill(missing),
     )
+
+
+def _behind(study: Study, teacher: str, recipe: str | None) -> Spread | None:
+    """A teacher's mAP, in those of its trainings that the recipe's students have learnt from."""
+    results = study.results
+    runs = [run for student in study.shown_students for run in results.of(student, recipe)]
+    behind = {each.weights: each for each in (results.teacher_of(teacher, run) for run in runs)}
+    return spread(each.map_area for each in behind.values() or [results.teacher(teacher)])
 
 
 def table_4(study: Study, on_val: Mapping[str, Spread] | None = None) -> Table:

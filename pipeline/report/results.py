@@ -135,10 +135,13 @@ class Results:
         ours, theirs = (self.runs.get((student or "", name or ""), {}) for name in (recipe, over))
         return [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
 
+    def fair_pairs(self, student: str | None, recipe: str | None, over: str | None = "plain"
+                   ) -> list[tuple[Result, Result]]:
+        return [pair for pair in self.pairs(student, recipe, over) if fair(*pair)]
+
     def differences(self, student: str | None, recipe: str | None, metric: str = "map_area") -> list[float]:
         """What the recipe adds to `plain`, in points, for every seed that has both, fairly."""
-        found = [minus(ours.score(metric), theirs.score(metric)) for ours, theirs in self.pairs(student, recipe)
-                 if fair(ours, theirs)]
+        found = [minus(ours.score(metric), theirs.score(metric)) for ours, theirs in self.fair_pairs(student, recipe)]
         return [difference for difference in found if difference is not None]
 
     def mean(self, student: str | None, recipe: str | None, metric: str = "map_area") -> float | None:
@@ -155,6 +158,10 @@ class Results:
         mean = self.teachers.get(name) or Result(kind="teacher", teacher=name, data="")
         trained = self.trainings.get(("teacher", name), []) if weights else []
         return next((each for each in trained if each.weights == weights), mean)
+
+    def teacher_of(self, name: str, run: Result) -> Result:
+        """The teacher, in the training of it that a student or an ensemble has learnt from, if it names one."""
+        return self.teacher(name, run.origin.teachers.get(name) if run.origin else None)
 
     def taught(self, trained: Result) -> list[int]:
         """The seeds of the students that learnt from a teacher, or from an ensemble's teachers, of these weights."""

@@ -1,7 +1,7 @@
 """Who plays which part: the params' students, teachers and recipes in the roles of the paper's tables."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -138,6 +138,18 @@ class Study:
             groups.append({key: name for key, name in by_weights.items() if name})
         tried = {*self.shown_recipes}
         return max(groups, key=lambda group: (len(tried & {*group.values()}), len(group)), default={})
+
+    @cached_property
+    def distilled(self) -> "Study":
+        """The same with what params distil alone: the runs of these students, recipes and seeds, and their teachers."""
+        wanted, results = self.params.distill, self.results
+        cells = {(student, recipe): {seed: run for seed, run in runs.items() if seed in wanted.seeds}
+                 for (student, recipe), runs in results.runs.items()
+                 if student in wanted.students and recipe in wanted.recipes}
+        named = {teacher for recipe in wanted.recipes for teacher in self.params.recipes[recipe].teachers}
+        return replace(self, results=replace(
+            results, runs={cell: runs for cell, runs in cells.items() if runs},
+            teachers={name: teacher for name, teacher in results.teachers.items() if name in named}))
 
     @property
     def shown_students(self) -> list[str]:

@@ -1,5 +1,6 @@
 """The study's page: docs/study/README.md with its figures and cells."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -9,14 +10,23 @@ from pipeline.params import Params
 from pipeline.params.recipe import PAPER_WEIGHTS
 from pipeline.report import figures, summary
 from pipeline.report.cells import FILE, Cells, Screened
-from pipeline.report.comparisons import Comparison, comparisons, intervals, lead, merging
+from pipeline.report.comparisons import PAPER, Comparison, comparisons, intervals
 from pipeline.report.document import Document, Section, Spread, Table, counted, listed, shown
+from pipeline.report.leading import lead, merging
 from pipeline.report.page import render_markdown
 from pipeline.report.paper import TABLE_4, TABLE_4_STUDENT
 from pipeline.report.paper_tables import table_2, table_3, table_4
 from pipeline.report.results import spread
+from pipeline.report.screening_tables import screened_intervals, screening_table
 from pipeline.report.study import PLAIN, Study, label
-from pipeline.report.study_tables import arms_table, claims_table, gap_table, screened_intervals, screening_table
+from pipeline.report.study_tables import (
+    claims_by_student_table,
+    claims_table,
+    gap_table,
+    main_table,
+    others_table,
+    recipes_table,
+)
 from pipeline.report.tables import cost_table, students_table, teachers_table
 
 if TYPE_CHECKING:
@@ -28,11 +38,18 @@ HOW = (
     "Students are blocks: D = mean over s of mean over k of d(s, k), with the interval D ± t(f) · √(v · Σ 1/n_s) / S,"
     " where v is the variance of d within students, pooled over f = Σ (n_s − 1) degrees of freedom, n_s the pairs of "
     "student s and S the number of students. So it speaks of these students and other seeds, and takes the spread "
-    "over seeds to be alike among students; where several have a single pair there is none. Runs of one seed share "
-    "their teachers: what another training of these would change is not in it. A claim holds where the interval lies "
-    "above 0, does not hold where it lies below, and is undecided between. One student's interval is the same formula"
-    " for that student alone."
+    "over seeds to be alike among students, and their differences to be independent of each other, although students "
+    "of one seed share batches and teachers; where several have a single pair there is none. “Seeds as blocks” does "
+    "without: one mean over students for each seed that all of them have, and Student's t of these few; where it "
+    "holds 0 and the other interval does not, be careful. What another training of the teachers would change is in "
+    "neither, unless the pairs have several sets of them (the column says how many). A claim holds where the first "
+    "interval lies above 0, does not hold where it lies below, and is undecided between."
 )
+
+
+SCORES = {"map_area": "on test", "unseen.map_area": "on drawings that nobody trained on"}
+#: A page beside this one, by hand.
+FINDINGS = "findings.md"
 
 
 def write_study(params: Params, data: "DataSet", cells: Cells, out: Path) -> Study:
@@ -55,7 +72,8 @@ def write_study(params: Params, data: "DataSet", cells: Cells, out: Path) -> Stu
     document = Document(
         title=TITLE,
         subtitle=f"{study.scale.removeprefix('Ours: ')}. Written by `pipeline study collect` from `{FILE}`; "
-        "what is said follows from the numbers.",
+        "what is said follows from the numbers."
+        + (f" What we found out about why: [{FINDINGS}]({FINDINGS})." if (out / FINDINGS).exists() else ""),
         summary=[*_verdicts(claims), *_orders(study, weights), *_cautions(study, claims)],
         facts=[*summary.facts(study), *_facts(study, cells, screened)],
         sections=[
@@ -63,24 +81,27 @@ def write_study(params: Params, data: "DataSet", cells: Cells, out: Path) -> Stu
                 key="claims",
                 title="Claims",
                 text=[HOW],
-                tables=[claims_table(claims)],
+                tables=[claims_table(claims), claims_by_student_table(claims)],
                 pictures=[picture for picture in [figures.claims_figure(claims, out)] if picture],
             ),
             Section(
                 key="arms",
                 title="Recipes and students",
                 tables=[
-                    arms_table(study, "map_area", "mAP@.5 (area) on test"),
-                    arms_table(study, "unseen.map_area", "mAP@.5 (area) on drawings that nobody trained on"),
+                    recipes_table(study),
+                    *(main_table(study, metric, where) for metric, where in SCORES.items()),
                     gap_table(study),
+                    *(table for metric, where in SCORES.items() if (table := others_table(study, metric, where))),
                 ],
-                pictures=[picture for picture in [figures.score_figure(study, out, study.shown_recipes)] if picture],
+                pictures=[picture for picture in [figures.score_figure(
+                    study.distilled, out, study.distilled.shown_recipes, dark=False)] if picture],
             ),
-            # No latency: cells are made beside each other, and on several machines.
+            # No times: cells are made beside each other, and on several machines.
             Section(
                 key="metrics",
                 title="All metrics",
-                tables=[teachers_table(study), students_table(study), cost_table(study, timed=False)],
+                tables=[teachers_table(study, timed=False), students_table(study, timed=False),
+                        cost_table(study, timed=False)],
             ),
             Section(
                 key="paper",
@@ -109,13 +130,17 @@ def _verdicts(claims: list[Comparison]) -> list[str]:
     counts = [f"{verdicts.count(verdict)} {word}" for verdict, word in
               (("holds", "held up"), ("does not hold", "refuted"), ("undecided", "undecided"),
                ("no pairs yet", "without pairs yet")) if verdict in verdicts]  # fmt: skip
-    return [f"{counted(len(claims), 'claim')}: {listed(counts)}.", *map(_sentence, told)]
+    side = sum(not claim.main for claim in told)
+    others = [f"{counted(side, 'claim is', 'claims are')} of side questions: see Claims, below."] if side else []
+    return [f"{counted(len(claims), 'claim')}: {listed(counts)}.",
+            *(_sentence(claim) for claim in told if claim.main), *others]
 
 
 def _sentence(claim: Comparison) -> str:
     found = claim.overall
     assert found is not None
     where = f"{counted(found.pairs, 'pair')} of {counted(found.students, 'student')}"
+    where += f", {counted(claim.sets, 'set')} of teachers" if claim.sets else ""
     text = f"{claim.claim[:1].upper()}{claim.claim[1:]}: {shown(found.mean, sign=True)} points"
     if found.low is None or found.high is None:
         return f"{text} ({where}; too few for an interval): undecided."
@@ -163,26 +188,34 @@ def _cautions(study: Study, claims: list[Comparison]) -> list[str]:
 
 def _orders(study: Study, weights: Mapping[str, Spread]) -> list[str]:
     """Whether the paper's orders hold here: of its recipes for each student, and of the W of its Table 4."""
-    recipes = (PLAIN, study.single_teacher, study.two_teachers)
-    found = {student: [study.results.mean(student, recipe) for recipe in recipes]
-             for student in study.params.distill.students}
-    known = {student: [mean for mean in means if mean is not None] for student, means in found.items()
-             if None not in means}
+    both, single = study.two_teachers, study.single_teacher
     orders = []
-    if known:
-        alike = [label(student) for student, means in known.items() if means == sorted(means)]
-        others = [f"{label(student)} ({', '.join(map(shown, means))})" for student, means in known.items()
-                  if means != sorted(means)]
-        single = study.taught_by(str(study.single_teacher))
-        text = f"The paper's order, alone below taught by {single} below taught by both, is found for "
-        text += listed(alike) if alike else "no student"
-        orders.append(f"{text}, and not for {listed(others)}." if others else f"{text}.")
+    if both and single:
+        words = f"alone below taught by {study.taught_by(single)} below taught by both"
+        orders = [_order(study.distilled, (PLAIN, single, recipe), f"The paper's order ({words}), by {whose},")
+                  for recipe, whose in ((both, "our recipe"), (f"{both}{PAPER}", "the paper's own recipe"))]
     by_paper = sorted(weights, key=lambda key: -TABLE_4[key])
     pairs = [weights[better].mean > weights[worse].mean for better, worse in combinations(by_paper, 2)]
     if pairs:
         orders.append(f"Of the {counted(len(pairs), 'pair')} that the W of the paper's Table 4 make here, on val, "
                       f"{sum(pairs)} {'is' if sum(pairs) == 1 else 'are'} in the paper's order.")
-    return orders
+    return [*filter(None, orders)]
+
+
+def _order(study: Study, recipes: Sequence[str], words: str) -> str:
+    """For which students the means of these recipes ascend; empty where none has all."""
+    found = {student: [study.results.mean(student, recipe) for recipe in recipes]
+             for student in study.params.distill.students}
+    known = {student: [mean for mean in means if mean is not None] for student, means in found.items()
+             if None not in means}
+    if not known:
+        return ""
+    alike = [label(student) for student, means in known.items() if means == sorted(means)]
+    others = [f"{label(student)} ({', '.join(map(shown, means))})" for student, means in known.items()
+              if means != sorted(means)]
+    parts = [f"is {verdict} for {listed(students)}" for verdict, students in (("found", alike), ("not found", others))
+             if students]
+    return f"{words} {listed(parts)}."
 
 
 def _facts(study: Study, cells: Cells, screened: Mapping[str, list[Screened]]) -> list[tuple[str, str]]:
@@ -192,7 +225,10 @@ def _facts(study: Study, cells: Cells, screened: Mapping[str, list[Screened]]) -
     told = sum(map(len, screened.values()))
     others = len(cells.screening) - told
     more = f"; {others} more of variations that these params do not have" if others else ""
+    precisions = Counter(origin.precision for origin in origins if origin.precision)
     return [
+        ("Precision", listed([f"{name} in {counted(count, 'cell')}" for name, count in precisions.most_common()])
+                      if precisions else "not named by these cells"),
         ("Cells", f"{sum(map(len, study.results.runs.values()))} of students, {told} of screening{more}"),
         ("Code that taught them", ", ".join(code) or "not named by these cells"),
         ("Teachers' weights (sha256)", ", ".join(teachers) or "not named by these cells"),

@@ -2,7 +2,6 @@
 
 from statistics import fmean
 
-from pipeline.devices import machine
 from pipeline.report.document import counted, listed, shown
 from pipeline.report.results import fair, middle, minus
 from pipeline.report.study import PLAIN, Study, label
@@ -130,7 +129,7 @@ def _cautions(study: Study) -> list[str]:
 
 
 def facts(study: Study) -> list[tuple[str, str]]:
-    """Data, scale, seeds, machine and licence, as (label, value)."""
+    """Data, scale, seeds and licence, as (label, value)."""
     data, params = study.data, study.params
     splits = [f"{len(records):,} {split}" for split, records in data.splits.items()]
     height, width = params.views.size
@@ -143,7 +142,6 @@ def facts(study: Study) -> list[tuple[str, str]]:
         ("Input", f"{width}×{height} px, {counted(params.views.per_image, 'recorded view')} of an image"),
         ("Training", f"{study.passes} for a student; one pass shows one image"),
         ("Seeds", f"{seeds} for students; {trained}" if seeds else "no student yet"),
-        ("Machine", machine()),
         ("Fingerprint of the data", data.fingerprint[:16]),
     ]
     if licence := data.manifest.get("licence"):

@@ -7,7 +7,6 @@ from pipeline.report.document import (
     DASH,
     Cell,
     Column,
-    Spread,
     Table,
     best_in_columns,
     changed,
@@ -30,8 +29,8 @@ METRIC_COLUMNS = [
 ]
 
 
-def teachers_table(study: Study) -> Table:
-    """The scores of every teacher, and of ensembles of them."""
+def teachers_table(study: Study, *, timed: bool = True) -> Table:
+    """The scores of every teacher, of ensembles of them and, if `timed`, the minutes of training."""
     results = study.results
     teachers = [(label(name), results.teacher(name)) for name in study.params.teachers]
     ensembles = [(f"{key}: {' & '.join(map(label, study.params.ensembles[key].teachers))}", result)
@@ -55,15 +54,15 @@ def teachers_table(study: Study) -> Table:
             Column(title="Teacher", numeric=False),
             *METRIC_COLUMNS,
             *(Column(title="mAP@.5 area", group=split) for split in ("Val", "Train")),
-            Column(title="minutes", group="Training"),
+            *([Column(title="minutes", group="Training")] if timed else []),
         ],
-        rows=[*_trainings(study, teachers), *_trainings(study, ensembles)],
+        rows=[*_trainings(study, teachers, timed=timed), *_trainings(study, ensembles, timed=timed)],
         notes=notes,
     )
 
 
-def students_table(study: Study) -> Table:
-    """Every student and recipe that was evaluated."""
+def students_table(study: Study, *, timed: bool = True) -> Table:
+    """Every student and recipe that was evaluated; if `timed`, with the minutes of training."""
     results, rows = study.results, []
     for student, cells in groupby(results.runs, key=lambda cell: cell[0]):
         of_student = [
@@ -71,9 +70,9 @@ def students_table(study: Study) -> Table:
                 words(label(student)),
                 words(study.taught_by(recipe)),
                 *(measured(results.score(student, recipe, metric), seeds=False) for metric in METRICS),
-                words("") if recipe == PLAIN else measured(_gain(study, student, recipe), sign=True, seeds=False),
+                words("") if recipe == PLAIN else _gain(study, student, recipe),
                 number(len(results.of(student, recipe)), 0),
-                _minutes(results.of(student, recipe)),
+                *([_minutes(results.of(student, recipe))] if timed else []),
             ]
             for _, recipe in cells
         ]
@@ -88,7 +87,7 @@ def students_table(study: Study) -> Table:
             *METRIC_COLUMNS,
             Column(title="gain", group="Over alone"),
             Column(title="seeds", group="Training"),
-            Column(title="minutes", group="Training"),
+            *([Column(title="minutes", group="Training")] if timed else []),
         ],
         rows=rows,
         notes=[f"Left out: {reason}." for reason in results.left_out],
@@ -129,16 +128,19 @@ def cost_table(study: Study, *, timed: bool = True) -> Table:
     """Parameters, MACs and, if `timed`, latency against the baseline teacher."""
     results, base = study.results, study.params.report.baseline
     baseline = results.teacher(base)
-    groups: list[tuple[str, list[Result], float | None]] = [
-        (f"{label(name)} ({'baseline' if name == base else 'teacher'})", [result], result.map_area)
+    groups: list[tuple[str, list[Result], float | None, float | None]] = [
+        (f"{label(name)} ({'baseline' if name == base else 'teacher'})", [result], result.map_area,
+         minus(result.map_area, baseline.map_area))
         for name, result in sorted(results.teachers.items(), key=lambda item: item[0] != base)
     ]
     for student in study.shown_students:
         runs = [run for (name, recipe) in results.runs if name == student for run in results.of(name, recipe)]
         recipe = study.headline if results.of(student, study.headline) else PLAIN
-        groups.append((label(student), runs, results.mean(student, recipe)))
+        over = spread(minus(run.map_area, results.teacher_of(base, run).map_area)
+                      for run in results.of(student, recipe))
+        groups.append((label(student), runs, results.mean(student, recipe), over.mean if over else None))
     rows = []
-    for name, runs, score_mean in groups:
+    for name, runs, score_mean, over_baseline in groups:
         params = middle(run.params for run in runs)
         macs = middle(run.macs for run in runs)
         latency = middle(run.latency_ms for run in runs)
@@ -151,11 +153,14 @@ def cost_table(study: Study, *, timed: bool = True) -> Table:
                 changed(macs, baseline.macs),
                 *([number(latency), changed(baseline.latency_ms, latency)] if timed else []),
                 number(score_mean),
-                number(minus(score_mean, baseline.map_area), sign=True),
+                number(over_baseline, sign=True),
             ]
         )
     taught = f"of recipe `{study.headline}` where it was run, else alone" if study.headline else "alone"
     notes = [f"{'Speed is 1 / latency of one image. ' if timed else ''}A student's mAP is that {taught}."]
+    if ("teacher", base) in results.trainings:
+        notes.append(f"A student is held against the {label(base)} of its own seed; {label(base)}'s own mAP is the "
+                     "mean of its trainings.")
     if base not in results.teachers:
         notes.append(f"To fill a {DASH}: `pipeline train-teacher {base}`, then `pipeline evaluate`.")
     if timed and study.params.evaluate.latency_runs == 0:
@@ -198,14 +203,14 @@ def _fitted(study: Study) -> str:
             "images by heart and says of them what the ground truth says.")
 
 
-def _trainings(study: Study, known: list[tuple[str, Result]]) -> list[list[Cell]]:
+def _trainings(study: Study, known: list[tuple[str, Result]], *, timed: bool) -> list[list[Cell]]:
     """A row for each time that teachers were trained, or ensembles merged; the best of them all stands out."""
     results = study.results
     rows = [
         [
             words(name if trained is mean else f"{name}, {_whose(study, trained)}"),
             *(number(trained.score(metric)) for metric in (*METRICS, *FITTED)),
-            _minutes([trained]) if trained.kind == "teacher" else words(""),
+            *([_minutes([trained]) if trained.kind == "teacher" else words("")] if timed else []),
         ]
         for name, mean in known
         for trained in sorted(results.trainings.get((mean.kind, str(mean.teacher or mean.ensemble)), [mean]),
@@ -224,8 +229,10 @@ def _minutes(runs: list[Result]) -> Cell:
     return number(seconds and seconds / 60)
 
 
-def _gain(study: Study, student: str, recipe: str) -> Spread | None:
-    return spread(study.results.differences(student, recipe))
+def _gain(study: Study, student: str, recipe: str) -> Cell:
+    """Over plain; with the number of fair pairs, where it is not that of all runs."""
+    found = spread(study.results.differences(student, recipe))
+    return measured(found, sign=True, seeds=found is not None and found.n < len(study.results.of(student, recipe)))
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data import load_data
+from pipeline.devices import machine
 from pipeline.inform import Progress
 from pipeline.params import Params
 from pipeline.report import figures, summary
@@ -42,7 +43,7 @@ def write_report(params: Params, root: Path, out: Path, *, progress: Progress | 
         title=TITLE,
         subtitle=study.scale.removeprefix("Ours: "),
         summary=summary.summarise(study),
-        facts=summary.facts(study),
+        facts=[*summary.facts(study), ("Machine", machine())],
         sections=[
             Section(
                 key="paper",

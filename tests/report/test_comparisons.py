@@ -1,7 +1,8 @@
 import pytest
 
 from pipeline.report.cells import Screened
-from pipeline.report.comparisons import better_teacher, comparisons, intervals, lead
+from pipeline.report.comparisons import comparisons, intervals
+from pipeline.report.leading import better_teacher, lead
 from pipeline.report.results import Origin, Scores
 
 BOTH = "resnet50+hourglass_small"
@@ -38,7 +39,7 @@ def test_differences_are_of_the_same_student_and_seed(found):
     over = claim(found({
         ("resnet18", "plain"): [40.0, 42.0, 50.0], ("resnet18", BOTH): [45.0, 46.0], ("mobilenet_v2", BOTH): [9.0],
     }), "plain")
-    assert over.differences == {"resnet18": [5.0, 4.0], "mobilenet_v2": []}
+    assert over.differences == {"resnet18": {0: 5.0, 1: 4.0}, "mobilenet_v2": {}}
     assert (over.overall.mean, over.overall.pairs, over.overall.students) == (4.5, 2, 1)
     assert list(over.by_student) == ["resnet18"]
 
@@ -93,7 +94,7 @@ def test_the_better_single_teacher_is_chosen_on_val(found):
     study = found({("resnet18", BOTH): [50.0], ("resnet18", "hourglass_small"): [45.0]})
     assert better_teacher(study, BOTH) == "hourglass_small"
     assert claim(study, "hourglass_small").claim.endswith("Hourglass (small)")
-    assert claim(study, "hourglass_small").differences["resnet18"] == [5.0]
+    assert claim(study, "hourglass_small").differences["resnet18"] == {0: 5.0}
     study.results.teachers["resnet50"].val.map_area = 99.0  # and behind on test
     assert better_teacher(study, BOTH) == "resnet50"
     del study.results.teachers["resnet50"]
@@ -111,7 +112,45 @@ def test_other_teachers_that_are_merged_have_their_claim_over_the_better_one_too
     tree["teachers"]["resnet50_2"]["classes"] = ["cat"]
     study = found({}, teachers={"resnet50": 60.0, "hourglass_small": 80.0, "resnet50_2": 59.0})
     words = "ResNet-50 & ResNet-50 2, who know different classes, over the better single one, ResNet-50"
-    assert words in {each.claim for each in comparisons(study)}
+    claims = {each.claim: (each.recipe, each.over) for each in comparisons(study)}
+    assert words in claims
+    general = "ResNet-50 & ResNet-50 2, who know different classes, over one who knows all, Hourglass (small)"
+    assert claims[general] == ("resnet50+resnet50_2", "hourglass_small")
+
+
+def test_a_teacher_within_a_point_of_the_better_one_is_as_good(found):
+    def over(**teachers):
+        return [each.claim for each in comparisons(found({}, teachers=teachers)) if each.recipe == BOTH
+                and each.claim.endswith(("Hourglass (small)", "ResNet-50"))]
+
+    better = "two teachers over the better single one, Hourglass (small)"
+    assert over(resnet50=79.0, hourglass_small=80.0) == [better, "two teachers over the weaker one, ResNet-50"]
+    assert over(resnet50=79.5, hourglass_small=80.0) == [better, "two teachers over one that is as good, ResNet-50"]
+
+
+def test_an_ensembles_lead_on_unseen_drawings_is_over_the_teacher_that_is_better_there(found):
+    study = found({}, ensembles={"both": 90.0})  # half of it on unseen drawings
+    study.results.teachers["resnet50"].unseen.map_area = 44.0
+    assert lead(study, BOTH).unseen == 1.0
+
+
+def test_seeds_as_blocks_take_the_mean_over_students_first(found):
+    over = claim(found({
+        ("resnet18", "plain"): [40.0] * 4, ("resnet18", BOTH): [41.0, 42.0, 43.0, 99.0],
+        ("mobilenet_v2", "plain"): [20.0] * 3, ("mobilenet_v2", BOTH): [23.0, 24.0, 25.0],
+    }), "plain")
+    assert (over.by_seed.mean, over.by_seed.pairs) == (3.0, 3)  # 2, 3 and 4: a deviation of 1, t(2) = 4.303
+    assert over.by_seed.half == pytest.approx(4.303 / 3**0.5, abs=0.001)
+    assert claim(found({("resnet18", "plain"): [4.0] * 2, ("resnet18", BOTH): [5.0] * 2}), "plain").by_seed is None
+
+
+def test_sets_of_teachers_are_counted(found):
+    study = found({("resnet18", "plain"): [40.0] * 3, ("resnet18", BOTH): [45.0] * 3})
+    assert claim(study, "plain").sets == 0
+    runs = study.results.runs["resnet18", BOTH]
+    for seed, sha in enumerate("aab"):
+        runs[seed] = runs[seed].model_copy(update={"origin": Origin(teachers={"resnet50": sha})})
+    assert claim(study, "plain").sets == 2
 
 
 @pytest.mark.parametrize("features_of", [None, ["resnet50", "hourglass_small"]])
@@ -138,11 +177,13 @@ def test_few_labels_are_compared_on_val_at_equal_passes(found, tree, student_met
         about = {"group": "labels", "variation": "25-unlabelled"} | changes
         return Screened.model_validate(student_metrics("resnet18", BOTH, seed, score) | about)
 
+    study.results.runs["resnet18", "plain"][3] = study.results.runs["resnet18", "plain"][0].model_copy(
+        update={"seed": 3, "origin": Origin(precision="32-true")})
     cells = [cell(0, 45.0), cell(1, 45.0), cell(2, 99.0, passes=9.0), cell(0, 9.0, variation="25"),
-             cell(5, 9.0), cell(0, 9.0, data="other")]
+             cell(3, 99.0, origin={"precision": "bf16-mixed"}), cell(5, 9.0), cell(0, 9.0, data="other")]
     few = comparisons(study, cells)[-1]
     assert few.claim.startswith("25 % of the labels")
-    assert (few.differences["resnet18"], few.unfair, few.asked, few.reached) == ([4.0, 3.0], 1, "not worse", True)
+    assert (few.differences["resnet18"], few.unfair, few.asked, few.reached) == ({0: 4.0, 1: 3.0}, 2, "not worse", True)
     assert comparisons(study, [cell(0, 40.0)])[-1].reached is False
     assert comparisons(study)[-1].reached is None
 
@@ -152,4 +193,4 @@ def test_unfair_pairs_are_counted_and_left_out(found):
     runs = study.results.runs["resnet18", "plain"]
     runs[1] = runs[1].model_copy(update={"passes": 7.0})
     over = claim(study, "plain")
-    assert (over.differences["resnet18"], over.unfair) == ([5.0], 1)
+    assert (over.differences["resnet18"], over.unfair) == ({0: 5.0}, 1)

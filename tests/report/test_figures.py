@@ -23,7 +23,12 @@ def test_scores_and_sizes_are_drawn_for_light_and_dark(study, tmp_path, draw):
     assert paper_color(tmp_path / picture.light) == LIGHT.paper
     assert paper_color(tmp_path / picture.dark) == DARK.paper
     assert "ResNet-18" in picture.alt
-    assert "45.5" in picture.alt
+
+
+def test_a_figure_for_light_pages_alone(study, tmp_path):
+    picture = figures.score_figure(study(RUNS), tmp_path, dark=False)
+    assert picture.dark is None
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["scores.png"]
 
 
 @pytest.mark.parametrize("draw", [figures.score_figure, figures.size_figure])

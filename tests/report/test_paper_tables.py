@@ -2,6 +2,7 @@ import pytest
 
 from pipeline.report.document import DASH, Spread
 from pipeline.report.paper_tables import claim_table, table_2, table_3, table_4
+from pipeline.report.results import Origin
 
 BOTH = "resnet50+hourglass_small"
 RUNS = {
@@ -26,6 +27,19 @@ def test_table_3_stands_beside_the_papers(study):
     assert [column.group for column in table.columns] == ["", *["Paper"] * 3, *["Ours: demo"] * 3]
     assert "Ours: demo, 2 classes" in table.caption
     assert "W = (100, 1, 0.1, 10)" in " ".join(table.notes)
+
+
+def test_table_3_names_whose_features_are_learnt_and_shows_the_teachers_that_taught(study, tree):
+    tree["recipes"][BOTH]["features_of"] = ["hourglass_small"]
+    found = study(RUNS)
+    assert "and the features of Hourglass (small)." in " ".join(table_3(found).notes)
+    runs, teacher = found.results.runs["resnet18", BOTH], found.results.teachers["resnet50"]
+    found.results.trainings["teacher", "resnet50"] = [
+        teacher.model_copy(update={"weights": sha, "map_area": score}) for sha, score in (("a", 50.0), ("b", 70.0))]
+    for seed, run in runs.items():
+        runs[seed] = run.model_copy(update={"origin": Origin(teachers={"resnet50": "b"})})
+    del found.results.runs["mobilenet_v2", BOTH]
+    assert texts(table_3(found))["ResNet-50 (teacher)"][3] == "70.0"
 
 
 def test_the_better_of_alone_and_taught_stands_out(study):

@@ -5,7 +5,7 @@ from pipeline.report.comparisons import comparisons
 from pipeline.report.document import DASH
 from pipeline.report.results import Origin
 from pipeline.report.study_page import write_study
-from pipeline.report.study_tables import arms_table, claims_table, gap_table
+from pipeline.report.study_tables import claims_by_student_table, claims_table, gap_table, main_table, others_table
 
 BOTH = "resnet50+hourglass_small"
 PAPER = f"{BOTH}-paper"
@@ -76,17 +76,35 @@ def test_claims_say_how_far_they_are_known(found):
     plain = rows["two teachers over plain, same views"]
     # pairs 10, 10.5, 10 and 8, 8, 9: mean 9.25; pooled variance (1/6 + 2/3) / 4, t(4) = 2.776
     assert plain[0] == "+9.2 [+8.7, +9.8]"
-    assert plain[1].startswith("+10.2 [")
+    assert plain[1] == "[+8.6, +9.9]"  # the means 9, 9.25 and 9.5 of the seeds: a deviation of .25, t(2) = 4.303
+    assert texts(claims_by_student_table(comparisons(found(RUNS))))[
+        "two teachers over plain, same views"][0].startswith("+10.2 [")
     assert plain[-3:] == ["holds", "interval above 0, each student above 0", "yes"]
-    assert rows["our best recipe over the paper's"][-2:] == ["mean of +1 or more", "yes"]
+    best = next(row for claim, row in rows.items() if claim.startswith("our best recipe"))
+    assert best[-2:] == ["mean of +1 or more", "yes"]
     assert rows["the paper's recipe over plain, same views"][-3] == "does not hold"
-    assert rows["two teachers over the better single one, Hourglass (small)"] == [DASH] * 5 + ["interval above 0", DASH]
+    assert rows["two teachers over the better single one, Hourglass (small)"] == [
+        *[DASH] * 5, "interval above 0", DASH]
 
 
 def test_arms_and_the_mean_of_students_only_where_all_have_it(found):
-    rows = texts(arms_table(found(RUNS), "map_area", "x"))
+    rows = texts(main_table(found(RUNS), "map_area", "on test"))
     assert rows["alone"] == ["41.0 ± 1.0", "21.0 ± 1.0", "31.0"]
     assert rows["taught by ResNet-50 & Hourglass (small), paper"] == ["40.2 ± 1.0", DASH, DASH]
+
+
+def test_the_main_table_is_of_what_is_distilled_and_others_stand_apart(found, tree):
+    tree["distill"] |= {"seeds": [1, 2], "recipes": ["plain", BOTH]}
+    study = found({**RUNS, ("resnet18", BOTH): [99.0, 51.5, 52.5]})
+    rows = texts(main_table(study, "map_area", "on test"))
+    assert list(rows) == ["alone", "taught by ResNet-50 & Hourglass (small)"]
+    assert rows["taught by ResNet-50 & Hourglass (small)"] == ["52.0 ± 0.7", "30.0 ± 1.4", "41.0"]
+    others = others_table(study, "map_area", "on test")
+    assert texts(others)["taught by ResNet-50 & Hourglass (small), paper"][0] == "40.2 ± 1.0"
+    assert not any(cell.best for row in others.rows for cell in row)
+    assert gap_table(study).rows[0][1].n == 2
+    tree["distill"]["recipes"] = ["plain", BOTH, PAPER]
+    assert others_table(found(RUNS), "map_area", "on test") is None
 
 
 def test_the_gap_is_that_to_the_better_teacher(found):
@@ -113,12 +131,12 @@ def test_the_page_says_what_holds_and_what_does_not(page, tmp_path):
     assert "**6 claims: 2 held up, 1 refuted and 3 without pairs yet.**" in text
     assert "6 pairs of 2 students): holds." in text
     assert "the paper's recipe over plain, same views: −0.8 points" in text.lower()
-    assert "7 intervals were computed" in text
+    assert "8 intervals were computed" in text
     assert "15 of 18 cells" in text
     assert "Nothing was screened yet" in text
     study = tmp_path / "study"
     assert len(Cells.load(study).students) == 15
-    assert all(f"figures/{path.name}" in text for path in (study / "figures").glob("*[!k].png"))
+    assert all(f"figures/{path.name}" in text for path in (study / "figures").glob("*.png"))
 
 
 def test_a_screening_is_ranked_and_fills_the_papers_table_of_w(page):
@@ -137,6 +155,13 @@ def test_variations_are_held_against_plain_students_of_equal_passes(page):
     row = "| ResNet-18 | table4-1 | 43.0 (n=1) |  | +2.0 (n=1) |"
     assert row in page(RUNS, {("weights", "table4-1"): ([43.0], 23900)})
     assert row.replace("+2.0 (n=1)", DASH) in page(RUNS, {("weights", "table4-1"): ([43.0], 12000)})
+
+
+def test_variations_are_held_against_the_first_one_of_equal_passes(page):
+    screened = {("weights", "table4-1"): ([43.0], 24000), ("weights", "table4-2"): ([44.0], 24000)}
+    assert "| ResNet-18 | table4-2 | **44.0** (n=1) | +1.0 (n=1) |" in page(RUNS, screened)
+    screened["weights", "table4-1"] = ([43.0], 12000)
+    assert f"| ResNet-18 | table4-2 | **44.0** (n=1) | {DASH} |" in page(RUNS, screened)
 
 
 def test_passes_to_plains_final_ap(page):
@@ -164,10 +189,11 @@ def test_cells_of_variations_that_params_no_longer_have_are_kept_and_not_told(pa
     assert len(Cells.load(tmp_path / "study").screening) == 1
 
 
-def test_the_papers_orders_are_held_against_what_came_out(page):
+def test_the_papers_orders_are_held_against_what_came_out(page, tree):
+    tree["distill"]["recipes"] = ["plain", "resnet50", PAPER, BOTH]
     runs = {**RUNS, ("resnet18", "resnet50"): [45.0], ("mobilenet_v2", "resnet50"): [35.0]}
     text = page(runs, {("weights", "table4-1"): ([30.0], 24000), ("weights", "table4-2"): ([35.0], 24000)})
-    assert "is found for ResNet-18, and not for MobileNetV2 (21.0, 35.0, 29.3)." in text
+    assert "by our recipe, is found for ResNet-18 and is not found for MobileNetV2 (21.0, 35.0, 29.3)." in text
     assert "Of the 1 pair that the W of the paper's Table 4 make here, on val, 0 are in the paper's order." in text
     assert "The paper's order" not in page(RUNS)
 

@@ -95,6 +95,18 @@ def test_costs_are_compared_with_the_baseline(study):
     assert [row[1].best for row in table.rows] == [False, False, True, True]
 
 
+def test_a_student_is_held_against_the_baseline_that_taught_it(study):
+    found = study(RUNS)
+    teacher = found.results.teachers["resnet50"]
+    found.results.trainings["teacher", "resnet50"] = [
+        teacher.model_copy(update={"weights": sha, "map_area": score}) for sha, score in (("a", 50.0), ("b", 70.0))]
+    for seed, run in (runs := found.results.runs["resnet18", found.headline]).items():
+        runs[seed] = run.model_copy(update={"origin": Origin(teachers={"resnet50": "b"})})
+    table = cost_table(found)
+    assert texts(table)[2][7:] == ["45.5", "−24.5"]
+    assert "of its own seed" in " ".join(table.notes)
+
+
 def test_latency_that_was_not_measured(study):
     table = cost_table(study(RUNS, latency_ms=None, changes={"evaluate": {"latency_runs": 0}}))
     assert texts(table)[2][5:7] == [DASH, DASH]

@@ -1,0 +1,113 @@
+"""The tables of the study's screening."""
+
+import math
+from collections.abc import Mapping
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from pipeline.report.cells import Screened
+from pipeline.report.claims import Interval, interval
+from pipeline.report.document import Column, Table, best_in_columns, measured, number, shown, words
+from pipeline.report.results import Result, middle, minus, same_precision, spread
+from pipeline.report.study import PLAIN, Study, label
+from pipeline.report.study_tables import with_interval
+
+if TYPE_CHECKING:
+    from pipeline.params import Screening
+
+
+def screening_table(study: Study, group: str, cells: list[Screened]) -> Table:
+    """One group of variations, best first, against the first that params name and plain students, both of equal passes.
+
+    A group of lengths is held against them whatever their passes.
+    """
+    screening = study.params.screening[group]
+    variations = list(screening.variations)
+    lengths = _of_lengths(screening)
+    rows = []
+    for student, own in groupby(sorted(cells, key=lambda cell: str(cell.student)), lambda cell: str(cell.student)):
+        runs: dict[str, dict[int, Screened]] = {name: {} for name in variations}
+        for cell in own:
+            if cell.variation in runs:
+                runs[cell.variation][cell.seed or 0] = cell
+        first = runs[variations[0]]
+        plain = study.results.runs.get((student, PLAIN), {})
+        of_student = []
+        for name, by_seed in runs.items():
+            if not by_seed:
+                continue
+            against = _over(by_seed, first, "map_area", as_long=not lengths)
+            of_student.append(
+                [
+                    words(label(student)),
+                    words(name),
+                    measured(spread(cell.map_area for cell in by_seed.values())),
+                    words("") if name == variations[0] else with_interval(against),
+                    with_interval(_over(by_seed, plain, "val.map_area", as_long=not lengths)),
+                    number(next(iter(by_seed.values())).passes, 0),
+                ]
+            )
+        rows += best_in_columns(sorted(of_student, key=lambda row: -(row[2].value or 0.0)), [2])
+    return Table(
+        key=f"screening-{group}",
+        title=f"Screening: {group}",
+        caption=f"{screening.title} Variations of recipe `{screening.recipe}`; mAP@.5 on val in percent, mean ± "
+        "standard deviation over n seeds.",
+        columns=[
+            Column(title="Student", numeric=False),
+            Column(title="Variation", numeric=False),
+            Column(title="val"),
+            Column(title=f"over {variations[0]}"),
+            Column(title="over alone"),
+            Column(title="passes"),
+        ],
+        rows=rows,
+        notes=[note for student in dict.fromkeys(cell.student for cell in cells)
+               if (note := _reached(study, group, str(student), [cell for cell in cells if cell.student == student]))],
+    )
+
+
+def screened_intervals(table: Table) -> int:
+    """How many intervals a `screening_table` has."""
+    over = [place for place, column in enumerate(table.columns) if column.title.startswith("over ")]
+    return sum((row[place].n or 0) > 1 for row in table.rows for place in over)
+
+
+def _over(cells: Mapping[int, Screened], reference: Mapping[int, Result], metric: str, *, as_long: bool
+          ) -> Interval | None:
+    """Differences on val to what the same seed has there, by `metric`, in the same precision and, if so, passes."""
+    differences = [minus(cell.map_area, reference[seed].score(metric)) for seed, cell in cells.items()
+                   if seed in reference and same_precision(cell, reference[seed])
+                   and (_as_long(cell, reference[seed]) or not as_long)]
+    return interval({"": [value for value in differences if value is not None]})
+
+
+def _as_long(a: Result, b: Result) -> bool:
+    """Equal passes, but for last batches that are filled up."""
+    return math.isclose(a.passes or 0.0, b.passes or 0.0, rel_tol=0.02)
+
+
+def _of_lengths(screening: "Screening") -> bool:
+    """Whether a group varies how long students train and nothing else."""
+    changes = [change for listed in screening.variations.values() for change in listed]
+    return all(change.partition("=")[0].endswith(".train.epochs") and change.startswith(("distill.", "students."))
+               for change in changes)
+
+
+def _reached(study: Study, group: str, student: str, cells: list[Screened]) -> str:
+    """After how many passes runs of different lengths are as good as the plain ones of the same seeds at their end.
+
+    Empty of a group that varies anything but how long students train: there more than the length tells runs apart.
+    """
+    if not _of_lengths(study.params.screening[group]):
+        return ""
+    alone = study.results.runs.get((student, PLAIN), {})
+    lengths = sorted({cell.passes for cell in cells if cell.passes})
+    found = {length: over for length in lengths if (over := _over(
+        {cell.seed or 0: cell for cell in cells if cell.passes == length}, alone, "val.map_area", as_long=False))}
+    if len(found) < 2:
+        return ""
+    whole = shown(middle(run.passes for run in alone.values()) or 0, 0)
+    enough = next((f"the shortest runs as good in the mean took {shown(length, 0)} ({with_interval(over).text} points)"
+                   for length, over in found.items() if over.mean >= 0), "no run here is as good")
+    return f"Passes to plain's final AP, on val, by the same seeds: {label(student)} alone takes {whole}; {enough}."
