@@ -6,6 +6,7 @@ import platform
 import subprocess
 import warnings
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
 
 Accelerator = Literal["auto", "cpu", "cuda"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+
+@lru_cache(256)
+def constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Numbers as a tensor on a device, kept there: bringing them in each step would make a GPU wait for the CPU."""
+    with torch.inference_mode(False):  # whoever asks first, it serves training too
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

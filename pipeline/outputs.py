@@ -1,4 +1,4 @@
-"""The one type that flows between models, losses, distillation and the dump."""
+"""The one type that flows between models, losses, distillation and the dump, and how its maps are read."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,3 +20,9 @@ class DenseOutputs(NamedTuple):
     wh: "Tensor"
     offset: "Tensor"
     features: "Tensor"
+
+
+def gather_cells(map_BCHW: "Tensor", indices_BM: "Tensor") -> "Tensor":
+    """Values of a map at flat cell indices y * W + x: (B, C, H, W) and (B, M) int64 -> (B, M, C)."""
+    flat_BCN = map_BCHW.flatten(2)
+    return flat_BCN.gather(2, indices_BM.unsqueeze(1).expand(-1, flat_BCN.shape[1], -1)).transpose(1, 2)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.distillation.teacher import TeacherTargets
+from pipeline.outputs import gather_cells
 
 
 def ground_truth_targets(batch: Mapping[str, Tensor]) -> TeacherTargets:
@@ -20,10 +21,9 @@ def ground_truth_targets(batch: Mapping[str, Tensor]) -> TeacherTargets:
             in cells, "indices" (B, M) int64, "mask" (B, M).
 
     Returns:
-        The rendered heatmap as probabilities, and a peak of score 1 with the exact box for every object.
+        The rendered heatmap as probabilities, and a peak of score 1 with the rendered box for every object.
     """
     heatmap, indices = batch["heatmap"].float(), batch["indices"]
-    at_centres_BCM = heatmap.flatten(2).gather(2, indices.unsqueeze(1).expand(-1, heatmap.shape[1], -1))
-    parts = [indices.float(), at_centres_BCM.argmax(1).float(), batch["mask"].float()]
+    parts = [indices.float(), gather_cells(heatmap, indices).argmax(2).float(), batch["mask"].float()]
     peaks_BM7 = torch.cat([torch.stack(parts, 2), batch["wh"].float(), batch["offset"].float()], 2)
     return TeacherTargets(heatmap, peaks_BM7, {})

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from pipeline.outputs import gather_cells
+
 SMALLEST_SIDE = 0.5  # cells; smaller boxes of a teacher count as this large where sizes are divided by
 
 
@@ -82,6 +84,5 @@ def _covered(centre_BK: Tensor, side_BK: Tensor, cells: int) -> Tensor:
 
 
 def _distance(output_B2HW: Tensor, peaks_BK7: Tensor, first: int) -> Tensor:
-    index_B2K = peaks_BK7[..., 0].long().unsqueeze(1).expand(-1, 2, -1)
-    output_BK2 = output_B2HW.flatten(2).gather(2, index_B2K).transpose(1, 2).float()
+    output_BK2 = gather_cells(output_B2HW, peaks_BK7[..., 0].long()).float()
     return (output_BK2 - peaks_BK7[..., first : first + 2]).abs().sum(2)

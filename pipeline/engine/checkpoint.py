@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from pipeline.engine.optimization import MovingAverage
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass
@@ -61,13 +61,14 @@ class RunState:
             _replace(path, {
                 "format": FORMAT, "identity": identity, "step": self.step, "seconds": self.seconds,
                 "losses": self.losses, "module": self.module.state_dict(), "average": self.average.values,
-                "optimizer": self.optimizer.state_dict(), "precision": self.precision.state_dict()})
+                "optimizer": self.optimizer.state_dict(), "precision": self.precision.state_dict(),
+                "calculated": self.precision.precision})
 
     def read(self, path: "Path", identity: str) -> None:
         """Take over a checkpoint, if there is one.
 
         Raises:
-            UserError: the file is damaged, of another format or of another run.
+            UserError: the file is damaged, of another format, of another run, or of this one in another precision.
         """
         if not path.exists():
             return
@@ -80,6 +81,11 @@ class RunState:
             raise UserError(
                 f"{path} belongs to another run: format {found[0]}, identity {found[1]!r}, expected format "
                 f"{FORMAT}, identity {identity!r}; remove it to start over, or choose another folder.")
+        if saved["calculated"] != self.precision.precision:
+            raise UserError(
+                f"{path} was calculated in {saved['calculated']}, but here it would go on in "
+                f"{self.precision.precision} (`precision: auto` takes what suits the machine); go on where it began, "
+                "or remove it to start over.")
         self.step, self.seconds, self.losses = saved["step"], saved["seconds"], saved["losses"]
         self.module.load_state_dict(saved["module"])
         self.average.load(saved["average"])

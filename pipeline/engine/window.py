@@ -41,16 +41,20 @@ class Window:
         own = torch.stack(self.values)
         values = mean_over_ranks(own).double().cpu()
         views, self.values, self.views = self.views, [], []
-        broken = (~values.isfinite()).nonzero()
-        if len(broken):
-            row, term = broken[0].tolist()
+        broken = ~values.isfinite()
+        if broken.any():
+            row = int(broken.any(1).nonzero()[0])
+            terms = broken[row].nonzero().flatten().tolist()
+            what = ("every loss term" if len(terms) == len(self.names) > 1 else
+                    f"the loss term {' and '.join(repr(self.names[term]) for term in terms)}")
             seen = views[row]
             if seen is not None:
-                seen = of_all_ranks(seen.where(~own[row, term].isfinite(), -1))
+                seen = of_all_ranks(seen.where(~own[row].isfinite().all(), -1))
             shown = "" if seen is None else f" on views {seen[seen >= 0].tolist()}"
+            before = " (where all are, a weight broke in the step before)" if what.startswith("every") else ""
             raise UserError(
-                f"the loss term {self.names[term]!r} became {values[row, term].item()} in step "
-                f"{last_step - len(values) + row + 1}{shown}; the last checkpoint is kept. "
+                f"{what} became {values[row, terms[0]].item()} in step "
+                f"{last_step - len(values) + row + 1}{shown}{before}; the last checkpoint is kept. "
                 "Lower train.lr, lengthen train.warmup or set train.clip.")
         means = values.mean(0).tolist()
         return {"loss": sum(means), **dict(zip(self.names, means, strict=True))}

@@ -76,8 +76,9 @@ def merge_view(
     (four zeros, exact-fp16-sparse) does not count.
 
     A merged peak stands at the cell of its fused centre. Its score is the merged heatmap's highest
-    value over the object's cells, the score with which decoding the merged heatmap finds the object:
-    by the mean that of the teachers' scores where all peak in one cell, less where they disagree on it.
+    value over the object's cells, where decoding the merged heatmap finds the object: by the mean that of the
+    teachers' scores where all peak in one cell, less where they disagree on it. It is no more than the highest
+    score of its own peaks: a weak box in a cell of a strong one's flank stays weak.
 
     Args:
         heatmaps: (T, C, h, w) probabilities.
@@ -109,8 +110,10 @@ def merge_view(
 
     owner, cell, peaked = _claims(member_of, rows[:, _CELL].astype(np.int64), home, grid[1])
     value = heatmap.reshape(len(heatmap), -1)[labels[owner], cell]
-    score = np.zeros(len(boxes), np.float32)
+    score, own = np.zeros((2, len(boxes)), np.float32)
     np.maximum.at(score, owner, value)
+    np.maximum.at(own, member_of, rows[:, _SCORE].astype(np.float32))
+    score = np.minimum(score, own)
 
     last_wins = np.lexsort((score[owner], value, peaked))
     owner, cell = owner[last_wins], cell[last_wins]
@@ -258,14 +261,13 @@ def _claims(member_of: Ints, peaks: Ints, home: Ints, width: int) -> tuple[Ints,
 
 def _between(owner: Ints, cell: Ints, width: int) -> tuple[Ints, Ints]:
     """(object, cell) for every cell of the rectangle that an object's (object, cell) pairs span."""
-    y, x = np.divmod(cell, width)
-    owners, cells = [owner[:0]], [cell[:0]]
-    first = np.unique(owner, return_index=True)[1]
-    apart = np.unique(owner[cell != cell[first][owner]])  # most objects have one cell and span nothing
-    for number in apart:
-        mine = owner == number
-        down = np.arange(y[mine].min(), y[mine].max() + 1)
-        along = np.arange(x[mine].min(), x[mine].max() + 1)
-        cells.append((down[:, None] * width + along).ravel())
-        owners.append(np.full(len(cells[-1]), number))
-    return np.concatenate(owners), np.concatenate(cells)
+    low, high = np.full((2, owner.max() + 1, 2), [[[np.iinfo(np.int64).max]], [[-1]]])
+    place = np.column_stack(np.divmod(cell, width))
+    np.minimum.at(low, owner, place)
+    np.maximum.at(high, owner, place)
+    sides = high - low + 1
+    apart = np.flatnonzero((sides > 1).any(axis=1))  # most objects have one cell and span nothing
+    count = sides[apart].prod(axis=1)
+    owners = np.repeat(apart, count)
+    down, along = np.divmod(np.arange(count.sum()) - np.repeat(count.cumsum() - count, count), sides[owners, 1])
+    return owners, (low[owners, 0] + down) * width + low[owners, 1] + along

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from pipeline.outputs import gather_cells
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -52,12 +54,6 @@ def focal_loss(logits_BCHW: Tensor, target_BCHW: Tensor, *, labelled_B: Tensor |
         centre, loss = centre & labelled, torch.where(labelled, loss, 0.0)
     objects = mean_over_ranks(centre.sum(dtype=torch.float32))
     return -loss.sum() / torch.where(objects > 0, objects, 1.0)
-
-
-def gather_cells(map_BCHW: Tensor, indices_BM: Tensor) -> Tensor:
-    """Values of a map at flat cell indices y * W + x: (B, C, H, W) and (B, M) int64 -> (B, M, C)."""
-    flat_BCN = map_BCHW.flatten(2)
-    return flat_BCN.gather(2, indices_BM.unsqueeze(1).expand(-1, flat_BCN.shape[1], -1)).transpose(1, 2)
 
 
 def l1_at(output_BCHW: Tensor, mask_BM: Tensor, indices_BM: Tensor, target_BMC: Tensor, *,

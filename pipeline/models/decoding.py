@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
+from pipeline.outputs import gather_cells
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -40,8 +42,7 @@ def find_peaks(heatmap_prob: "Tensor", wh: "Tensor", offset: "Tensor", k: int = 
 
     score = scores.gather(1, top)
     cell, label = top % cells, top // cells
-    geometry = torch.cat([wh.float(), offset.float()], 1).flatten(2)
-    values = geometry.gather(2, cell[:, None].expand(-1, 4, -1)).transpose(1, 2)
+    values = gather_cells(torch.cat([wh.float(), offset.float()], 1), cell)
     peaks = torch.cat([torch.stack([cell.float(), label.float(), score], 2), values], 2)
     peaks = peaks.masked_fill((score == 0)[..., None], 0)
     return F.pad(peaks, (0, 0, 0, k - top.shape[1]))

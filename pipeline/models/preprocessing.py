@@ -1,9 +1,10 @@
 """From pixels to what a detector expects."""
 
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
+
+from pipeline.devices import constant
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,12 +23,5 @@ def preprocess(images: "Tensor", config: "DetectorConfig") -> "Tensor":
         (B, 3, H, W) float32 in the detector's colour order.
     """
     planes = images.flip(1) if config.color_order == "bgr" else images
-    mean, std = (_per_plane(values, images.device) for values in (config.mean, config.std))
+    mean, std = (constant(values, images.device).view(3, 1, 1) for values in (config.mean, config.std))
     return planes.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
-
-
-@lru_cache
-def _per_plane(values: tuple[float, ...], device: torch.device) -> "Tensor":
-    """(3, 1, 1) on the device; kept, since bringing it there makes a GPU wait for the CPU in each step."""
-    with torch.inference_mode(False):  # it also serves training
-        return torch.tensor(values, device=device).view(3, 1, 1)

@@ -135,7 +135,7 @@ class Augmentation(Block):
 
 
 #: Of the dumping and of the merging: raised when the same params come to store something else.
-DUMP_VERSION, ENSEMBLE_VERSION = 2, 3
+DUMP_VERSION, ENSEMBLE_VERSION = 3, 4
 
 
 class Dump(Block):

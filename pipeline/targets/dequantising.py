@@ -1,10 +1,8 @@
 """Codes to values on the training device, as `storage.decode` does it in numpy."""
 
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
-import torch
-
+from pipeline.devices import constant
 from pipeline.errors import unknown
 from storage import codec
 
@@ -35,14 +33,6 @@ def dequantise(codes: "Tensor", array: "ArraySpec") -> "Tensor":
     if kind in ROOTS:
         return (codes.float() / 255).square()
     if kind == CHANNELS:
-        low, step = _scale(tuple(array.parameters["low"]), tuple(array.parameters["step"]), codes.device)
+        low, step = (constant(tuple(array.parameters[key]), codes.device).view(-1, 1, 1) for key in ("low", "step"))
         return low + codes.float() * step
     raise unknown("encoding", array.encoding, (*AS_THEY_ARE, *ROOTS, CHANNELS))
-
-
-@lru_cache(64)  # or every batch would copy them to the device again
-def _scale(low: tuple[float, ...], step: tuple[float, ...], device: torch.device) -> "tuple[Tensor, Tensor]":
-    def column(values: tuple[float, ...]) -> "Tensor":
-        return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
-
-    return column(low), column(step)

@@ -1,10 +1,10 @@
 """From a batch as it was read to what a student's losses take, on the training device."""
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pipeline.devices import constant
 from pipeline.distillation import TeacherTargets, together
 from pipeline.targets.dequantising import dequantise
 from pipeline.targets.resampling import mirror, resample
@@ -54,9 +54,5 @@ class TargetTransform:
 
     def _said(self, name: str, heatmap: "Tensor", peaks: "Tensor") -> TeacherTargets:
         known = self.known.get(name)
-        return TeacherTargets(heatmap, peaks, {}, known=None if known is None else _planes(known, heatmap.device))
-
-
-@lru_cache(64)  # or every batch would copy them to the device again
-def _planes(numbers: tuple[int, ...], device: torch.device) -> "Tensor":
-    return torch.tensor(numbers, device=device)
+        planes = None if known is None else constant(known, heatmap.device, torch.long)
+        return TeacherTargets(heatmap, peaks, {}, known=planes)

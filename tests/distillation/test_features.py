@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from pipeline.distillation.features import cwd, fgd, hint, pkd, standardise
+from pipeline.distillation.peaks import object_shares
 
 SPREAD = torch.ones(6, 1, 1)
 NONE = torch.zeros(4, 1, 8, 8)
@@ -47,6 +48,20 @@ def test_one_w4_fits_all_forms(form, mixed):
     ours, plain = (torch.autograd.grad(term, leaf)[0].norm()
                    for term in (form(leaf, teacher), hint(leaf, teacher, 1.0)))
     assert 1 / 3 < ours / plain < 3
+
+
+@pytest.mark.parametrize(("cells", "side", "least", "most"), [(16, 5, 2, 3.5), (64, 8, 4, 6.5), (64, 3, 12, 20)])
+def test_fgd_pulls_the_harder_the_smaller_its_objects_are(cells, side, least, most):
+    generator = torch.Generator().manual_seed(1)
+    student, teacher = (standardise(torch.nn.functional.avg_pool2d(
+        torch.randn(4, 6, cells + 2, cells + 2, generator=generator), 3, 1), identity) for _ in range(2))
+    peaks = torch.zeros(4, 1, 7)
+    peaks[:, 0] = torch.tensor([cells // 2 * (cells + 1), 0, 0.9, side, side, 0.5, 0.5])
+    shares = object_shares(peaks, 0.1, (cells, cells), (cells, cells))
+    leaf = student.clone().requires_grad_()
+    ours, plain = (torch.autograd.grad(term, leaf)[0].norm()
+                   for term in (fgd(leaf, teacher, SPREAD, shares), hint(leaf, teacher, 1.0)))
+    assert least < ours / plain < most
 
 
 @FORM

@@ -97,7 +97,7 @@ def test_a_malicious_object_inside_a_torch_file_is_not_executed(tmp_path, monkey
 
 def test_another_format_is_refused(tmp_path):
     torch.save({"format": 99, "identity": "me"}, tmp_path / "checkpoint.pt")
-    with pytest.raises(UserError, match=r"format 99.*expected format 1"):
+    with pytest.raises(UserError, match=r"format 99.*expected format 2"):
         state_of().read(tmp_path / "checkpoint.pt", "me")
 
 

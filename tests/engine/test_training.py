@@ -119,6 +119,26 @@ def test_a_checkpoint_of_another_run_is_refused(run):
         run(3, identity="run b")
 
 
+def test_a_checkpoint_of_another_precision_is_refused(run, tiny):
+    with pytest.raises(RuntimeError, match="killed"):
+        run(batches=stopping_at(tiny, 2, 3), precision="bf16-mixed", checkpoint_minutes=1e-9)
+    with pytest.raises(UserError, match="was calculated in bf16-mixed, but here it would go on in 32-true"):
+        run(3)
+
+
+def test_a_weight_that_breaks_is_not_blamed_on_a_term(run):
+    class Breaking(GroundTruthLoss):
+        step = 0
+
+        def forward(self, outputs, batch):
+            self.step += 1
+            zero = outputs[0].wh.sum() * 0  # whose root is finite, and has no finite gradient
+            return {**super().forward(outputs, batch), "root": zero.abs().sqrt() if self.step == 3 else zero}
+
+    with pytest.raises(UserError, match=r"every loss term became nan in step 4 on .* broke in the step before"):
+        run(10, Breaking(), log_every=5)
+
+
 def test_the_result_is_the_moving_average(run, tmp_path):
     averaged, _ = run(20, ema=0.99, folder="averaged")
     plain, _ = run(20, ema=0.0, folder="plain")

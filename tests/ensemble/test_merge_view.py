@@ -121,10 +121,20 @@ def test_merged_peaks_are_sound(kind, first, second):
     cell, label = merged.peaks[score > 0, :2].astype(int).T
     assert np.all((cell >= 0) & (cell < H * W) & (label < CLASSES))
     at_home = merged.heatmap.reshape(CLASSES, -1)[label, cell]
-    assert np.all(score[score > 0] >= at_home)
+    least, most = (np.float32([fold([o[1] for o in (*first, *second) if o[0] == name]) for name in label])
+                   for fold in (min, max))
+    assert np.all(score[score > 0] >= np.minimum(at_home, least))
+    assert np.all(score[score > 0] <= most)
     # Nothing appears that no teacher saw, and nothing that one saw gets lost.
     seen = {o[0] for o in (*first, *second)}
     assert set(label.tolist()) == seen
+
+
+def test_a_weak_box_in_the_cell_of_a_strong_one_stays_weak():
+    large, small = (0, 0.9, 5.5, 5.5, 6.0, 6.0), (0, 0.2, 5.5, 5.5, 2.0, 2.0)
+    merged = merge(teacher(large), teacher(small))
+    assert merged.peaks[:2, 2].tolist() == pytest.approx([0.55, 0.2])
+    assert merged.peaks[:2, 3].tolist() == [6.0, 2.0]
 
 
 @pytest.mark.parametrize("scores", [(0.8, 0.8), (0.9, 0.3)])
