@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.data.dataset import UNLABELLED, ImageRecord
 from pipeline.data.images import BadFile, image_size
-from pipeline.data.sources import Problems, no_progress
+from pipeline.data.sources import Problems, files_below, no_progress
 from pipeline.errors import UserError
 from pipeline.inform import Progress
 
@@ -30,7 +30,7 @@ def read_images(folder: Path, problems: Problems, progress: Progress = no_progre
     """
     if not folder.is_dir():
         raise UserError(f"data.unlabelled: {folder} is not a folder.")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    paths = [path for path in files_below(folder) if path.suffix.lower() in SUFFIXES]
     if not paths:
         raise UserError(f"data.unlabelled: {folder} has no image ({', '.join(SUFFIXES)}), at any depth.")
     records = []

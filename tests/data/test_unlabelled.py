@@ -106,6 +106,16 @@ def test_copies_of_what_the_data_set_has_are_left_out(tmp_path: Path, source: An
     assert {one.sha256 for one in everything.records(UNLABELLED)} == {one.sha256 for one in data.records(UNLABELLED)}
 
 
+def test_links_to_folders_are_followed_and_none_is_entered_twice(tmp_path: Path, source: Any, loose: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    Image.new("RGB", (60, 20)).save(tmp_path / "elsewhere/far.png")
+    (loose / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/back").symlink_to(loose)
+    data = made(tmp_path, source, unlabelled=str(loose))
+    assert ids(data.records(UNLABELLED)) == ["0_2", "deep_0", "deep_er_one", "linked_far"]
+    assert data.manifest["copies"] == 0
+
+
 def test_bad_images_are_set_aside(tmp_path: Path, source: Any, loose: Path) -> None:
     (loose / "empty.jpg").touch()
     (loose / "text.png").write_text("no image")
