@@ -12,7 +12,8 @@ from PIL import Image, ImageOps
 from pipeline.errors import UserError
 
 #: What Pillow's plugins raise on broken files.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, RuntimeError, struct.error,
+           Image.DecompressionBombError)
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF: turned by a quarter
 
 
@@ -38,7 +39,7 @@ def read_image(path: str | Path, size_hw: tuple[int, int] | None = None) -> NDAr
 
     Args:
         path: a file of any format that Pillow knows; grey, palette, CMYK, 16 bit and transparent
-            ones become RGB.
+            ones become RGB. Grey of 32 bits or of floats says nowhere what is white, and is refused.
         size_hw: (height, width) of the annotation. Where the stored pixels have it, they are
             taken as they are, whatever EXIF says; where only the picture rotated by its EXIF
             orientation has it, it is rotated. None takes the stored pixels.
@@ -47,7 +48,7 @@ def read_image(path: str | Path, size_hw: tuple[int, int] | None = None) -> NDAr
         (H, W, 3) uint8 RGB, contiguous and writable.
 
     Raises:
-        BadFile: the file is missing, empty, truncated, no image, or of another size.
+        BadFile: the file is missing, empty, truncated, no image, of another size, or grey without a range.
     """
     path = Path(path)
     try:
@@ -86,10 +87,13 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def _rgb(image: Image.Image) -> NDArray[np.uint8]:
-    if image.mode.startswith(("I", "F")):  # 16 bit grey: Pillow's own conversion would clip at 255
+    # 16 bit grey, to which Pillow scales a PGM: its own conversion would clip at 255
+    if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM"):
         grey: NDArray[Any] = np.asarray(image, dtype=np.float64)
         plane = np.clip(grey / 257 + 0.5, 0, 255).astype(np.uint8)
         return np.repeat(plane[:, :, None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        raise ValueError("its grey values are of 32 bits, of which nobody says what is white: convert it to 8 bits")
     if image.mode == "P":  # by way of RGBA: its transparency has no RGB meaning
         image = image.convert("RGBA")
     return np.array(image.convert("RGB"), dtype=np.uint8)

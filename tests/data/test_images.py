@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from pipeline.data.images import BadFile, read_image
 
@@ -55,6 +55,20 @@ def test_16_bit_grey_keeps_its_range(tmp_path: Path) -> None:
     assert read_image(path)[0, :, 1].tolist() == [0, 1, 128, 255]
 
 
+def test_a_pgm_is_scaled_to_16_bits_by_pillow(tmp_path: Path) -> None:
+    path = tmp_path / "a.pgm"
+    path.write_bytes(b"P5 3 1 4095\n" + np.array([0, 2048, 4095], ">u2").tobytes())
+    assert read_image(path)[0, :, 1].tolist() == [0, 128, 255]
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_grey_without_a_range_is_refused(tmp_path: Path, kind: type) -> None:
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.array([[0, 1, 200, 4000]], kind)).save(path)  # 200 and 4000 may be white, or neither
+    with pytest.raises(BadFile, match=r"a\.tif: .* 32 bits, .* convert it to 8 bits"):
+        read_image(path)
+
+
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
 def test_exif_rotates_only_where_the_annotated_size_says_so(
         tmp_path: Path, picture: Image.Image, orientation: int) -> None:
@@ -98,6 +112,19 @@ def test_broken_files_are_named(tmp_path: Path, picture: Image.Image, suffix: st
             read_image(path, (30, 40))
         assert str(caught.value).startswith(f"{path}: the image cannot be read: {reason}")
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_every_damage_to_an_avif_is_one_line_or_gives_a_picture(tmp_path: Path, picture: Image.Image) -> None:
+    path = tmp_path / "a.avif"
+    picture.save(path)
+    content = path.read_bytes()
+    for length in range(0, len(content), 3):
+        path.write_bytes(content[:length] + bytes(len(content) - length))
+        try:
+            read_image(path, (30, 40))
+        except BadFile:
+            continue
 
 
 def test_every_truncation_is_an_error_or_the_whole_picture(tmp_path: Path, picture: Image.Image) -> None:
