@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.data.coco import read_coco
 from pipeline.data.dataset import FORMAT, UNLABELLED, ImageRecord
-from pipeline.data.images import BadFile
+from pipeline.data.images import BadFile, turned_in_place
 from pipeline.data.sources import DECIMALS, Found, Problems, no_progress
 from pipeline.data.unlabelled import read_images, withhold_labels, without_copies
 from pipeline.data.voc import read_voc, write_annotation
@@ -138,6 +138,7 @@ def _take_in(sources: Mapping[str, Sequence[ImageRecord]], folder: Path, problem
     """Copies the images that can be decoded; returns their records and their sha256 by id."""
     ids: set[str] = set()
     plan = []
+    turned: list[Path] = []
     for split, records in sources.items():
         for record in records:
             name = _unique(record.id, ids)
@@ -147,16 +148,22 @@ def _take_in(sources: Mapping[str, Sequence[ImageRecord]], folder: Path, problem
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding and hashing release the GIL
         futures = [pool.submit(_copy, record, copy.path) for _, record, copy in plan]
         try:
-            for done, ((split, _, copy), future) in enumerate(zip(plan, futures, strict=True), start=1):
+            for done, ((split, record, copy), future) in enumerate(zip(plan, futures, strict=True), start=1):
                 try:
-                    hashes[copy.id] = future.result()
+                    hashes[copy.id], in_place = future.result()
                     splits[split].append(copy)
+                    if in_place and record.labelled:
+                        turned.append(record.path)
                 except BadFile as error:
                     problems.add(error)
                 progress(done, len(plan), "images")
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+    if turned:
+        problems.add(BadFile(turned[0], "EXIF turns or mirrors it and leaves its size, so its boxes are taken for "
+                     f"those of the stored pixels (images like it: {len(turned)}); store it upright where they are "
+                     "not"), images=0)
     return splits, hashes
 
 
@@ -168,13 +175,13 @@ def _unique(name: str, taken: set[str]) -> str:
     return unique
 
 
-def _copy(record: ImageRecord, target: Path) -> str:
-    """Decodes an image to see that it can be, copies it and returns the sha256 of its bytes."""
+def _copy(record: ImageRecord, target: Path) -> tuple[str, bool]:
+    """Decodes an image to see that it can be, and copies it; the sha256 of its bytes, and `turned_in_place`."""
     record.read()
     if record.path != target:
         shutil.copyfile(record.path, target)
     with target.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest(), turned_in_place(target)
 
 
 def _write_voc(out: Path, splits: Mapping[str, Sequence[ImageRecord]], classes: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from pipeline.data.images import BadFile, read_image
+from pipeline.data.images import BadFile, read_image, turned_in_place
 
 
 @pytest.fixture
@@ -86,11 +86,31 @@ def test_exif_rotates_only_where_the_annotated_size_says_so(
     assert (rotated == upright).all()
 
 
-def test_upside_down_exif_leaves_the_picture_that_was_annotated(tmp_path: Path, picture: Image.Image) -> None:
+def turned(picture: Image.Image, path: Path, orientation: int) -> Path:
     exif = Image.Exif()
-    exif[0x0112] = 3
-    picture.save(tmp_path / "a.png", exif=exif)
-    assert (read_image(tmp_path / "a.png", (30, 40)) == np.asarray(picture)).all()
+    exif[0x0112] = orientation
+    picture.save(path, exif=exif)
+    return path
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_where_size_cannot_decide_upright_does(tmp_path: Path, picture: Image.Image, upright: bool) -> None:
+    path, square = turned(picture, tmp_path / "a.png", 3), picture.crop((0, 0, 30, 30))
+    expected = np.rot90(picture, 2 if upright else 0)
+    assert (read_image(path, (30, 40), upright=upright) == expected).all()
+    assert (read_image(path, upright=upright) == expected).all()
+    quarter = read_image(turned(square, tmp_path / "b.png", 6), (30, 30), upright=upright)
+    assert (quarter == np.rot90(square, -1 if upright else 0)).all()
+    for size, turns in (((30, 40), 0), ((40, 30), -1)):
+        quarter = read_image(turned(picture, tmp_path / "c.png", 6), size, upright=upright)
+        assert (quarter == np.rot90(picture, turns)).all()
+
+
+def test_turned_in_place(tmp_path: Path, picture: Image.Image) -> None:
+    found = [turned_in_place(turned(picture, tmp_path / "a.png", orientation)) for orientation in range(1, 9)]
+    assert found == [False, True, True, True, False, False, False, False]
+    square = picture.crop((0, 0, 30, 30))
+    assert all(turned_in_place(turned(square, tmp_path / "a.png", orientation)) for orientation in range(2, 9))
 
 
 def test_another_size_is_refused(tmp_path: Path, picture: Image.Image) -> None:

@@ -236,6 +236,21 @@ def test_images_of_every_kind_go_through(tmp_path: Path, voc_folder: Make) -> No
     assert {one.read().shape for one in load_data(tmp_path / "out").records("train")} == {(30, 40, 3)}
 
 
+def test_annotated_images_that_exif_turns_in_place_are_one_problem(tmp_path: Path, source: Any) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for name in ("1.png", "3.png"):
+        with Image.open(source.root / "JPEGImages" / name) as image:
+            image.save(source.root / "JPEGImages" / name, exif=exif)
+    manifest = prepare(data(source), tmp_path / "out")
+    assert (manifest["set_aside"], manifest["splits"]["train"]) == (0, 4)
+    problem, = manifest["problems"]
+    assert problem["file"] == str(source.root / "JPEGImages/1.png")
+    assert "for those of the stored pixels (images like it: 2)" in problem["message"]
+    with pytest.raises(BadFile, match=r"1\.png: EXIF turns or mirrors it"):
+        prepare(data(source, strict=True), tmp_path / "strict")
+
+
 def coco(path: Path, number: int) -> Path:
     images = []
     (path.parent / "sub").mkdir(parents=True)

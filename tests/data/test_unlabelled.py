@@ -141,6 +141,16 @@ def test_a_turned_photograph_is_seen_upright(tmp_path: Path, source: Any) -> Non
     assert [record.read().shape for record in records] == [(40, 30, 3), (40, 30, 3), (30, 40, 3)]
 
 
+def test_a_photograph_upside_down_is_seen_upright(tmp_path: Path, source: Any) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    (tmp_path / "phone").mkdir()
+    Image.fromarray(np.arange(1200, dtype=np.uint8).reshape(30, 40)).save(tmp_path / "phone/a.png", exif=exif)
+    data = made(tmp_path, source, unlabelled=str(tmp_path / "phone"))
+    assert data.records(UNLABELLED)[0].read()[-1, -1].tolist() == [0, 0, 0]
+    assert data.manifest["problems"] == []
+
+
 @pytest.mark.parametrize(("name", "words"), [
     ("none", r"data\.unlabelled: .*none is not a folder"), ("text", r"data\.unlabelled: .* has no image"),
     ("bad", r"no usable image that .* already \(first problem: .*a\.jpg: "), ("copies", "no usable image that"),
