@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,10 @@ def coco_files(source: Path, *, sets: Mapping[str, Sequence[str]] | None = None,
     base, files = _base(source), []
     for path in (base / name for names in _plan(source, sets).values() for name in names):
         folders = _folders(path, base, images)
-        found = (_find(image.get("file_name"), folders) for image in _read_json(path)["images"])
-        files += [path, *filter(None, found)]
+        files.append(path)
+        for image in _read_json(path)["images"]:
+            with suppress(BadFile):
+                files += filter(None, [_find(image.get("file_name"), folders)])
     return files
 
 
@@ -113,9 +116,16 @@ def _folders(path: Path, base: Path, images: str | None) -> list[Path]:
 
 
 def _find(file: object, folders: Sequence[Path]) -> Path | None:
-    """The first of the folders' files of this name."""
+    """The first of the folders' files of this name.
+
+    Raises:
+        BadFile: the system does not look for such a name, or not there.
+    """
     paths = [folder / file for folder in folders] if isinstance(file, str) and file else []
-    return next((path for path in paths if path.is_file()), None)
+    try:
+        return next((path for path in paths if path.is_file()), None)
+    except OSError as error:
+        raise BadFile(error.filename, f"the image cannot be looked for: {error.strerror}") from None
 
 
 def _records(path: Path, tree: Mapping[str, Any], folders: Sequence[Path], classes: Sequence[str],

@@ -19,9 +19,12 @@ from pipeline.data.images import BadFile, turned_in_place
 from pipeline.data.sources import DECIMALS, Found, Problems, no_progress
 from pipeline.data.unlabelled import read_images, withhold_labels, without_copies
 from pipeline.data.voc import read_voc, write_annotation
-from pipeline.errors import UserError
+from pipeline.errors import FULL, UserError
 from pipeline.inform import Progress
 from pipeline.params import Data
+
+#: Bytes of an id that with a number and a suffix are still a file's name.
+_LONGEST = 240
 
 
 def prepare(params: Data, out: Path, *, progress: Progress = no_progress) -> dict[str, Any]:
@@ -168,8 +171,10 @@ def _take_in(sources: Mapping[str, Sequence[ImageRecord]], folder: Path, problem
 
 
 def _unique(name: str, taken: set[str]) -> str:
-    """A flat name that no other image of the data set has; two sources may use the same."""
+    """A flat name that no other image of the data set has, short enough for a file; two sources may use the same."""
     flat = name.replace(os.sep, "_")
+    if len(encoded := os.fsencode(flat)) > _LONGEST:
+        flat = f"{encoded[:_LONGEST - 9].decode(errors='ignore')}_{hashlib.sha256(encoded).hexdigest()[:8]}"
     unique = next(one for one in chain([flat], (f"{flat}_{number}" for number in count(2))) if one not in taken)
     taken.add(unique)
     return unique
@@ -178,10 +183,18 @@ def _unique(name: str, taken: set[str]) -> str:
 def _copy(record: ImageRecord, target: Path) -> tuple[str, bool]:
     """Decodes an image to see that it can be, and copies it; the sha256 of its bytes, and `turned_in_place`."""
     record.read()
-    if record.path != target:
-        shutil.copyfile(record.path, target)
-    with target.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest(), turned_in_place(target)
+    try:
+        target.name.encode()
+        if record.path != target:
+            shutil.copyfile(record.path, target)
+        with target.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest(), turned_in_place(target)
+    except UnicodeEncodeError:
+        raise BadFile(record.path, "its name is not in UTF-8: give it another") from None
+    except OSError as error:
+        if error.errno in FULL:  # of all images, not of this one
+            raise
+        raise BadFile(record.path, f"it cannot be copied: {error.strerror}") from None
 
 
 def _write_voc(out: Path, splits: Mapping[str, Sequence[ImageRecord]], classes: Sequence[str]) -> None:

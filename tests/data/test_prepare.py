@@ -1,8 +1,10 @@
 """Prepared folders: complete, checked, repeatable, and read back as they were written."""
 
+import errno
 import json
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from pipeline.data.coco import coco_files
 from pipeline.data.dataset import DataSet, ImageRecord, load_data
 from pipeline.data.images import BadFile
 from pipeline.data.prepare import hold_out, prepare
@@ -251,12 +254,16 @@ def test_annotated_images_that_exif_turns_in_place_are_one_problem(tmp_path: Pat
         prepare(data(source, strict=True), tmp_path / "strict")
 
 
-def coco(path: Path, number: int) -> Path:
+def numbered(count: int) -> list[str]:
+    return [f"sub/{index}.png" for index in range(count)]
+
+
+def coco(path: Path, names: Sequence[str]) -> Path:
     images = []
-    (path.parent / "sub").mkdir(parents=True)
-    for index in range(number):
-        images.append({"id": index, "file_name": f"sub/{index}.png", "width": 40, "height": 30})
-        Image.new("RGB", (40, 30)).save(path.parent / f"sub/{index}.png")
+    for index, name in enumerate(names):
+        (path.parent / name).parent.mkdir(parents=True, exist_ok=True)
+        images.append({"id": index, "file_name": name, "width": 40, "height": 30})
+        Image.new("RGB", (40, 30), (index, len(str(path)), 0)).save(path.parent / name)
     boxes = [{"id": 1, "image_id": 0, "category_id": 1, "bbox": [1.11, 2.22, 3.33, 4.44]}]
     categories = [{"id": 1, "name": "dog"}]
     path.write_text(json.dumps({"images": images, "annotations": boxes, "categories": categories}))
@@ -264,16 +271,52 @@ def coco(path: Path, number: int) -> Path:
 
 
 def test_a_single_coco_json_is_divided(tmp_path: Path) -> None:
-    manifest = prepare(data(coco(tmp_path / "coco/all.json", 10)), tmp_path / "out")
+    manifest = prepare(data(coco(tmp_path / "coco/all.json", numbered(10))), tmp_path / "out")
     assert manifest["splits"] == {"train": 8, "val": 1, "test": 1}
     prepared = load_data(tmp_path / "out")
     boxes = {one.id: one.boxes for records in prepared.splits.values() for one in records}["sub_0"]
     np.testing.assert_array_equal(boxes, np.array([[1.11, 2.22, 4.44, 6.66]], np.float32))
 
 
+def test_long_names_are_shortened_and_stay_apart(tmp_path: Path) -> None:
+    folders = "/".join("é" * 60 for _ in range(3))
+    path = coco(tmp_path / "coco/all.json", [f"{folders}/{name}.png" for name in ("a", "b", "x" * 235)])
+    prepare(data(path, val_fraction=0.0, strict=True), tmp_path / "out")
+    names = [one.id for one in load_data(tmp_path / "out").records("train")]
+    assert len(set(names)) == 3
+    assert all(len(name.encode()) <= 240 and name.startswith("é" * 60 + "_" + "é" * 50) for name in names)
+
+
+def test_a_name_that_no_file_can_have_sets_its_image_aside(tmp_path: Path) -> None:
+    path = coco(tmp_path / "coco/all.json", ["a.png", "b.png"])
+    path.write_text(path.read_text().replace("b.png", "x" * 300))
+    assert coco_files(path) == [path, path.parent / "a.png"]
+    manifest = prepare(data(path, val_fraction=0.0), tmp_path / "out")
+    assert (manifest["splits"], manifest["set_aside"]) == ({"train": 1}, 1)
+    assert "x" * 300 in manifest["problems"][0]["file"]
+
+
+@pytest.mark.parametrize(("number", "aside"), [(errno.EIO, True), (errno.ENOSPC, False)])
+def test_a_copy_that_fails_sets_its_image_aside_but_on_a_full_disk(
+        tmp_path: Path, source: Any, monkeypatch: pytest.MonkeyPatch, number: int, aside: bool) -> None:
+    def copyfile(path: Path, target: Path) -> None:
+        if path.name == "1.png":
+            raise OSError(number, os.strerror(number), str(target))
+        target.write_bytes(path.read_bytes())
+
+    monkeypatch.setattr("pipeline.data.prepare.shutil.copyfile", copyfile)
+    if not aside:
+        with pytest.raises(OSError, match="No space left"):
+            prepare(data(source), tmp_path / "out")
+        return
+    manifest = prepare(data(source), tmp_path / "out")
+    assert (manifest["splits"]["train"], manifest["set_aside"]) == (3, 1)
+    assert "it cannot be copied: " in manifest["problems"][0]["message"]
+
+
 def test_coco_splits_by_file(tmp_path: Path) -> None:
     for split in ("train", "test"):
-        coco(tmp_path / "coco" / split / "all.json", 3)
+        coco(tmp_path / "coco" / split / "all.json", numbered(3))
     params = data(tmp_path / "coco", sets={"train": "train/all.json", "test": ["test/all.json"]})
     assert prepare(params, tmp_path / "out")["splits"] == {"train": 2, "val": 1, "test": 3}
     assert sorted(path.name for path in (tmp_path / "out/JPEGImages").iterdir()) == [

@@ -1,6 +1,7 @@
 """Images without labels: where they come from, and that nothing said of them gets anywhere."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -128,6 +129,14 @@ def test_bad_images_are_set_aside(tmp_path: Path, source: Any, loose: Path) -> N
     assert listed["empty.jpg"] == "the image cannot be read: it is empty"
     with pytest.raises(BadFile, match=r"empty\.jpg|cut\.png"):
         made(tmp_path, source, unlabelled=str(loose), strict=True)
+
+
+def test_a_name_that_is_not_in_utf_8_is_set_aside(tmp_path: Path, source: Any, loose: Path) -> None:
+    (loose / "0.jpg").rename(loose / os.fsdecode(b"caf\xe9.jpg"))
+    data = made(tmp_path, source, unlabelled=str(loose))
+    assert ids(data.records(UNLABELLED)) == ["deep_0", "deep_er_one"]
+    problem, = data.manifest["problems"]
+    assert problem["message"] == "its name is not in UTF-8: give it another"
 
 
 def test_a_turned_photograph_is_seen_upright(tmp_path: Path, source: Any) -> None:
