@@ -38,6 +38,7 @@ class Annotation:
         names: class of each object.
         boxes: (n, 4) float32 x1 y1 x2 y2, 0-based continuous pixel edges, clipped to the image.
         difficult, truncated: (n,) bool.
+        zeros: boxes whose xmin or ymin is 0 in the file, where VOC counts from 1.
     """
 
     filename: str
@@ -47,6 +48,7 @@ class Annotation:
     boxes: NDArray[np.float32]
     difficult: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
+    zeros: int
 
 
 def read_annotation(path: Path) -> Annotation:
@@ -124,6 +126,9 @@ def read_voc(source: Path, *, sets: Mapping[str, Sequence[str]] | None = None,
     if classes is None:
         found = {name for _, _, _, annotation, _ in read for name in annotation.names}
         classes = sorted(found) if "" in folders else CLASSES
+    if zeros := {path: annotation.zeros for _, _, path, annotation, _ in read if annotation.zeros}:
+        problems.add(BadFile(next(iter(zeros)), "looks 0-based: xmin or ymin is 0, where VOC counts from 1 (boxes: "
+                             f"{sum(zeros.values())}, files: {len(zeros)}); add 1 to all corners if so"), images=0)
     users: dict[Path, list[Path]] = defaultdict(list)
     for _, _, path, _, image in read:
         users[image].append(path)
@@ -160,7 +165,8 @@ def _annotation(root: ElementTree.Element) -> Annotation:
     flags = {tag: np.array([_flag(node, tag, at) for node, at in zip(objects, where, strict=True)], np.bool_)
              for tag in ("difficult", "truncated")}
     return Annotation((root.findtext("filename") or "").strip(), int(width), int(height), tuple(names),
-                      checked_boxes(boxes, names, int(width), int(height)), **flags)
+                      checked_boxes(boxes, names, int(width), int(height)), **flags,
+                      zeros=int((boxes[:, :2] == -1).any(1).sum()))
 
 
 def _number(node: ElementTree.Element, path: str, where: str) -> float:

@@ -335,6 +335,20 @@ def test_bad_files_are_set_aside_and_listed(tmp_path: Path, voc_folder: Make, vo
         read_voc(tmp_path, problems=Problems(strict=True))
 
 
+def test_a_set_that_counts_from_0_is_one_problem(tmp_path: Path, voc_folder: Make) -> None:
+    folder = voc_folder("mine")
+    folder.add("a", objects=[("dog", (1, 1, 9, 9))])
+    folder.add("b", objects=[("dog", (0, 5, 9, 9)), ("dog", (0, 0, 9, 9)), ("dog", (1, 2, 9, 9))])
+    folder.add("c", objects=[("dog", (5, 0, 9, 9))])
+    problems = Problems()
+    assert names_of(read_voc(folder.root, problems=problems)) == {"train": ["a", "b", "c"]}
+    problem, = problems.found
+    assert problem.file == str(folder.root / "Annotations/b.xml")
+    assert problem.message.startswith("looks 0-based: ")
+    assert "(boxes: 3, files: 2)" in problem.message
+    assert problems.set_aside == 0
+
+
 def test_a_class_list_of_ones_own(tmp_path: Path, voc_folder: Make) -> None:
     voc_folder("mine").add("a", objects=[("dog", (1, 1, 9, 9)), ("cat", (2, 2, 9, 9))])
     found = read_voc(tmp_path / "mine", classes=["dog", "cat"], problems=Problems(strict=True))
