@@ -1,6 +1,7 @@
 """COCO JSON: a file of images, annotations and categories, and a folder of images."""
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -14,6 +15,8 @@ from pipeline.data.images import BadFile
 from pipeline.data.sources import Found, Problems, checked_boxes, labelled, no_progress
 from pipeline.errors import UserError
 from pipeline.inform import Progress
+
+_DIGITS = re.compile("-?[0-9]{1,18}")
 
 
 def read_coco(source: Path, *, sets: Mapping[str, Sequence[str]] | None = None, images: str | None = None,
@@ -88,7 +91,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         if not isinstance(tree, dict) or not _is_list_of_blocks(tree.get(key)):
             raise UserError(f"{path} is not a COCO json: it has no list '{key}'.")
     for category in tree["categories"]:
-        if not isinstance(category.get("name"), str) or not isinstance(category.get("id"), int):
+        if not isinstance(category.get("name"), str) or _whole(category.get("id")) is None:
             raise UserError(f"{path} is not a COCO json: the category {category} has no number and name.")
     if len(_categories(tree)) < len(tree["categories"]):
         raise UserError(f"{path} is not a COCO json: two of its categories have one id.")
@@ -101,7 +104,20 @@ def _is_list_of_blocks(value: object) -> bool:
 
 def _categories(tree: Mapping[str, Any]) -> dict[int, str]:
     """Category id -> class name, in the order of the ids."""
-    return dict(sorted((one["id"], one["name"]) for one in tree["categories"]))
+    return dict(sorted((int(one["id"]), one["name"]) for one in tree["categories"]))
+
+
+def _whole(value: object) -> int | None:
+    """A whole number, which tools write as 2, 2.0 or "2"; None where it is anything else."""
+    if (isinstance(value, float) and value.is_integer()) or (isinstance(value, str) and _DIGITS.fullmatch(value)):
+        return int(value)
+    return value if isinstance(value, int) else None
+
+
+def _key(value: object) -> str:
+    """The id of an image: a whole number, however it is written, or any other word."""
+    whole = _whole(value)
+    return str(value if whole is None else whole)
 
 
 def _folders(path: Path, base: Path, images: str | None) -> list[Path]:
@@ -133,11 +149,11 @@ def _records(path: Path, tree: Mapping[str, Any], folders: Sequence[Path], class
     names = _categories(tree)
     of_image: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for one in tree["annotations"]:
-        of_image[str(one.get("image_id"))].append(one)
+        of_image[_key(one.get("image_id"))].append(one)
     records: dict[Path, ImageRecord] = {}
     ids: set[str] = set()
     for done, image in enumerate(tree["images"], start=1):
-        key = str(image.get("id"))
+        key = _key(image.get("id"))
         try:
             if key in ids:
                 raise BadFile(path, f"the image id {key} occurs twice")
@@ -157,34 +173,44 @@ def _records(path: Path, tree: Mapping[str, Any], folders: Sequence[Path], class
 
 def _record(path: Path, image: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]],
             folders: Sequence[Path], names: Mapping[int, str], classes: Sequence[str]) -> ImageRecord:
-    file, width, height = image.get("file_name"), image.get("width"), image.get("height")
+    file, width, height = image.get("file_name"), _whole(image.get("width")), _whole(image.get("height"))
     if not isinstance(file, str) or not file:
         raise BadFile(path, f"the image of id {image.get('id')!r} has no file_name")
     found = _find(file, folders)
     if found is None:
         raise BadFile(folders[0] / file, f"the image does not exist, but {path} names it")
-    if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
-        raise BadFile(found, f"{path} gives it no size: its width is {width!r}, its height {height!r}")
+    if width is None or height is None or min(width, height) < 1:
+        raise BadFile(found, f"{path} gives it no size: its width is {image.get('width')!r}, "
+                             f"its height {image.get('height')!r}")
     try:
         found_names = [_class_of(one, names) for one in annotations]
         corners = np.array([_box_of(one) for one in annotations], np.float64).reshape(-1, 4)
         corners[:, 2:] += corners[:, :2]
         boxes = checked_boxes(corners, found_names, width, height)
         labels = labelled(found_names, classes)
+        difficult = np.array([_is_crowd(one) for one in annotations], np.bool_)
     except (ValueError, OverflowError) as error:  # a whole number may have any number of digits
         raise BadFile(found, f"{path}: {error}") from None
     return ImageRecord(
         id=str(Path(file).with_suffix("")), path=found, width=width, height=height,
-        boxes=boxes, labels=labels,
-        difficult=np.array([bool(one.get("iscrowd")) for one in annotations], np.bool_),
+        boxes=boxes, labels=labels, difficult=difficult,
         truncated=np.zeros(len(annotations), np.bool_))
 
 
 def _class_of(annotation: Mapping[str, Any], names: Mapping[int, str]) -> str:
-    category = annotation.get("category_id")
-    if not isinstance(category, int) or category not in names:
-        raise ValueError(f"annotation {annotation.get('id')!r} has the unknown category_id {category!r}")
+    category = _whole(annotation.get("category_id"))
+    if category is None or category not in names:
+        raise ValueError(f"annotation {annotation.get('id')!r} has the unknown category_id "
+                         f"{annotation.get('category_id')!r}")
     return names[category]
+
+
+def _is_crowd(annotation: Mapping[str, Any]) -> bool:
+    crowd = _whole(annotation.get("iscrowd") or 0)
+    if crowd not in (0, 1):
+        raise ValueError(f"annotation {annotation.get('id')!r} has the iscrowd {annotation['iscrowd']!r}, "
+                         "expected 0 or 1")
+    return bool(crowd)
 
 
 def _box_of(annotation: Mapping[str, Any]) -> list[float]:

@@ -135,6 +135,8 @@ def test_a_missing_json(tmp_path: Path) -> None:
     (annotation(1, None), "has the bbox None"),
     (annotation(1, [1, 1, 5, 5], 99), "annotation 100 has the unknown category_id 99"),
     (annotation(1, [1, 1, 5, 5], [18]), "unknown category_id"),
+    (annotation(1, [1, 1, 5, 5], 18.5), r"unknown category_id 18\.5"),
+    (annotation(1, [1, 1, 5, 5], iscrowd="no"), "annotation 100 has the iscrowd 'no', expected 0 or 1"),
 ])
 def test_bad_annotations_set_their_image_aside(tmp_path: Path, one: dict[str, Any], what: str) -> None:
     path = write(tmp_path / "all.json", ["a.jpg", "b.jpg"], [one])
@@ -143,6 +145,29 @@ def test_bad_annotations_set_their_image_aside(tmp_path: Path, one: dict[str, An
     assert problems.set_aside == len(problems.found) == 1
     assert problems.found[0].file == str(tmp_path / "a.jpg")
     with pytest.raises(BadFile, match=what):
+        read_coco(path, problems=Problems(strict=True))
+
+
+@pytest.mark.parametrize("write_as", [int, float, str])
+def test_whole_numbers_may_be_written_in_other_ways(tmp_path: Path, write_as: Any) -> None:
+    image = {"id": 1, "file_name": "a.jpg", "width": write_as(40), "height": write_as(30)}
+    path = write(tmp_path / "all.json", ["a.jpg"], [
+        annotation(write_as(1), [1, 1, 5, 5], write_as(18), iscrowd=write_as(0)),
+        annotation(1, [2, 2, 5, 5], iscrowd=write_as(1))],
+        images=[image], categories=[{"id": write_as(18), "name": "dog"}, {"id": 3, "name": "car"}])
+    found = read_coco(path, problems=Problems(strict=True))
+    record, = found.splits["train"]
+    assert found.classes == ("car", "dog")
+    assert (record.width, record.height) == (40, 30)
+    assert record.labels.tolist() == [1, 1]
+    assert record.difficult.tolist() == [False, True]
+
+
+@pytest.mark.parametrize("width", [40.5, "40.0", "wide", "", float("nan"), float("inf"), [40], None, 0, "-3"])
+def test_other_sizes_are_refused(tmp_path: Path, width: Any) -> None:
+    path = write(tmp_path / "all.json", ["a.jpg"], images=[
+        {"id": 1, "file_name": "a.jpg", "width": width, "height": 30}])
+    with pytest.raises(BadFile, match=r"a\.jpg: .*all\.json gives it no size: its width is "):
         read_coco(path, problems=Problems(strict=True))
 
 
