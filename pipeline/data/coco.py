@@ -3,8 +3,9 @@
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +46,18 @@ def read_coco(source: Path, *, sets: Mapping[str, Sequence[str]] | None = None, 
     trees = {path: _read_json(path) for paths in files.values() for path in paths}
     if classes is None:
         classes = list(dict.fromkeys(name for tree in trees.values() for name in _categories(tree).values()))
-    splits: dict[str, list[ImageRecord]] = {split: [] for split in files}
+    splits: dict[str, list[ImageRecord]] = {}
     owners: dict[Path, tuple[str, Path]] = {}
-    for split, path in ((split, path) for split, paths in files.items() for path in paths):
-        for record in _records(path, trees[path], _folders(path, base, images), classes, problems, progress):
-            other, other_path = owners.setdefault(record.path, (split, path))
-            if other != split:
-                raise UserError(f"{path} has {record.path} in {split}, but {other_path} has it in {other}: "
-                                "an image belongs to one split.")
-            splits[split].append(record)
+    for split, paths in files.items():
+        said: dict[Path, list[tuple[Path, ImageRecord]]] = defaultdict(list)
+        for path in paths:
+            for record in _records(path, trees[path], _folders(path, base, images), classes, problems, progress):
+                other, other_path = owners.setdefault(record.path.resolve(), (split, path))
+                if other != split:
+                    raise UserError(f"{path} has {record.path} in {split}, but {other_path} has it in {other}: "
+                                    "an image belongs to one split.")
+                said[record.path.resolve()].append((path, record))
+        splits[split] = list(_once(said.values(), problems))
     return Found(tuple(classes), splits, plan, undivided=sets is None)
 
 
@@ -145,12 +149,11 @@ def _find(file: object, folders: Sequence[Path]) -> Path | None:
 
 
 def _records(path: Path, tree: Mapping[str, Any], folders: Sequence[Path], classes: Sequence[str],
-             problems: Problems, progress: Progress) -> list[ImageRecord]:
+             problems: Problems, progress: Progress) -> Iterator[ImageRecord]:
     names = _categories(tree)
     of_image: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for one in tree["annotations"]:
         of_image[_key(one.get("image_id"))].append(one)
-    records: dict[Path, ImageRecord] = {}
     ids: set[str] = set()
     for done, image in enumerate(tree["images"], start=1):
         key = _key(image.get("id"))
@@ -158,17 +161,42 @@ def _records(path: Path, tree: Mapping[str, Any], folders: Sequence[Path], class
             if key in ids:
                 raise BadFile(path, f"the image id {key} occurs twice")
             ids.add(key)
-            record = _record(path, image, of_image[key], folders, names, classes)
-            if record.path in records:
-                raise BadFile(record.path, f"{path} names it twice, the second time with id {key}")
-            records[record.path] = record
+            yield _record(path, image, of_image[key], folders, names, classes)
         except BadFile as error:
             problems.add(error)
         progress(done, len(tree["images"]), "annotations")
     for key in sorted(of_image.keys() - ids):
         lost = f"{len(of_image[key])} annotations are of image_id {key}, which no image has"
         problems.add(BadFile(path, lost), images=0)
-    return list(records.values())
+
+
+def _once(images: Iterable[Sequence[tuple[Path, ImageRecord]]], problems: Problems) -> Iterator[ImageRecord]:
+    """Each image as all jsons have it; what one of them spoils does not come by another."""
+    aside = {problem.file for problem in problems.found}
+    for said in images:
+        try:
+            if aside.isdisjoint(str(record.path) for _, record in said):
+                yield _merged(said)
+        except BadFile as error:
+            problems.add(error)
+
+
+def _merged(said: Sequence[tuple[Path, ImageRecord]]) -> ImageRecord:
+    """An image with all that is said of it in (json, record) pairs; an object that is said twice is one.
+
+    Raises:
+        BadFile: they do not give it one size.
+    """
+    (first, whole), *others = said
+    for path, part in others:
+        if (part.width, part.height) != (whole.width, whole.height):
+            raise BadFile(whole.path, f"{first} gives it {whole.width}x{whole.height} pixels, "
+                                      f"{path} {part.width}x{part.height}")
+        known = (part.boxes[:, None] == whole.boxes).all(2) & (part.labels[:, None] == whole.labels)
+        objects: Any = {name: np.concatenate([getattr(whole, name), getattr(part, name)[~known.any(1)]])
+                        for name in ("boxes", "labels", "difficult", "truncated")}
+        whole = replace(whole, **objects)
+    return whole
 
 
 def _record(path: Path, image: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]],
