@@ -38,7 +38,7 @@ def read_coco(source: Path, *, sets: Mapping[str, Sequence[str]] | None = None, 
         problems: takes the images that have to be set aside.
 
     Raises:
-        UserError: a json is missing or not COCO's, or an image is in two splits.
+        UserError: a json is missing or not COCO's.
     """
     base = _base(source)
     plan = _plan(source, sets)
@@ -47,15 +47,10 @@ def read_coco(source: Path, *, sets: Mapping[str, Sequence[str]] | None = None, 
     if classes is None:
         classes = list(dict.fromkeys(name for tree in trees.values() for name in _categories(tree).values()))
     splits: dict[str, list[ImageRecord]] = {}
-    owners: dict[Path, tuple[str, Path]] = {}
     for split, paths in files.items():
         said: dict[Path, list[tuple[Path, ImageRecord]]] = defaultdict(list)
         for path in paths:
             for record in _records(path, trees[path], _folders(path, base, images), classes, problems, progress):
-                other, other_path = owners.setdefault(record.path.resolve(), (split, path))
-                if other != split:
-                    raise UserError(f"{path} has {record.path} in {split}, but {other_path} has it in {other}: "
-                                    "an image belongs to one split.")
                 said[record.path.resolve()].append((path, record))
         splits[split] = list(_once(said.values(), problems))
     return Found(tuple(classes), splits, plan, undivided=sets is None)

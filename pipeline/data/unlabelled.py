@@ -45,32 +45,6 @@ def read_images(folder: Path, problems: Problems, progress: Progress = no_progre
     return records
 
 
-def without_copies(splits: dict[str, list[ImageRecord]], hashes: Mapping[str, str]) -> int:
-    """Takes from the unlabelled images those whose file another image of the data set has, byte by byte.
-
-    So no image of val or test comes back as an unlabelled one. Their files are deleted.
-
-    Args:
-        splits: of the data set; changed in place.
-        hashes: sha256 of the file of each image, by id.
-
-    Returns:
-        How many there were.
-    """
-    seen = {hashes[record.id] for split, records in splits.items() if split != UNLABELLED for record in records}
-    kept = []
-    for record in splits.get(UNLABELLED, []):
-        if hashes[record.id] in seen:
-            record.path.unlink()
-        else:
-            kept.append(record)
-        seen.add(hashes[record.id])
-    copies = len(splits.get(UNLABELLED, [])) - len(kept)
-    if UNLABELLED in splits:
-        splits[UNLABELLED] = kept
-    return copies
-
-
 def withhold_labels(splits: Mapping[str, Sequence[ImageRecord]], share: float,
                     seed: int) -> dict[str, list[ImageRecord]]:
     """Leaves a share of train its labels; the other images lose them and come first in `UNLABELLED`.

@@ -98,14 +98,6 @@ def test_two_files_with_other_categories_make_one_class_list(tmp_path: Path) -> 
     assert [records[0].labels.tolist() for records in found.splits.values()] == [[1], [1]]
 
 
-def test_an_image_belongs_to_one_split(tmp_path: Path) -> None:
-    for name in ("train", "test"):
-        write(tmp_path / f"{name}.json", ["a.jpg"])
-    message = r"test\.json has .*a\.jpg in test, but .*train\.json has it in train"
-    with pytest.raises(UserError, match=message):
-        read_coco(tmp_path, sets={"train": ["train.json"], "test": ["test.json"]}, problems=Problems())
-
-
 @pytest.mark.parametrize(("content", "what"), [
     (b"", "is not valid JSON"), (b'{"images": [', "is not valid JSON"), (b"\xff\xfd", "is not valid JSON"),
     (b"[" * 100_000, "is not valid JSON"),

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -172,11 +173,56 @@ def test_holding_out_divides_train(names: set[str], fraction: float, seed: int, 
         assert set(splits) == {"train", "night"}
 
 
+def test_holding_out_leaves_twins_together_and_the_others_where_they_were() -> None:
+    train = [record(f"{index}") for index in range(100)]
+    alone = hold_out({"train": train}, ["val", "test"], 0.1, 0)
+    known = [replace(one, sha256=f"{one.id} bytes") for one in train]
+    assert {split: [one.id for one in records] for split, records in alone.items()} == {
+        split: [one.id for one in records] for split, records in hold_out(
+            {"train": known}, ["val", "test"], 0.1, 0).items()}
+    pairs = [replace(one, sha256=f"{index // 2} bytes") for index, one in enumerate(train)]
+    splits = hold_out({"train": pairs}, ["val", "test"], 0.1, 0)
+    assert [len(records) for records in splits.values()] == [80, 10, 10]
+    contents = [{one.sha256 for one in records} for records in splits.values()]
+    assert sum(len(found) for found in contents) == len(set.union(*contents)) == 50
+    same = [replace(one, sha256="same") for one in train]
+    assert list(hold_out({"train": same}, ["val"], 0.1, 0)) == ["train"]
+
+
 def test_holding_out_keeps_most_images_where_they_are_when_one_goes() -> None:
     train = [record(f"{index}") for index in range(100)]
     before = {one.id for one in hold_out({"train": train}, ["val"], 0.1, 0)["val"]}
     after = {one.id for one in hold_out({"train": train[1:]}, ["val"], 0.1, 0)["val"]}
     assert len(before & after) >= 9
+
+
+def test_an_image_of_two_splits_stays_where_it_is_needed_most(tmp_path: Path, source: Any) -> None:
+    images = source.root / "JPEGImages"
+    shutil.copy(images / "1.png", images / "2.png")  # twice in train alone
+    shutil.copy(images / "t.jpg", images / "v.jpg")
+    shutil.copy(images / "t.jpg", images / "0.jpg")
+    source.add("w", split="val")
+    shutil.copy(images / "w.jpg", source.add("x"))
+    manifest = prepare(data(source), tmp_path / "out")
+    assert ids(load_data(tmp_path / "out")) == {"train": ["1", "2", "3"], "val": ["w"], "test": ["t"]}
+    assert {path.stem for path in (tmp_path / "out/JPEGImages").iterdir()} == {"1", "2", "3", "w", "t"}
+    assert manifest["set_aside"] == 3
+    said = {Path(problem["file"]).name: problem["message"].rpartition(", and")[0] for problem in manifest["problems"]}
+    assert said == {
+        "v.jpg": f"it is left out of val: test has the same picture, {images / 't.jpg'}",
+        "0.jpg": f"it is left out of train: test has the same picture, {images / 't.jpg'}",
+        "x.jpg": f"it is left out of train: val has the same picture, {images / 'w.jpg'}"}
+    with pytest.raises(BadFile, match=r"v\.jpg: it is left out of val"):
+        prepare(data(source, strict=True), tmp_path / "strict")
+
+
+def test_an_image_that_coco_jsons_have_in_two_splits_is_left_to_test(tmp_path: Path) -> None:
+    coco(tmp_path / "all.json", numbered(3))
+    coco(tmp_path / "test.json", numbered(1))
+    manifest = prepare(data(tmp_path, sets={"train": "all.json", "test": "test.json"}, val_fraction=0.0),
+                       tmp_path / "out")
+    assert manifest["splits"] == {"train": 2, "test": 1}
+    assert "left out of train" in manifest["problems"][0]["message"]
 
 
 def test_bad_images_are_set_aside_counted_and_listed(tmp_path: Path, source: Any) -> None:
