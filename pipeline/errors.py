@@ -1,5 +1,10 @@
 """The one exception that means: a person can fix this."""
 
+import errno
+
+#: What the system says where a disk, or one's share of it, is full.
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 class UserError(ValueError):
     """Something outside the program is wrong: a file, a key, a value.

@@ -1,7 +1,6 @@
 """What `python -m stages.NAME` and the `pipeline` command share: one line per error, exit 1."""
 
 import argparse
-import errno
 import os
 import sys
 import warnings
@@ -10,11 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
+from pipeline.errors import FULL, UserError
 from pipeline.seeds import SEEDS
-
-#: What the system says where a disk, or one's share of it, is full.
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager

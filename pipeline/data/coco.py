@@ -1,8 +1,11 @@
 """COCO JSON: a file of images, annotations and categories, and a folder of images."""
 
 import json
+import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,8 @@ from pipeline.data.images import BadFile
 from pipeline.data.sources import Found, Problems, checked_boxes, labelled, no_progress
 from pipeline.errors import UserError
 from pipeline.inform import Progress
+
+_DIGITS = re.compile("-?[0-9]{1,18}")
 
 
 def read_coco(source: Path, *, sets: Mapping[str, Sequence[str]] | None = None, images: str | None = None,
@@ -33,7 +38,7 @@ def read_coco(source: Path, *, sets: Mapping[str, Sequence[str]] | None = None, 
         problems: takes the images that have to be set aside.
 
     Raises:
-        UserError: a json is missing or not COCO's, or an image is in two splits.
+        UserError: a json is missing or not COCO's.
     """
     base = _base(source)
     plan = _plan(source, sets)
@@ -41,15 +46,13 @@ def read_coco(source: Path, *, sets: Mapping[str, Sequence[str]] | None = None, 
     trees = {path: _read_json(path) for paths in files.values() for path in paths}
     if classes is None:
         classes = list(dict.fromkeys(name for tree in trees.values() for name in _categories(tree).values()))
-    splits: dict[str, list[ImageRecord]] = {split: [] for split in files}
-    owners: dict[Path, tuple[str, Path]] = {}
-    for split, path in ((split, path) for split, paths in files.items() for path in paths):
-        for record in _records(path, trees[path], _folders(path, base, images), classes, problems, progress):
-            other, other_path = owners.setdefault(record.path, (split, path))
-            if other != split:
-                raise UserError(f"{path} has {record.path} in {split}, but {other_path} has it in {other}: "
-                                "an image belongs to one split.")
-            splits[split].append(record)
+    splits: dict[str, list[ImageRecord]] = {}
+    for split, paths in files.items():
+        said: dict[Path, list[tuple[Path, ImageRecord]]] = defaultdict(list)
+        for path in paths:
+            for record in _records(path, trees[path], _folders(path, base, images), classes, problems, progress):
+                said[record.path.resolve()].append((path, record))
+        splits[split] = list(_once(said.values(), problems))
     return Found(tuple(classes), splits, plan, undivided=sets is None)
 
 
@@ -59,8 +62,10 @@ def coco_files(source: Path, *, sets: Mapping[str, Sequence[str]] | None = None,
     base, files = _base(source), []
     for path in (base / name for names in _plan(source, sets).values() for name in names):
         folders = _folders(path, base, images)
-        found = (_find(image.get("file_name"), folders) for image in _read_json(path)["images"])
-        files += [path, *filter(None, found)]
+        files.append(path)
+        for image in _read_json(path)["images"]:
+            with suppress(BadFile):
+                files += filter(None, [_find(image.get("file_name"), folders)])
     return files
 
 
@@ -85,7 +90,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         if not isinstance(tree, dict) or not _is_list_of_blocks(tree.get(key)):
             raise UserError(f"{path} is not a COCO json: it has no list '{key}'.")
     for category in tree["categories"]:
-        if not isinstance(category.get("name"), str) or not isinstance(category.get("id"), int):
+        if not isinstance(category.get("name"), str) or _whole(category.get("id")) is None:
             raise UserError(f"{path} is not a COCO json: the category {category} has no number and name.")
     if len(_categories(tree)) < len(tree["categories"]):
         raise UserError(f"{path} is not a COCO json: two of its categories have one id.")
@@ -98,7 +103,20 @@ def _is_list_of_blocks(value: object) -> bool:
 
 def _categories(tree: Mapping[str, Any]) -> dict[int, str]:
     """Category id -> class name, in the order of the ids."""
-    return dict(sorted((one["id"], one["name"]) for one in tree["categories"]))
+    return dict(sorted((int(one["id"]), one["name"]) for one in tree["categories"]))
+
+
+def _whole(value: object) -> int | None:
+    """A whole number, which tools write as 2, 2.0 or "2"; None where it is anything else."""
+    if (isinstance(value, float) and value.is_integer()) or (isinstance(value, str) and _DIGITS.fullmatch(value)):
+        return int(value)
+    return value if isinstance(value, int) else None
+
+
+def _key(value: object) -> str:
+    """The id of an image: a whole number, however it is written, or any other word."""
+    whole = _whole(value)
+    return str(value if whole is None else whole)
 
 
 def _folders(path: Path, base: Path, images: str | None) -> list[Path]:
@@ -113,68 +131,109 @@ def _folders(path: Path, base: Path, images: str | None) -> list[Path]:
 
 
 def _find(file: object, folders: Sequence[Path]) -> Path | None:
-    """The first of the folders' files of this name."""
+    """The first of the folders' files of this name.
+
+    Raises:
+        BadFile: the system does not look for such a name, or not there.
+    """
     paths = [folder / file for folder in folders] if isinstance(file, str) and file else []
-    return next((path for path in paths if path.is_file()), None)
+    try:
+        return next((path for path in paths if path.is_file()), None)
+    except OSError as error:
+        raise BadFile(error.filename, f"the image cannot be looked for: {error.strerror}") from None
 
 
 def _records(path: Path, tree: Mapping[str, Any], folders: Sequence[Path], classes: Sequence[str],
-             problems: Problems, progress: Progress) -> list[ImageRecord]:
+             problems: Problems, progress: Progress) -> Iterator[ImageRecord]:
     names = _categories(tree)
     of_image: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for one in tree["annotations"]:
-        of_image[str(one.get("image_id"))].append(one)
-    records: dict[Path, ImageRecord] = {}
+        of_image[_key(one.get("image_id"))].append(one)
     ids: set[str] = set()
     for done, image in enumerate(tree["images"], start=1):
-        key = str(image.get("id"))
+        key = _key(image.get("id"))
         try:
             if key in ids:
                 raise BadFile(path, f"the image id {key} occurs twice")
             ids.add(key)
-            record = _record(path, image, of_image[key], folders, names, classes)
-            if record.path in records:
-                raise BadFile(record.path, f"{path} names it twice, the second time with id {key}")
-            records[record.path] = record
+            yield _record(path, image, of_image[key], folders, names, classes)
         except BadFile as error:
             problems.add(error)
         progress(done, len(tree["images"]), "annotations")
     for key in sorted(of_image.keys() - ids):
         lost = f"{len(of_image[key])} annotations are of image_id {key}, which no image has"
         problems.add(BadFile(path, lost), images=0)
-    return list(records.values())
+
+
+def _once(images: Iterable[Sequence[tuple[Path, ImageRecord]]], problems: Problems) -> Iterator[ImageRecord]:
+    """Each image as all jsons have it; what one of them spoils does not come by another."""
+    aside = {problem.file for problem in problems.found}
+    for said in images:
+        try:
+            if aside.isdisjoint(str(record.path) for _, record in said):
+                yield _merged(said)
+        except BadFile as error:
+            problems.add(error)
+
+
+def _merged(said: Sequence[tuple[Path, ImageRecord]]) -> ImageRecord:
+    """An image with all that is said of it in (json, record) pairs; an object that is said twice is one.
+
+    Raises:
+        BadFile: they do not give it one size.
+    """
+    (first, whole), *others = said
+    for path, part in others:
+        if (part.width, part.height) != (whole.width, whole.height):
+            raise BadFile(whole.path, f"{first} gives it {whole.width}x{whole.height} pixels, "
+                                      f"{path} {part.width}x{part.height}")
+        known = (part.boxes[:, None] == whole.boxes).all(2) & (part.labels[:, None] == whole.labels)
+        objects: Any = {name: np.concatenate([getattr(whole, name), getattr(part, name)[~known.any(1)]])
+                        for name in ("boxes", "labels", "difficult", "truncated")}
+        whole = replace(whole, **objects)
+    return whole
 
 
 def _record(path: Path, image: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]],
             folders: Sequence[Path], names: Mapping[int, str], classes: Sequence[str]) -> ImageRecord:
-    file, width, height = image.get("file_name"), image.get("width"), image.get("height")
+    file, width, height = image.get("file_name"), _whole(image.get("width")), _whole(image.get("height"))
     if not isinstance(file, str) or not file:
         raise BadFile(path, f"the image of id {image.get('id')!r} has no file_name")
     found = _find(file, folders)
     if found is None:
         raise BadFile(folders[0] / file, f"the image does not exist, but {path} names it")
-    if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
-        raise BadFile(found, f"{path} gives it no size: its width is {width!r}, its height {height!r}")
+    if width is None or height is None or min(width, height) < 1:
+        raise BadFile(found, f"{path} gives it no size: its width is {image.get('width')!r}, "
+                             f"its height {image.get('height')!r}")
     try:
         found_names = [_class_of(one, names) for one in annotations]
         corners = np.array([_box_of(one) for one in annotations], np.float64).reshape(-1, 4)
         corners[:, 2:] += corners[:, :2]
         boxes = checked_boxes(corners, found_names, width, height)
         labels = labelled(found_names, classes)
+        difficult = np.array([_is_crowd(one) for one in annotations], np.bool_)
     except (ValueError, OverflowError) as error:  # a whole number may have any number of digits
         raise BadFile(found, f"{path}: {error}") from None
     return ImageRecord(
         id=str(Path(file).with_suffix("")), path=found, width=width, height=height,
-        boxes=boxes, labels=labels,
-        difficult=np.array([bool(one.get("iscrowd")) for one in annotations], np.bool_),
+        boxes=boxes, labels=labels, difficult=difficult,
         truncated=np.zeros(len(annotations), np.bool_))
 
 
 def _class_of(annotation: Mapping[str, Any], names: Mapping[int, str]) -> str:
-    category = annotation.get("category_id")
-    if not isinstance(category, int) or category not in names:
-        raise ValueError(f"annotation {annotation.get('id')!r} has the unknown category_id {category!r}")
+    category = _whole(annotation.get("category_id"))
+    if category is None or category not in names:
+        raise ValueError(f"annotation {annotation.get('id')!r} has the unknown category_id "
+                         f"{annotation.get('category_id')!r}")
     return names[category]
+
+
+def _is_crowd(annotation: Mapping[str, Any]) -> bool:
+    crowd = _whole(annotation.get("iscrowd") or 0)
+    if crowd not in (0, 1):
+        raise ValueError(f"annotation {annotation.get('id')!r} has the iscrowd {annotation['iscrowd']!r}, "
+                         "expected 0 or 1")
+    return bool(crowd)
 
 
 def _box_of(annotation: Mapping[str, Any]) -> list[float]:

@@ -21,8 +21,6 @@ from numpy.typing import NDArray
 from pipeline.data.images import read_image
 from pipeline.errors import UserError, unknown
 
-__all__ = ["FORMAT", "TRAIN", "UNLABELLED", "DataSet", "ImageRecord", "load_data", "read_image"]
-
 FORMAT = 1
 #: The split that teachers and students learn on.
 TRAIN = "train"
@@ -57,8 +55,8 @@ class ImageRecord:
     labelled: bool = True
 
     def read(self) -> NDArray[np.uint8]:
-        """The picture: (height, width, 3) uint8 RGB."""
-        return read_image(self.path, (self.height, self.width))
+        """The picture: (height, width, 3) uint8 RGB; upright where no annotation may be of the stored pixels."""
+        return read_image(self.path, (self.height, self.width), upright=not self.labelled)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,8 +12,11 @@ from PIL import Image, ImageOps
 from pipeline.errors import UserError
 
 #: What Pillow's plugins raise on broken files.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
-_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF: turned by a quarter
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, RuntimeError, struct.error,
+           Image.DecompressionBombError)
+_ORIENTATION = 0x0112
+#: Its values that swap width and height, and those that turn or mirror a picture of any shape in place.
+_QUARTERS, _IN_PLACE = (5, 6, 7, 8), (2, 3, 4)
 
 
 class BadFile(UserError):
@@ -33,31 +36,31 @@ class BadFile(UserError):
         return f"{self.file}: {self.message}" if self.message else self.file
 
 
-def read_image(path: str | Path, size_hw: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+def read_image(path: str | Path, size_hw: tuple[int, int] | None = None, *, upright: bool = False) -> NDArray[np.uint8]:
     """Decodes an image file.
 
     Args:
         path: a file of any format that Pillow knows; grey, palette, CMYK, 16 bit and transparent
-            ones become RGB.
-        size_hw: (height, width) of the annotation. Where the stored pixels have it, they are
-            taken as they are, whatever EXIF says; where only the picture rotated by its EXIF
-            orientation has it, it is rotated. None takes the stored pixels.
+            ones become RGB. Grey of 32 bits or of floats says nowhere what is white, and is refused.
+        size_hw: (height, width) of the annotation. Of the stored pixels and the picture upright by its
+            EXIF orientation, what has it is taken. None: either.
+        upright: which of the two is taken where both may be.
 
     Returns:
         (H, W, 3) uint8 RGB, contiguous and writable.
 
     Raises:
-        BadFile: the file is missing, empty, truncated, no image, or of another size.
+        BadFile: the file is missing, empty, truncated, no image, of another size, or grey without a range.
     """
     path = Path(path)
     try:
         with Image.open(path) as image:
             image.load()
-            if size_hw is None or image.size == size_hw[::-1]:
-                return _rgb(image)
-            rotated = ImageOps.exif_transpose(image)
-            if rotated.size == size_hw[::-1]:
-                return _rgb(rotated)
+            for turn in (upright, not upright):
+                picture = _turned(image) if turn else image
+                if size_hw is None or picture.size == size_hw[::-1]:
+                    return _rgb(picture)
+            assert size_hw is not None
             raise BadFile(path, f"the image has {image.width}x{image.height} pixels, "
                                 f"its annotation says {size_hw[1]}x{size_hw[0]}")
     except FileNotFoundError:
@@ -74,6 +77,22 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         BadFile: the file is empty or no image.
     """
+    width, height, orientation = _header(path)
+    return (height, width) if orientation in _QUARTERS else (width, height)
+
+
+def turned_in_place(path: Path) -> bool:
+    """Whether EXIF turns or mirrors an image and leaves its size, which then does not say what was annotated.
+
+    Raises:
+        BadFile: the file is empty or no image.
+    """
+    width, height, orientation = _header(path)
+    return orientation in _IN_PLACE or (orientation in _QUARTERS and width == height)
+
+
+def _header(path: Path) -> tuple[int, int, int]:
+    """Width and height of the stored pixels, and the EXIF orientation."""
     try:
         with Image.open(path) as image:
             width, height, about = *image.size, image.info.get("exif", b"")
@@ -82,14 +101,24 @@ def image_size(path: Path) -> tuple[int, int]:
     exif = Image.Exif()  # not image.getexif(), which decodes all of a PNG
     with suppress(*_BROKEN):  # nonsense there spoils no picture
         exif.load(about)
-    return (height, width) if exif.get(_ORIENTATION) in _TURNED else (width, height)
+    return width, height, exif.get(_ORIENTATION, 1)
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    """The picture as a viewer shows it."""
+    with suppress(*_BROKEN):
+        return ImageOps.exif_transpose(image)
+    return image
 
 
 def _rgb(image: Image.Image) -> NDArray[np.uint8]:
-    if image.mode.startswith(("I", "F")):  # 16 bit grey: Pillow's own conversion would clip at 255
+    # 16 bit grey, to which Pillow scales a PGM: its own conversion would clip at 255
+    if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM"):
         grey: NDArray[Any] = np.asarray(image, dtype=np.float64)
         plane = np.clip(grey / 257 + 0.5, 0, 255).astype(np.uint8)
         return np.repeat(plane[:, :, None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        raise ValueError("its grey values are of 32 bits, of which nobody says what is white: convert it to 8 bits")
     if image.mode == "P":  # by way of RGBA: its transparency has no RGB meaning
         image = image.convert("RGBA")
     return np.array(image.convert("RGB"), dtype=np.uint8)

@@ -9,7 +9,6 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.data.dataset import read_image
 from pipeline.data.targets import encode_targets
 from pipeline.data.views import Image, render_view, resolve_view, view_boxes
 from pipeline.errors import UserError
@@ -126,7 +125,7 @@ class ImageCache:
         """The (H, W, 3) uint8 RGB image of a record."""
         image = self._images.get(record.id)
         if image is None:
-            image = read_image(record.path, (record.height, record.width))
+            image = record.read()
             if image.nbytes <= self._free:
                 self._images[record.id] = image
                 self._free -= image.nbytes

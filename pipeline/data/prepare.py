@@ -4,25 +4,30 @@ import hashlib
 import json
 import os
 import shutil
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import chain, count
+from itertools import accumulate, chain, count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.data.coco import read_coco
-from pipeline.data.dataset import FORMAT, UNLABELLED, ImageRecord
-from pipeline.data.download import download_voc
-from pipeline.data.images import BadFile
+from pipeline.data.dataset import FORMAT, TRAIN, UNLABELLED, ImageRecord
+from pipeline.data.images import BadFile, turned_in_place
 from pipeline.data.sources import DECIMALS, Found, Problems, no_progress
-from pipeline.data.unlabelled import read_images, withhold_labels, without_copies
+from pipeline.data.unlabelled import read_images, withhold_labels
 from pipeline.data.voc import read_voc, write_annotation
-from pipeline.errors import UserError
+from pipeline.errors import FULL, UserError
 from pipeline.inform import Progress
 from pipeline.params import Data
+
+#: Splits that give up an image that another split has too, the first of them last.
+_YIELDING = ("val", TRAIN, UNLABELLED)
+#: Bytes of an id that with a number and a suffix are still a file's name.
+_LONGEST = 240
 
 
 def prepare(params: Data, out: Path, *, progress: Progress = no_progress) -> dict[str, Any]:
@@ -38,7 +43,7 @@ def prepare(params: Data, out: Path, *, progress: Progress = no_progress) -> dic
     Returns:
         The manifest: format, name, classes, splits (images of each), counts (images, those labelled and
         unlabelled, objects, difficult, truncated, objects per_class), problems (file and message), set_aside
-        (images), copies (images of data.unlabelled that were in the data set already), licence, source,
+        (images), copies (images of data.unlabelled that the data set has already), licence, source,
         labels and unlabelled (of params), fingerprint. The fingerprint is the sha256 of annotations.json,
         which holds classes, splits, boxes, flags and the sha256 of every image file. What the source says
         of an image in the split `unlabelled` is nowhere.
@@ -53,8 +58,8 @@ def prepare(params: Data, out: Path, *, progress: Progress = no_progress) -> dic
     for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     sources = _with_unlabelled(found, params, problems, progress)
-    splits, hashes = _take_in(sources, out / "JPEGImages", problems, progress)
-    copies = without_copies(splits, hashes)
+    splits, origins = _take_in(sources, out / "JPEGImages", problems, progress)
+    copies = _leave_to_one_split(splits, origins, problems)
     for split, records in splits.items():
         if not records:
             first = f" (first problem: {': '.join(problems.found[0])})" if problems.found else ""
@@ -69,7 +74,7 @@ def prepare(params: Data, out: Path, *, progress: Progress = no_progress) -> dic
     splits = hold_out(splits, wanted, params.val_fraction, params.seed)
     splits = withhold_labels(splits, params.labels, params.seed)
     _write_voc(out, splits, found.classes)
-    fingerprint = _write_annotations(out, splits, found.classes, hashes)
+    fingerprint = _write_annotations(out, splits, found.classes)
     manifest: dict[str, Any] = {
         "format": FORMAT, "name": params.name, "classes": list(found.classes),
         "splits": {split: len(records) for split, records in splits.items()},
@@ -91,19 +96,23 @@ def hold_out(splits: Mapping[str, Sequence[ImageRecord]], wanted: Iterable[str],
     """Takes a fraction of train for each wanted split that is not there.
 
     Which images are taken depends on the seed and on each image's id alone, so that one image
-    more or less in the source leaves the others where they were.
+    more or less in the source leaves the others where they were. Images whose files are the same go together.
 
     Returns:
         The splits in the order train, val, test, others; the records in theirs.
     """
     train = list(splits["train"])
     result = {"train": train} | {split: list(records) for split, records in splits.items()}
-    drawn = sorted(train, key=lambda record: hashlib.sha256(f"{seed} {record.id}".encode()).digest())
+    twins: dict[str, list[ImageRecord]] = {}
+    for record in sorted(train, key=lambda record: hashlib.sha256(f"{seed} {record.id}".encode()).digest()):
+        twins.setdefault(record.sha256 or record.id, []).append(record)
+    drawn = list(twins.values())
     share = max(1, round(fraction * len(train))) if fraction > 0 else 0
     for split in wanted:
-        if split in splits or not 0 < share < len(drawn):
+        needed = bisect_left([*accumulate(map(len, drawn))], share) + 1
+        if split in splits or not share or needed >= len(drawn):
             continue
-        taken, drawn = {record.id for record in drawn[:share]}, drawn[share:]
+        taken, drawn = {record.id for record in chain(*drawn[:needed])}, drawn[needed:]
         result[split] = [record for record in train if record.id in taken]
         result["train"] = [record for record in result["train"] if record.id not in taken]
     first = [split for split in ("train", "val", "test") if split in result]
@@ -120,8 +129,6 @@ def _read(params: Data, out: Path, problems: Problems, progress: Progress) -> Fo
     if params.kind == "coco":
         return read_coco(source, sets=params.sets, images=params.images, classes=params.classes,
                          problems=problems, progress=progress)
-    if params.download:
-        download_voc(source, params.sets)
     return read_voc(source, sets=params.sets, classes=params.classes, problems=problems, progress=progress)
 
 
@@ -137,47 +144,93 @@ def _with_unlabelled(found: Found, params: Data, problems: Problems,
 
 
 def _take_in(sources: Mapping[str, Sequence[ImageRecord]], folder: Path, problems: Problems,
-             progress: Progress) -> tuple[dict[str, list[ImageRecord]], dict[str, str]]:
-    """Copies the images that can be decoded; returns their records and their sha256 by id."""
+             progress: Progress) -> tuple[dict[str, list[ImageRecord]], dict[str, Path]]:
+    """Copies the images that can be decoded; returns their records, and where they came from by id."""
     ids: set[str] = set()
     plan = []
+    turned: list[Path] = []
     for split, records in sources.items():
         for record in records:
             name = _unique(record.id, ids)
             plan.append((split, record, replace(record, id=name, path=folder / (name + record.path.suffix))))
     splits: dict[str, list[ImageRecord]] = {split: [] for split in sources}
-    hashes: dict[str, str] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding and hashing release the GIL
         futures = [pool.submit(_copy, record, copy.path) for _, record, copy in plan]
         try:
-            for done, ((split, _, copy), future) in enumerate(zip(plan, futures, strict=True), start=1):
+            for done, ((split, record, copy), future) in enumerate(zip(plan, futures, strict=True), start=1):
                 try:
-                    hashes[copy.id] = future.result()
-                    splits[split].append(copy)
+                    sha256, in_place = future.result()
+                    splits[split].append(replace(copy, sha256=sha256))
+                    if in_place and record.labelled:
+                        turned.append(record.path)
                 except BadFile as error:
                     problems.add(error)
                 progress(done, len(plan), "images")
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return splits, hashes
+    if turned:
+        problems.add(BadFile(turned[0], "EXIF turns or mirrors it and leaves its size, so its boxes are taken for "
+                     f"those of the stored pixels (images like it: {len(turned)}); store it upright where they are "
+                     "not"), images=0)
+    return splits, {copy.id: record.path for _, record, copy in plan}
+
+
+def _leave_to_one_split(splits: dict[str, list[ImageRecord]], origins: Mapping[str, Path], problems: Problems) -> int:
+    """Takes from a split the images whose file another has, byte by byte, and deletes them.
+
+    So nobody learns on an image of val or test, which keep theirs. Two images of a labelled split may be the same.
+
+    Args:
+        splits: of the data set; changed in place.
+        origins: the source's file of each image, by id.
+        problems: takes the images of labelled splits that go.
+
+    Returns:
+        How many unlabelled images went.
+    """
+    owners: dict[str, tuple[str, ImageRecord]] = {}
+    before = len(splits.get(UNLABELLED, ()))
+    for split in sorted(splits, key=lambda split: _YIELDING.index(split) if split in _YIELDING else -1):
+        kept = []
+        for record in splits[split]:
+            owner, first = owners.setdefault(record.sha256, (split, record))
+            if first is record or owner == split != UNLABELLED:
+                kept.append(record)
+                continue
+            record.path.unlink()
+            if split != UNLABELLED:
+                problems.add(BadFile(origins[record.id], f"it is left out of {split}: {owner} has the same picture, "
+                                     f"{origins[first.id]}, and an image belongs to one split"))
+        splits[split] = kept
+    return before - len(splits.get(UNLABELLED, ()))
 
 
 def _unique(name: str, taken: set[str]) -> str:
-    """A flat name that no other image of the data set has; two sources may use the same."""
+    """A flat name that no other image of the data set has, short enough for a file; two sources may use the same."""
     flat = name.replace(os.sep, "_")
+    if len(encoded := os.fsencode(flat)) > _LONGEST:
+        flat = f"{encoded[:_LONGEST - 9].decode(errors='ignore')}_{hashlib.sha256(encoded).hexdigest()[:8]}"
     unique = next(one for one in chain([flat], (f"{flat}_{number}" for number in count(2))) if one not in taken)
     taken.add(unique)
     return unique
 
 
-def _copy(record: ImageRecord, target: Path) -> str:
-    """Decodes an image to see that it can be, copies it and returns the sha256 of its bytes."""
+def _copy(record: ImageRecord, target: Path) -> tuple[str, bool]:
+    """Decodes an image to see that it can be, and copies it; the sha256 of its bytes, and `turned_in_place`."""
     record.read()
-    if record.path != target:
-        shutil.copyfile(record.path, target)
-    with target.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        target.name.encode()
+        if record.path != target:
+            shutil.copyfile(record.path, target)
+        with target.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest(), turned_in_place(target)
+    except UnicodeEncodeError:
+        raise BadFile(record.path, "its name is not in UTF-8: give it another") from None
+    except OSError as error:
+        if error.errno in FULL:  # of all images, not of this one
+            raise
+        raise BadFile(record.path, f"it cannot be copied: {error.strerror}") from None
 
 
 def _write_voc(out: Path, splits: Mapping[str, Sequence[ImageRecord]], classes: Sequence[str]) -> None:
@@ -192,11 +245,10 @@ def _write_voc(out: Path, splits: Mapping[str, Sequence[ImageRecord]], classes: 
             write_annotation(out / "Annotations" / f"{record.id}.xml", record, classes)
 
 
-def _write_annotations(out: Path, splits: Mapping[str, Sequence[ImageRecord]], classes: Sequence[str],
-                       hashes: Mapping[str, str]) -> str:
+def _write_annotations(out: Path, splits: Mapping[str, Sequence[ImageRecord]], classes: Sequence[str]) -> str:
     """Writes annotations.json, which load_data reads instead of the XML; returns its sha256."""
     images = {record.id: {
-        "file": record.path.name, "sha256": hashes[record.id], "width": record.width, "height": record.height,
+        "file": record.path.name, "sha256": record.sha256, "width": record.width, "height": record.height,
         "boxes": record.boxes.astype(np.float64).round(DECIMALS).tolist(), "labels": record.labels.tolist(),
         "difficult": record.difficult.astype(int).tolist(),
         "truncated": record.truncated.astype(int).tolist(),

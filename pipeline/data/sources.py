@@ -1,6 +1,8 @@
-"""What the readers of VOC and COCO have in common: their answer, their problems, their boxes."""
+"""What the readers of VOC and COCO have in common: their files, their answer, their problems, their boxes."""
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +20,21 @@ DECIMALS = 3
 
 def no_progress(done: int, total: int, what: str) -> None:
     """The Progress that shows nothing."""
+
+
+def files_below(folder: Path) -> list[Path]:
+    """The files of a folder at any depth, by path. Links to folders are followed; no folder is entered twice."""
+    entered: set[str] = set()
+    files: list[Path] = []
+    for root, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        folders.sort()  # of two ways into a folder it is always the same that counts
+        files += [path for name in names if (path := Path(root, name)).is_file()]
+    return sorted(files)
 
 
 class Found(NamedTuple):

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.data.dataset import UNLABELLED, ImageRecord
 from pipeline.data.images import BadFile, image_size
-from pipeline.data.sources import Problems, no_progress
+from pipeline.data.sources import Problems, files_below, no_progress
 from pipeline.errors import UserError
 from pipeline.inform import Progress
 
@@ -30,7 +30,7 @@ def read_images(folder: Path, problems: Problems, progress: Progress = no_progre
     """
     if not folder.is_dir():
         raise UserError(f"data.unlabelled: {folder} is not a folder.")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    paths = [path for path in files_below(folder) if path.suffix.lower() in SUFFIXES]
     if not paths:
         raise UserError(f"data.unlabelled: {folder} has no image ({', '.join(SUFFIXES)}), at any depth.")
     records = []
@@ -43,32 +43,6 @@ def read_images(folder: Path, problems: Problems, progress: Progress = no_progre
             problems.add(error)
         progress(done, len(paths), "sizes")
     return records
-
-
-def without_copies(splits: dict[str, list[ImageRecord]], hashes: Mapping[str, str]) -> int:
-    """Takes from the unlabelled images those whose file another image of the data set has, byte by byte.
-
-    So no image of val or test comes back as an unlabelled one. Their files are deleted.
-
-    Args:
-        splits: of the data set; changed in place.
-        hashes: sha256 of the file of each image, by id.
-
-    Returns:
-        How many there were.
-    """
-    seen = {hashes[record.id] for split, records in splits.items() if split != UNLABELLED for record in records}
-    kept = []
-    for record in splits.get(UNLABELLED, []):
-        if hashes[record.id] in seen:
-            record.path.unlink()
-        else:
-            kept.append(record)
-        seen.add(hashes[record.id])
-    copies = len(splits.get(UNLABELLED, [])) - len(kept)
-    if UNLABELLED in splits:
-        splits[UNLABELLED] = kept
-    return copies
 
 
 def withhold_labels(splits: Mapping[str, Sequence[ImageRecord]], share: float,

@@ -1,7 +1,7 @@
 """Pascal VOC: reading and writing its XML, and reading a VOCdevkit or a folder in its layout."""
 
-import os
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +11,11 @@ import numpy as np
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import parse
 from numpy.typing import NDArray
+from PIL import Image
 
 from pipeline.data.dataset import ImageRecord
 from pipeline.data.images import BadFile
-from pipeline.data.sources import DECIMALS, Found, Problems, checked_boxes, labelled, no_progress
+from pipeline.data.sources import DECIMALS, Found, Problems, checked_boxes, files_below, labelled, no_progress
 from pipeline.errors import UserError, unknown
 from pipeline.inform import Progress
 
@@ -37,6 +38,7 @@ class Annotation:
         names: class of each object.
         boxes: (n, 4) float32 x1 y1 x2 y2, 0-based continuous pixel edges, clipped to the image.
         difficult, truncated: (n,) bool.
+        zeros: boxes whose xmin or ymin is 0 in the file, where VOC counts from 1.
     """
 
     filename: str
@@ -46,6 +48,7 @@ class Annotation:
     boxes: NDArray[np.float32]
     difficult: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
+    zeros: int
 
 
 def read_annotation(path: Path) -> Annotation:
@@ -108,7 +111,7 @@ def read_voc(source: Path, *, sets: Mapping[str, Sequence[str]] | None = None,
     available = {name: path for year, folder in folders.items() for name, path in _sets(folder, year)}
     plan = _plan(available, sets, years=[year for year in folders if year])
     wanted = _wanted(plan, available)
-    listings = {folder: _Listing(folder / "JPEGImages") for folder in folders.values()}
+    listings = {folder: _Listing(folder) for folder in folders.values()}
     read = []
     for done, ((folder, name), (split, list_file)) in enumerate(wanted.items(), start=1):
         path = folder / "Annotations" / f"{name}.xml"
@@ -123,9 +126,18 @@ def read_voc(source: Path, *, sets: Mapping[str, Sequence[str]] | None = None,
     if classes is None:
         found = {name for _, _, _, annotation, _ in read for name in annotation.names}
         classes = sorted(found) if "" in folders else CLASSES
+    if zeros := {path: annotation.zeros for _, _, path, annotation, _ in read if annotation.zeros}:
+        problems.add(BadFile(next(iter(zeros)), "looks 0-based: xmin or ymin is 0, where VOC counts from 1 (boxes: "
+                             f"{sum(zeros.values())}, files: {len(zeros)}); add 1 to all corners if so"), images=0)
+    users: dict[Path, list[Path]] = defaultdict(list)
+    for _, _, path, _, image in read:
+        users[image].append(path)
     splits: dict[str, list[ImageRecord]] = {split: [] for split in plan}
     for split, name, path, annotation, image in read:
         try:
+            for other in users[image]:
+                if other != path:
+                    raise ValueError(f"it is of {image}, and so is {other}: an image has one annotation")
             labels = labelled(annotation.names, classes)
         except ValueError as error:
             problems.add(BadFile(path, str(error)))
@@ -153,7 +165,8 @@ def _annotation(root: ElementTree.Element) -> Annotation:
     flags = {tag: np.array([_flag(node, tag, at) for node, at in zip(objects, where, strict=True)], np.bool_)
              for tag in ("difficult", "truncated")}
     return Annotation((root.findtext("filename") or "").strip(), int(width), int(height), tuple(names),
-                      checked_boxes(boxes, names, int(width), int(height)), **flags)
+                      checked_boxes(boxes, names, int(width), int(height)), **flags,
+                      zeros=int((boxes[:, :2] == -1).any(1).sum()))
 
 
 def _number(node: ElementTree.Element, path: str, where: str) -> float:
@@ -261,16 +274,28 @@ def _lines(path: Path) -> list[str]:
 
 
 class _Listing:
-    """The image files of a folder; by id, since some tools leave <filename> stale or empty."""
+    """The files of JPEGImages, and its images by id, since some tools leave <filename> stale or empty."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.names = set(os.listdir(folder)) if folder.is_dir() else set()
-        self.stems = {Path(name).stem: name for name in sorted(self.names, reverse=True)}
+        self.folder, self.annotations = folder / "JPEGImages", folder / "Annotations"
+        self.files = {str(path.relative_to(self.folder)) for path in files_below(self.folder)}
+        self.images = {_id(file): file for file in sorted(self.files, reverse=True)
+                       if Path(file).suffix.lower() in Image.registered_extensions()}
 
     def find(self, name: str, filename: str) -> Path:
-        if filename in self.names and (Path(filename).stem == name or name not in self.stems):
-            return self.folder / filename
-        if name not in self.stems:
-            raise BadFile(self.folder / (filename or f"{name}.jpg"), "the image does not exist")
-        return self.folder / self.stems[name]
+        """The image of an id; one of another id only where that has no annotation of its own."""
+        named = str(Path(name).parent / (filename or f"{Path(name).name}.jpg"))
+        if filename and named in self.files:
+            other = _id(named)
+            if other == name or not (name in self.images or (self.annotations / f"{other}.xml").is_file()):
+                return self.folder / named
+        if name in self.images:
+            return self.folder / self.images[name]
+        if named in self.files:
+            raise BadFile(self.folder / f"{name}.jpg", f"the image does not exist, and its <filename>, {named}, has an "
+                                                       "annotation of its own")
+        raise BadFile(self.folder / named, "the image does not exist")
+
+
+def _id(file: str) -> str:
+    return str(Path(file).with_suffix(""))

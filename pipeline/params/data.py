@@ -69,9 +69,9 @@ class Data(Block):
         labels: share of the train images (without those held out) whose annotations are used. The others become
             images without labels; of two shares the smaller one's images are among the larger one's. Where
             `classes` is null, the class list is still that of all annotations.
-        unlabelled: a folder of images (jpg, png, at any depth) that nobody annotated. Images without labels are a
-            split of their own, `unlabelled`: teachers are asked about them, and a student whose recipe says
-            `unlabelled: true` learns from what they said.
+        unlabelled: a folder of images (jpg, png, at any depth, also behind links) that nobody annotated. Images
+            without labels are a split of their own, `unlabelled`: teachers are asked about them, and a student whose
+            recipe says `unlabelled: true` learns from what they said.
         seed: decides which images are held out, and which keep their labels.
         download: let torchvision fetch VOC (07+12, or `sets`) where it is missing.
         strict: fail on the first bad file instead of setting it aside.

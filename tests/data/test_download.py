@@ -9,9 +9,9 @@ import pytest
 import torchvision.datasets.voc as torchvision_voc
 
 from pipeline.data.download import download_voc
-from pipeline.data.prepare import prepare
+from pipeline.data.sources import Problems
+from pipeline.data.voc import read_voc
 from pipeline.errors import UserError
-from pipeline.params import Data
 
 
 @pytest.fixture
@@ -36,11 +36,11 @@ ARCHIVES = ["VOCtrainval_06-Nov-2007.tar", "VOCtrainval_11-May-2012.tar", "VOCte
 @pytest.mark.parametrize("source", ["voc", "voc/VOCdevkit"])
 def test_all_that_is_missing_is_fetched_once(
         tmp_path: Path, fetched: list[tuple[str, Path]], source: str) -> None:
-    params = Data(name="voc", source=str(tmp_path / source), download=True, val_fraction=0.0)
-    assert prepare(params, tmp_path / "out")["splits"] == {"train": 2, "test": 1}
-    assert fetched == [(name, tmp_path / "voc") for name in ARCHIVES]
-    prepare(params, tmp_path / "again")
-    assert len(fetched) == 3
+    for _ in range(2):
+        download_voc(tmp_path / source, None)
+        assert fetched == [(name, tmp_path / "voc") for name in ARCHIVES]
+    found = read_voc(tmp_path / source, problems=Problems(strict=True))
+    assert {split: len(records) for split, records in found.splits.items()} == {"train": 2, "test": 1}
 
 
 def test_sets_say_what_is_fetched(tmp_path: Path, fetched: list[tuple[str, Path]]) -> None:
@@ -55,7 +55,7 @@ def test_no_network_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torchvision_voc, "download_and_extract_archive", unreachable)
     message = r"data\.download: VOC2007 trainval could not be fetched into .*not known"
     with pytest.raises(UserError, match=message) as caught:
-        prepare(Data(source=str(tmp_path / "voc"), download=True), tmp_path / "out")
+        download_voc(tmp_path / "voc", None)
     assert "\n" not in str(caught.value)
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
-from pipeline.data.images import BadFile, read_image
+from pipeline.data.images import BadFile, read_image, turned_in_place
 
 
 @pytest.fixture
@@ -55,6 +55,20 @@ def test_16_bit_grey_keeps_its_range(tmp_path: Path) -> None:
     assert read_image(path)[0, :, 1].tolist() == [0, 1, 128, 255]
 
 
+def test_a_pgm_is_scaled_to_16_bits_by_pillow(tmp_path: Path) -> None:
+    path = tmp_path / "a.pgm"
+    path.write_bytes(b"P5 3 1 4095\n" + np.array([0, 2048, 4095], ">u2").tobytes())
+    assert read_image(path)[0, :, 1].tolist() == [0, 128, 255]
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_grey_without_a_range_is_refused(tmp_path: Path, kind: type) -> None:
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.array([[0, 1, 200, 4000]], kind)).save(path)  # 200 and 4000 may be white, or neither
+    with pytest.raises(BadFile, match=r"a\.tif: .* 32 bits, .* convert it to 8 bits"):
+        read_image(path)
+
+
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
 def test_exif_rotates_only_where_the_annotated_size_says_so(
         tmp_path: Path, picture: Image.Image, orientation: int) -> None:
@@ -72,11 +86,31 @@ def test_exif_rotates_only_where_the_annotated_size_says_so(
     assert (rotated == upright).all()
 
 
-def test_upside_down_exif_leaves_the_picture_that_was_annotated(tmp_path: Path, picture: Image.Image) -> None:
+def turned(picture: Image.Image, path: Path, orientation: int) -> Path:
     exif = Image.Exif()
-    exif[0x0112] = 3
-    picture.save(tmp_path / "a.png", exif=exif)
-    assert (read_image(tmp_path / "a.png", (30, 40)) == np.asarray(picture)).all()
+    exif[0x0112] = orientation
+    picture.save(path, exif=exif)
+    return path
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_where_size_cannot_decide_upright_does(tmp_path: Path, picture: Image.Image, upright: bool) -> None:
+    path, square = turned(picture, tmp_path / "a.png", 3), picture.crop((0, 0, 30, 30))
+    expected = np.rot90(picture, 2 if upright else 0)
+    assert (read_image(path, (30, 40), upright=upright) == expected).all()
+    assert (read_image(path, upright=upright) == expected).all()
+    quarter = read_image(turned(square, tmp_path / "b.png", 6), (30, 30), upright=upright)
+    assert (quarter == np.rot90(square, -1 if upright else 0)).all()
+    for size, turns in (((30, 40), 0), ((40, 30), -1)):
+        quarter = read_image(turned(picture, tmp_path / "c.png", 6), size, upright=upright)
+        assert (quarter == np.rot90(picture, turns)).all()
+
+
+def test_turned_in_place(tmp_path: Path, picture: Image.Image) -> None:
+    found = [turned_in_place(turned(picture, tmp_path / "a.png", orientation)) for orientation in range(1, 9)]
+    assert found == [False, True, True, True, False, False, False, False]
+    square = picture.crop((0, 0, 30, 30))
+    assert all(turned_in_place(turned(square, tmp_path / "a.png", orientation)) for orientation in range(2, 9))
 
 
 def test_another_size_is_refused(tmp_path: Path, picture: Image.Image) -> None:
@@ -98,6 +132,19 @@ def test_broken_files_are_named(tmp_path: Path, picture: Image.Image, suffix: st
             read_image(path, (30, 40))
         assert str(caught.value).startswith(f"{path}: the image cannot be read: {reason}")
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_every_damage_to_an_avif_is_one_line_or_gives_a_picture(tmp_path: Path, picture: Image.Image) -> None:
+    path = tmp_path / "a.avif"
+    picture.save(path)
+    content = path.read_bytes()
+    for length in range(0, len(content), 3):
+        path.write_bytes(content[:length] + bytes(len(content) - length))
+        try:
+            read_image(path, (30, 40))
+        except BadFile:
+            continue
 
 
 def test_every_truncation_is_an_error_or_the_whole_picture(tmp_path: Path, picture: Image.Image) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.data import ImageRecord, loading
+from pipeline.data import ImageRecord
 from pipeline.data.loading import Batches, FreshViews, ImageCache
 from pipeline.errors import UserError
 from pipeline.params import Views
@@ -144,11 +144,11 @@ def test_targets_lie_where_the_object_is(records):
 def test_the_cache_stops_at_its_limit_and_travels_empty(records, monkeypatch):
     reads = []
 
-    def read_image(path, size):
-        reads.append(path.stem)
-        return np.zeros((*size, 3), np.uint8)
+    def read(record):
+        reads.append(record.id)
+        return np.zeros((record.height, record.width, 3), np.uint8)
 
-    monkeypatch.setattr(loading, "read_image", read_image)
+    monkeypatch.setattr(ImageRecord, "read", read)
     cache = ImageCache(limit_mb=2 * 60 * 80 * 3 / 2**20)
     for number in (0, 1, 2, 0, 1, 2):
         assert cache.read(records[number]).shape == (60, 80, 3)

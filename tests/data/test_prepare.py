@@ -1,8 +1,11 @@
 """Prepared folders: complete, checked, repeatable, and read back as they were written."""
 
+import errno
 import json
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from pipeline.data.coco import coco_files
 from pipeline.data.dataset import DataSet, ImageRecord, load_data
 from pipeline.data.images import BadFile
 from pipeline.data.prepare import hold_out, prepare
@@ -169,11 +173,56 @@ def test_holding_out_divides_train(names: set[str], fraction: float, seed: int, 
         assert set(splits) == {"train", "night"}
 
 
+def test_holding_out_leaves_twins_together_and_the_others_where_they_were() -> None:
+    train = [record(f"{index}") for index in range(100)]
+    alone = hold_out({"train": train}, ["val", "test"], 0.1, 0)
+    known = [replace(one, sha256=f"{one.id} bytes") for one in train]
+    assert {split: [one.id for one in records] for split, records in alone.items()} == {
+        split: [one.id for one in records] for split, records in hold_out(
+            {"train": known}, ["val", "test"], 0.1, 0).items()}
+    pairs = [replace(one, sha256=f"{index // 2} bytes") for index, one in enumerate(train)]
+    splits = hold_out({"train": pairs}, ["val", "test"], 0.1, 0)
+    assert [len(records) for records in splits.values()] == [80, 10, 10]
+    contents = [{one.sha256 for one in records} for records in splits.values()]
+    assert sum(len(found) for found in contents) == len(set.union(*contents)) == 50
+    same = [replace(one, sha256="same") for one in train]
+    assert list(hold_out({"train": same}, ["val"], 0.1, 0)) == ["train"]
+
+
 def test_holding_out_keeps_most_images_where_they_are_when_one_goes() -> None:
     train = [record(f"{index}") for index in range(100)]
     before = {one.id for one in hold_out({"train": train}, ["val"], 0.1, 0)["val"]}
     after = {one.id for one in hold_out({"train": train[1:]}, ["val"], 0.1, 0)["val"]}
     assert len(before & after) >= 9
+
+
+def test_an_image_of_two_splits_stays_where_it_is_needed_most(tmp_path: Path, source: Any) -> None:
+    images = source.root / "JPEGImages"
+    shutil.copy(images / "1.png", images / "2.png")  # twice in train alone
+    shutil.copy(images / "t.jpg", images / "v.jpg")
+    shutil.copy(images / "t.jpg", images / "0.jpg")
+    source.add("w", split="val")
+    shutil.copy(images / "w.jpg", source.add("x"))
+    manifest = prepare(data(source), tmp_path / "out")
+    assert ids(load_data(tmp_path / "out")) == {"train": ["1", "2", "3"], "val": ["w"], "test": ["t"]}
+    assert {path.stem for path in (tmp_path / "out/JPEGImages").iterdir()} == {"1", "2", "3", "w", "t"}
+    assert manifest["set_aside"] == 3
+    said = {Path(problem["file"]).name: problem["message"].rpartition(", and")[0] for problem in manifest["problems"]}
+    assert said == {
+        "v.jpg": f"it is left out of val: test has the same picture, {images / 't.jpg'}",
+        "0.jpg": f"it is left out of train: test has the same picture, {images / 't.jpg'}",
+        "x.jpg": f"it is left out of train: val has the same picture, {images / 'w.jpg'}"}
+    with pytest.raises(BadFile, match=r"v\.jpg: it is left out of val"):
+        prepare(data(source, strict=True), tmp_path / "strict")
+
+
+def test_an_image_that_coco_jsons_have_in_two_splits_is_left_to_test(tmp_path: Path) -> None:
+    coco(tmp_path / "all.json", numbered(3))
+    coco(tmp_path / "test.json", numbered(1))
+    manifest = prepare(data(tmp_path, sets={"train": "all.json", "test": "test.json"}, val_fraction=0.0),
+                       tmp_path / "out")
+    assert manifest["splits"] == {"train": 2, "test": 1}
+    assert "left out of train" in manifest["problems"][0]["message"]
 
 
 def test_bad_images_are_set_aside_counted_and_listed(tmp_path: Path, source: Any) -> None:
@@ -236,12 +285,31 @@ def test_images_of_every_kind_go_through(tmp_path: Path, voc_folder: Make) -> No
     assert {one.read().shape for one in load_data(tmp_path / "out").records("train")} == {(30, 40, 3)}
 
 
-def coco(path: Path, number: int) -> Path:
+def test_annotated_images_that_exif_turns_in_place_are_one_problem(tmp_path: Path, source: Any) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for name in ("1.png", "3.png"):
+        with Image.open(source.root / "JPEGImages" / name) as image:
+            image.save(source.root / "JPEGImages" / name, exif=exif)
+    manifest = prepare(data(source), tmp_path / "out")
+    assert (manifest["set_aside"], manifest["splits"]["train"]) == (0, 4)
+    problem, = manifest["problems"]
+    assert problem["file"] == str(source.root / "JPEGImages/1.png")
+    assert "for those of the stored pixels (images like it: 2)" in problem["message"]
+    with pytest.raises(BadFile, match=r"1\.png: EXIF turns or mirrors it"):
+        prepare(data(source, strict=True), tmp_path / "strict")
+
+
+def numbered(count: int) -> list[str]:
+    return [f"sub/{index}.png" for index in range(count)]
+
+
+def coco(path: Path, names: Sequence[str]) -> Path:
     images = []
-    (path.parent / "sub").mkdir(parents=True)
-    for index in range(number):
-        images.append({"id": index, "file_name": f"sub/{index}.png", "width": 40, "height": 30})
-        Image.new("RGB", (40, 30)).save(path.parent / f"sub/{index}.png")
+    for index, name in enumerate(names):
+        (path.parent / name).parent.mkdir(parents=True, exist_ok=True)
+        images.append({"id": index, "file_name": name, "width": 40, "height": 30})
+        Image.new("RGB", (40, 30), (index, len(str(path)), 0)).save(path.parent / name)
     boxes = [{"id": 1, "image_id": 0, "category_id": 1, "bbox": [1.11, 2.22, 3.33, 4.44]}]
     categories = [{"id": 1, "name": "dog"}]
     path.write_text(json.dumps({"images": images, "annotations": boxes, "categories": categories}))
@@ -249,16 +317,52 @@ def coco(path: Path, number: int) -> Path:
 
 
 def test_a_single_coco_json_is_divided(tmp_path: Path) -> None:
-    manifest = prepare(data(coco(tmp_path / "coco/all.json", 10)), tmp_path / "out")
+    manifest = prepare(data(coco(tmp_path / "coco/all.json", numbered(10))), tmp_path / "out")
     assert manifest["splits"] == {"train": 8, "val": 1, "test": 1}
     prepared = load_data(tmp_path / "out")
     boxes = {one.id: one.boxes for records in prepared.splits.values() for one in records}["sub_0"]
     np.testing.assert_array_equal(boxes, np.array([[1.11, 2.22, 4.44, 6.66]], np.float32))
 
 
+def test_long_names_are_shortened_and_stay_apart(tmp_path: Path) -> None:
+    folders = "/".join("é" * 60 for _ in range(3))
+    path = coco(tmp_path / "coco/all.json", [f"{folders}/{name}.png" for name in ("a", "b", "x" * 235)])
+    prepare(data(path, val_fraction=0.0, strict=True), tmp_path / "out")
+    names = [one.id for one in load_data(tmp_path / "out").records("train")]
+    assert len(set(names)) == 3
+    assert all(len(name.encode()) <= 240 and name.startswith("é" * 60 + "_" + "é" * 50) for name in names)
+
+
+def test_a_name_that_no_file_can_have_sets_its_image_aside(tmp_path: Path) -> None:
+    path = coco(tmp_path / "coco/all.json", ["a.png", "b.png"])
+    path.write_text(path.read_text().replace("b.png", "x" * 300))
+    assert coco_files(path) == [path, path.parent / "a.png"]
+    manifest = prepare(data(path, val_fraction=0.0), tmp_path / "out")
+    assert (manifest["splits"], manifest["set_aside"]) == ({"train": 1}, 1)
+    assert "x" * 300 in manifest["problems"][0]["file"]
+
+
+@pytest.mark.parametrize(("number", "aside"), [(errno.EIO, True), (errno.ENOSPC, False)])
+def test_a_copy_that_fails_sets_its_image_aside_but_on_a_full_disk(
+        tmp_path: Path, source: Any, monkeypatch: pytest.MonkeyPatch, number: int, aside: bool) -> None:
+    def copyfile(path: Path, target: Path) -> None:
+        if path.name == "1.png":
+            raise OSError(number, os.strerror(number), str(target))
+        target.write_bytes(path.read_bytes())
+
+    monkeypatch.setattr("pipeline.data.prepare.shutil.copyfile", copyfile)
+    if not aside:
+        with pytest.raises(OSError, match="No space left"):
+            prepare(data(source), tmp_path / "out")
+        return
+    manifest = prepare(data(source), tmp_path / "out")
+    assert (manifest["splits"]["train"], manifest["set_aside"]) == (3, 1)
+    assert "it cannot be copied: " in manifest["problems"][0]["message"]
+
+
 def test_coco_splits_by_file(tmp_path: Path) -> None:
     for split in ("train", "test"):
-        coco(tmp_path / "coco" / split / "all.json", 3)
+        coco(tmp_path / "coco" / split / "all.json", numbered(3))
     params = data(tmp_path / "coco", sets={"train": "train/all.json", "test": ["test/all.json"]})
     assert prepare(params, tmp_path / "out")["splits"] == {"train": 2, "val": 1, "test": 3}
     assert sorted(path.name for path in (tmp_path / "out/JPEGImages").iterdir()) == [

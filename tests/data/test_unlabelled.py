@@ -1,6 +1,7 @@
 """Images without labels: where they come from, and that nothing said of them gets anywhere."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -106,6 +107,16 @@ def test_copies_of_what_the_data_set_has_are_left_out(tmp_path: Path, source: An
     assert {one.sha256 for one in everything.records(UNLABELLED)} == {one.sha256 for one in data.records(UNLABELLED)}
 
 
+def test_links_to_folders_are_followed_and_none_is_entered_twice(tmp_path: Path, source: Any, loose: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    Image.new("RGB", (60, 20)).save(tmp_path / "elsewhere/far.png")
+    (loose / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/back").symlink_to(loose)
+    data = made(tmp_path, source, unlabelled=str(loose))
+    assert ids(data.records(UNLABELLED)) == ["0_2", "deep_0", "deep_er_one", "linked_far"]
+    assert data.manifest["copies"] == 0
+
+
 def test_bad_images_are_set_aside(tmp_path: Path, source: Any, loose: Path) -> None:
     (loose / "empty.jpg").touch()
     (loose / "text.png").write_text("no image")
@@ -120,6 +131,14 @@ def test_bad_images_are_set_aside(tmp_path: Path, source: Any, loose: Path) -> N
         made(tmp_path, source, unlabelled=str(loose), strict=True)
 
 
+def test_a_name_that_is_not_in_utf_8_is_set_aside(tmp_path: Path, source: Any, loose: Path) -> None:
+    (loose / "0.jpg").rename(loose / os.fsdecode(b"caf\xe9.jpg"))
+    data = made(tmp_path, source, unlabelled=str(loose))
+    assert ids(data.records(UNLABELLED)) == ["deep_0", "deep_er_one"]
+    problem, = data.manifest["problems"]
+    assert problem["message"] == "its name is not in UTF-8: give it another"
+
+
 def test_a_turned_photograph_is_seen_upright(tmp_path: Path, source: Any) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -129,6 +148,16 @@ def test_a_turned_photograph_is_seen_upright(tmp_path: Path, source: Any) -> Non
     records = made(tmp_path, source, unlabelled=str(tmp_path / "phone")).records(UNLABELLED)
     assert [(record.width, record.height) for record in records] == [(30, 40), (30, 40), (40, 30)]
     assert [record.read().shape for record in records] == [(40, 30, 3), (40, 30, 3), (30, 40, 3)]
+
+
+def test_a_photograph_upside_down_is_seen_upright(tmp_path: Path, source: Any) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    (tmp_path / "phone").mkdir()
+    Image.fromarray(np.arange(1200, dtype=np.uint8).reshape(30, 40)).save(tmp_path / "phone/a.png", exif=exif)
+    data = made(tmp_path, source, unlabelled=str(tmp_path / "phone"))
+    assert data.records(UNLABELLED)[0].read()[-1, -1].tolist() == [0, 0, 0]
+    assert data.manifest["problems"] == []
 
 
 @pytest.mark.parametrize(("name", "words"), [

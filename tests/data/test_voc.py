@@ -264,6 +264,54 @@ def test_images_are_found_by_id_where_filename_is_stale(
     assert [record.path.name for record in found.splits["train"]] == ["a.jpg", "b.jpg", image.name]
 
 
+def test_the_image_of_another_annotation_is_not_taken(tmp_path: Path, voc_folder: Make, voc_xml: Make) -> None:
+    folder = voc_folder("mine")
+    folder.add("a", split="test")
+    folder.add("b", xml=voc_xml([], filename="a.jpg")).unlink()
+    problems = Problems()
+    assert names_of(read_voc(folder.root, problems=problems)) == {"test": ["a"], "train": []}
+    problem, = problems.found
+    assert problem.file == str(folder.root / "JPEGImages/b.jpg")
+    assert "its <filename>, a.jpg, has an annotation of its own" in problem.message
+
+
+def test_an_image_of_two_annotations_is_set_aside(tmp_path: Path, voc_folder: Make, voc_xml: Make) -> None:
+    folder = voc_folder("mine")
+    folder.add("good")
+    folder.add("x", split=[])
+    (folder.root / "Annotations/x.xml").unlink()
+    for name, split in (("a", "train"), ("b", "test")):
+        folder.annotate(name, voc_xml([], filename="x.jpg"))
+        folder.list(name, split)
+    problems = Problems()
+    assert names_of(read_voc(folder.root, problems=problems)) == {"test": [], "train": ["good"]}
+    assert sorted(Path(problem.file).name for problem in problems.found) == ["a.xml", "b.xml"]
+    assert all("x.jpg, and so is" in problem.message for problem in problems.found)
+
+
+def test_images_in_subfolders_are_found(tmp_path: Path, voc_folder: Make, voc_xml: Make) -> None:
+    folder = voc_folder("mine")
+    for name, filename in (("s/a", "a.jpg"), ("s/b", "s/b.jpg"), ("s/c", ""), ("a", "a.jpg")):
+        for part in ("JPEGImages", "Annotations"):
+            (folder.root / part / name).parent.mkdir(exist_ok=True)
+        folder.add(name, xml=voc_xml([], filename=filename))
+    found = read_voc(folder.root, problems=Problems(strict=True)).splits["train"]
+    assert [record.path for record in found] == [
+        folder.root / f"JPEGImages/{name}.jpg" for name in ("s/a", "s/b", "s/c", "a")]
+
+
+def test_what_lies_beside_an_image_is_not_taken_for_it(tmp_path: Path, voc_folder: Make, voc_xml: Make) -> None:
+    folder = voc_folder("mine")
+    folder.add("a", suffix=".PNG", xml=voc_xml([]))
+    folder.add("b", xml=voc_xml([])).unlink()
+    for name in ("a", "b"):
+        (folder.root / f"JPEGImages/{name}.json").write_text("{}")
+    problems = Problems()
+    record, = read_voc(folder.root, problems=problems).splits["train"]
+    assert record.path.name == "a.PNG"
+    assert problems.found == [(str(folder.root / "JPEGImages/b.jpg"), "the image does not exist")]
+
+
 def test_bad_files_are_set_aside_and_listed(tmp_path: Path, voc_folder: Make, voc_xml: Make) -> None:
     folder = voc_folder("VOCdevkit/VOC2012")
     folder.add("good", objects=[("dog", (1, 1, 9, 9))])
@@ -285,6 +333,20 @@ def test_bad_files_are_set_aside_and_listed(tmp_path: Path, voc_folder: Make, vo
     assert messages["imageless.jpg"] == "the image does not exist"
     with pytest.raises(BadFile, match=r"broken\.xml: it is not valid XML"):
         read_voc(tmp_path, problems=Problems(strict=True))
+
+
+def test_a_set_that_counts_from_0_is_one_problem(tmp_path: Path, voc_folder: Make) -> None:
+    folder = voc_folder("mine")
+    folder.add("a", objects=[("dog", (1, 1, 9, 9))])
+    folder.add("b", objects=[("dog", (0, 5, 9, 9)), ("dog", (0, 0, 9, 9)), ("dog", (1, 2, 9, 9))])
+    folder.add("c", objects=[("dog", (5, 0, 9, 9))])
+    problems = Problems()
+    assert names_of(read_voc(folder.root, problems=problems)) == {"train": ["a", "b", "c"]}
+    problem, = problems.found
+    assert problem.file == str(folder.root / "Annotations/b.xml")
+    assert problem.message.startswith("looks 0-based: ")
+    assert "(boxes: 3, files: 2)" in problem.message
+    assert problems.set_aside == 0
 
 
 def test_a_class_list_of_ones_own(tmp_path: Path, voc_folder: Make) -> None:

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
+from pipeline.data import download
 from pipeline.params import Data
 from stages import prepare
 
@@ -36,3 +37,40 @@ def test_a_coco_image_that_changed_is_noticed(tmp_path, monkeypatch, capsys, sou
     assert prepared() == (2, True)
     Image.new("RGB", (40, 30)).save(tmp_path / folder / "0.png")
     assert prepared() == (3, False)
+
+
+def voc(folder, name="a"):
+    """A folder in VOC layout with one train image; returns its annotation."""
+    for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 30)).save(folder / f"JPEGImages/{name}.png")
+    (folder / "ImageSets/Main/trainval.txt").write_text(name)
+    path = folder / f"Annotations/{name}.xml"
+    path.write_text("<annotation><size><width>40</width><height>30</height></size></annotation>")
+    return path
+
+
+def test_an_edit_behind_a_linked_folder_is_noticed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    annotations = voc(tmp_path / "voc").parent
+    annotations.rename(tmp_path / "elsewhere")
+    annotations.symlink_to(tmp_path / "elsewhere")
+    params = SimpleNamespace(data=Data(name="mine", source="voc", val_fraction=0.0))
+
+    def taken_over():
+        prepare.run(params)
+        return "taken over" in capsys.readouterr().err
+
+    assert [taken_over(), taken_over()] == [False, True]
+    edited = tmp_path / "elsewhere/a.xml"
+    edited.write_text(edited.read_text() + "\n")
+    assert not taken_over()
+
+
+def test_what_is_downloaded_is_taken_over_the_second_time(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(download, "download_voc", lambda source, sets: source.exists() or voc(source))
+    params = SimpleNamespace(data=Data(name="mine", source="voc", download=True, val_fraction=0.0))
+    for taken_over in (False, True):
+        assert prepare.run(params)["splits"] == {"train": 1}
+        assert ("taken over" in capsys.readouterr().err) is taken_over

@@ -30,7 +30,8 @@ def params(tmp_path, monkeypatch):
         images = [{"id": number, "file_name": f"{split}{number}.png", "width": 32, "height": 32}
                   for number in range(3 if split == "val" else 8)]
         for image in images:
-            Image.new("RGB", (32, 32)).save(tmp_path / "coco" / image["file_name"])
+            color = (image["id"], len(split), split == "test")  # no two are the same
+            Image.new("RGB", (32, 32), color).save(tmp_path / "coco" / image["file_name"])
         boxes = [{"id": 1, "image_id": 0, "category_id": 1, "bbox": [1, 1, 9, 9]}]
         tree = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "dog"}]}
         (tmp_path / f"coco/{split}.json").write_text(json.dumps(tree))
