@@ -51,7 +51,7 @@ def encode_targets(
 
     Args:
         boxes_xyxy_cells: (n, 4) continuous edges in cells (input pixels / stride). Clipped here to
-            [0, W-1] x [0, H-1]; a box that is empty then is dropped.
+            [0, W-1] x [0, H-1], as the official code does (docs/decisions/0009); a box that is empty then is dropped.
         labels: (n,) int in [0, num_classes).
         num_classes: planes of the heatmap.
         grid_hw: (H, W) in cells.
