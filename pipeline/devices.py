@@ -131,7 +131,7 @@ def _resolved(accelerator: Accelerator,
     suited = suited_precision(accelerator)
     if precision == "bf16-mixed" != suited:
         warnings.warn("precision 'bf16-mixed': this machine has no bfloat16 arithmetic and emulates it, many "
-                      "times slower than '32-true'.", stacklevel=3)
+                      "times slower than '32-true', which train.precision and dump.precision may be.", stacklevel=3)
     return accelerator, suited if precision == "auto" else precision
 
 

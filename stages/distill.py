@@ -65,7 +65,7 @@ def run_all(params: "Params", students: Sequence[str] = (), recipes: Sequence[st
         except (UserError, StoreError) as error:  # a target, an image or a folder of this pass
             if process_count(devices) > 1:  # the others know nothing of it
                 raise
-            outcomes = [UserError(str(error))] * len(together)
+            outcomes = [UserError(entry.told(error))] * len(together)
         for lesson, outcome in zip(together, outcomes, strict=True):
             if isinstance(outcome, UserError):
                 stopped.append(f"{lesson.cell.stage}: {outcome}")

@@ -24,11 +24,20 @@ MODULE = "stages.dump_teachers"
 
 def run_all(params: "Params", names: Sequence[str], *, devices: str = "auto", dry_run: bool = False,
             restart: bool = False) -> dict[str, Any]:
-    """`run` (or `plan`) for each of `names`, or for all teachers; every name is checked before any work."""
+    """`run` (or `plan`) for each of `names`, or for all teachers; each and its weights are checked before any work."""
+    names = names or [*params.teachers]
     for name in names:
         inputs.entry(params.teachers, name, "teacher")
+    data = inputs.prepared_data(params)
+    for name in names:
+        _trained_weights(params, name, data)
     act = plan if dry_run else run
-    return {name: act(params, name, devices=devices, restart=restart) for name in names or params.teachers}
+    found = {name: act(params, name, devices=devices, restart=restart) for name in names}
+    if dry_run:
+        needed = sum(planned["bytes"] for planned in found.values())
+        work.say(f"dump-teachers: {needed / 1e9:.3g} GB in all, and as much in {paths.WORK} until 'pipeline clean' "
+                 f"where the file system shares no blocks; free are {shutil.disk_usage('.').free / 1e9:.3g} GB")
+    return found
 
 
 def run(params: "Params", name: str, *, devices: str = "auto", restart: bool = False) -> dict[str, Any]:

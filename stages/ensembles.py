@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from stages import build_ensemble, evaluate_teacher, inputs
+from stages import build_ensemble, evaluate_teacher, inputs, work
 
 if TYPE_CHECKING:
     from pipeline.params import Params
@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 def run(params: "Params", keys: Sequence[str], *, restart: bool = False) -> dict[str, Any]:
     """Builds each of `keys`, or all ensembles; every key is checked before any work."""
+    if not params.ensembles:
+        work.say("build-ensemble: params.yaml has no ensembles")
     ensembles = {key: inputs.entry(params.ensembles, key, "ensemble") for key in keys or params.ensembles}
     weighed = [ensemble for ensemble in ensembles.values() if ensemble.heatmap == build_ensemble.BY_AP]
     for teacher in dict.fromkeys(teacher for ensemble in weighed for teacher in ensemble.teachers):

@@ -26,9 +26,13 @@ def one_line_errors() -> Iterator[None]:
         with warnings.catch_warnings():
             # Of an odd image, in lines of source: what it spoils is listed as a problem of its file.
             warnings.filterwarnings("ignore", module=r"PIL\.")
+            warnings.showwarning = _warn
             yield
     except KeyboardInterrupt:
-        _fail("interrupted; run the same command again to continue where it stopped")
+        again = "run it again without --restart" if "--restart" in sys.argv else "run the same command again"
+        _fail(f"interrupted; {again} to continue where it stopped")
+    except BrokenPipeError:
+        raise  # click ends quietly where the reader has seen enough
     except UserError as error:
         _fail(str(error))
     except OSError as error:
@@ -40,7 +44,7 @@ def one_line_errors() -> Iterator[None]:
         from storage import StoreError
 
         if isinstance(error, StoreError):
-            _fail(str(error))
+            _fail(told(error))
         if isinstance(error, RuntimeError | MemoryError):
             from pipeline.devices import is_out_of_memory
 
@@ -48,6 +52,19 @@ def one_line_errors() -> Iterator[None]:
                 said = str(error).partition("\n")[0] or type(error).__name__
                 _fail(f"out of memory ({said}); lower the batch: train.batch, dump.batch or evaluate.batch of params")
         raise
+
+
+def told(error: Exception) -> str:
+    """An error's words; of a damaged store also how it becomes whole."""
+    from storage import CorruptStore
+
+    made_again = "; run the command that made this store, which makes again what is damaged"
+    return f"{error}{made_again if isinstance(error, CorruptStore) else ''}"
+
+
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+    """One line, without that of the source."""
+    print(f"Warning: {message}", file=sys.stderr)
 
 
 def stage_main(run: Callable[..., Any], *arguments: str) -> None:

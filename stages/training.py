@@ -144,8 +144,9 @@ def refuse_another(cell: Cell) -> None:
         UserError: what is at `cell.out` is another, and this one was not begun.
     """
     if cell.found not in (None, cell.fingerprint) and not work.is_begun(cell.stage, cell.fingerprint):
-        raise UserError(f"{cell.out} was finished with other params, inputs or code: fingerprint "
-                        f"{(cell.found or 'none')[:16]}, now {cell.fingerprint[:16]}. Add --restart to replace it.")
+        what = work.changes(cell.stage, cell.found or "", cell.decisive)
+        raise UserError(f"{cell.out} was finished with {what}: fingerprint {(cell.found or 'none')[:16]}, now "
+                        f"{cell.fingerprint[:16]}. Add --restart to replace it.")
 
 
 def only(outcomes: Sequence[dict[str, Any] | UserError]) -> dict[str, Any]:

@@ -39,8 +39,8 @@ def run(params: "Params", path: Path | str, count: int, *, seed: int = 0) -> dic
     recorded = recorded_views(data, params.views)
     store = open_store(path)
     if store.spec.identity.get("kind") != "teacher":
-        raise UserError(f"{path} holds {store.spec.identity.get('kind')!r}, and only a teacher's store can be compared "
-                        "with what a teacher says live; name one of its members' stores.")
+        raise UserError(f"{path} is a store of the kind {store.spec.identity.get('kind')!r}, and only a teacher's can "
+                        f"be compared with what a teacher says live: name one like {paths.teacher_store('NAME')}.")
     store = open_store(path, {"data": data.fingerprint, "views": recorded.fingerprint})
     teacher = _teacher(store, data)
     student, said = _student(params, data)

@@ -21,6 +21,7 @@ from typing import IO, Any
 from pipeline.errors import UserError
 from pipeline.paths import WORK
 from stages.code import code_fingerprint
+from storage import differences
 
 #: Files of a work folder that are there before the work is.
 BOOKKEEPING = ("inputs.json", "lock")
@@ -122,6 +123,17 @@ def is_begun(stage: str, fingerprint: str) -> bool:
     """Whether an earlier run with this fingerprint left work, finished or not."""
     folder = _folder(stage, fingerprint)
     return folder.exists() and any(path.name not in BOOKKEEPING for path in folder.iterdir())
+
+
+def changes(stage: str, fingerprint: str, inputs: Mapping[str, Any]) -> str:
+    """In words, what else than `inputs` a run of this fingerprint had, if its work folder is there to say."""
+    try:
+        then = json.loads((_folder(stage, fingerprint) / "inputs.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "other params, inputs or code"
+    found = differences(then, json.loads(json.dumps(inputs, default=str)), both_ways=True)
+    more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
+    return f"other params or inputs ({'; '.join(found[:3])}{more})" if found else "other code"
 
 
 def _folder(stage: str, fingerprint: str) -> Path:

@@ -75,7 +75,8 @@ def _same(path: Path, found: StoreSpec, wanted: StoreSpec) -> StoreSpec:
                          "remove it")
     if different := (differences(found.identity, wanted.identity, both_ways=True)
                      + differences(found.content, wanted.content, both_ways=True)):
-        raise FingerprintMismatch(f"{path}: the store there is another one: {'; '.join(different)}. "
+        more = f"; and {len(different) - 3} more" if len(different) > 3 else ""
+        raise FingerprintMismatch(f"{path}: the store there is another one: {'; '.join(different[:3])}{more}. "
                                   "Choose another path or remove it")
     return found
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 EPILOG = "`dvc repro` runs the line that params.yaml describes, from prepare to report. Docs: README.md."
 
 
-@click.group(cls=OneLineErrors, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=OneLineErrors, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"],
+                                                                 "max_content_width": 120})
 @click.version_option(package_name="centernet-distill")
 def main() -> None:
     """Light CenterNet detectors from heavy ones: run the teachers once, store what they say, teach many students."""
@@ -111,10 +112,17 @@ def distill(params: "Params", students: tuple[str, ...], recipes: tuple[str, ...
 @as_json
 @reads_params
 def evaluate(params: "Params", as_json: bool) -> None:
-    """Score what is trained, and ensembles, on test (and unseen, val and train), into results/."""
+    """Score what is trained, and ensembles, on test (and unseen, val and train), into results/.
+
+    It prints mAP@.5 (area) on test in percent; the other metrics are in the files.
+    """
     from stages import evaluate as stage
 
-    print_answer(stage.run(params), as_json)
+    def lines(answer: dict[str, float | None]) -> list[str]:
+        return [f"{folder}: {'-' if score is None else f'{score:.1f} % mAP@.5 on test'}"
+                for folder, score in answer.items()]
+
+    print_answer(stage.run(params), as_json, lines)
 
 
 @main.command()
@@ -184,7 +192,11 @@ def profile(name: str | None, out: Path, force: bool) -> None:
 @main.command()
 @click.option("--all", "everything", is_flag=True, help="Unfinished work too: it cannot be continued then.")
 def clean(everything: bool) -> None:
-    """Delete the work folders of finished stages (results stay)."""
+    """Delete the work folders of finished stages (results stay).
+
+    From these folders `dvc repro` takes over what was run by hand, so run it, or `dvc commit`, before: DVC deletes
+    results that it does not know, and makes them again.
+    """
     from pipeline import paths
     from stages import work
 

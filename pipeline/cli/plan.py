@@ -48,7 +48,7 @@ def pays(plan: Plan, student: str, recipe: str) -> str:
         return "never"
     of_one = plan.students[student].epochs
     count = students_to_pay(epochs, of_one)
-    return f"{_number(epochs)} epochs: {count} student{'s' * (count > 1)} of {of_one:g}"
+    return f"{_number(epochs)} epochs = {count} student{'s' * (count > 1)} of {of_one:g} each"
 
 
 def _number(value: float | None) -> str:

@@ -70,6 +70,10 @@ def prepare(params: Data, out: Path, *, progress: Progress = no_progress) -> dic
     if "train" not in splits:
         raise UserError(f"data.source: {params.source} has no split 'train', only "
                         f"{', '.join(splits) or 'none'}: data.sets says what it is made of.")
+    counts = _counts(splits, found.classes)
+    for name in params.classes or ():
+        if not counts["per_class"][name]:
+            problems.add(BadFile(f"data.classes: {name}", "no object is one (a slip of the pen?)"), images=0)
     wanted = ("val", "test") if found.undivided else ("val",)
     splits = hold_out(splits, wanted, params.val_fraction, params.seed)
     splits = withhold_labels(splits, params.labels, params.seed)

@@ -117,4 +117,4 @@ def _pays(live: float | None, offline: float | None, setup: float | None, of_one
     if epochs is None:
         return Cell(text="never")
     count = students_to_pay(epochs, of_one)
-    return Cell(text=f"{shown(epochs)} ({count} student{'s' * (count > 1)} of {of_one:g})", value=epochs)
+    return Cell(text=f"{shown(epochs)} = {count} student{'s' * (count > 1)} of {of_one:g} each", value=epochs)

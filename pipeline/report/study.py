@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from pipeline.data import DataSet
 
 PLAIN = "plain"
+#: Of VOC07+12, whose trainval has 16,551 images; some may be held out.
+VOC_CLASSES, VOC_IMAGES = 20, 14_000
 NOBODY = "nobody"
 
 LABELS = {
@@ -65,8 +67,14 @@ class Study:
     @property
     def caution(self) -> str:
         """What a reader must not conclude, with a leading space; empty at the paper's scale."""
-        paper_scale = self.params.profile == "voc"
-        return "" if paper_scale else " Other data at another scale: compare gains, not levels."
+        return "" if self.of_the_paper else " Other data at another scale: compare gains, not levels."
+
+    @property
+    def of_the_paper(self) -> bool:
+        """Whether data and input are those of the paper: VOC07+12 at 512 px."""
+        train = self.data.splits.get("train", ())
+        return (self.params.views.size == (512, 512) and len(self.data.classes) == VOC_CLASSES
+                and len(train) >= VOC_IMAGES and self.params.data.kind == "voc")
 
     @property
     def passes(self) -> str:

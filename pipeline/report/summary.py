@@ -26,7 +26,7 @@ def _verdict(study: Study) -> str:
     recipe = study.headline
     by_student = gains(study, recipe)
     if recipe is None or not by_student:
-        return "Nothing to compare yet: no student was evaluated both alone and taught."
+        return "Nothing to compare yet: no student was evaluated both alone and taught, by fair pairs of runs."
     each = {student: fmean(differences) for student, differences in by_student.items()}
     mean = fmean(each.values())
     pairs = [difference for differences in by_student.values() for difference in differences]
@@ -34,16 +34,16 @@ def _verdict(study: Study) -> str:
     if mean > NOTHING:
         everywhere = all(gain > 0 for gain in each.values())
         opening = "Distillation helped" + ("" if everywhere else " in the mean, but not every student")
-        outcome = f"gain {shown(mean)} points"
+        outcome = f"gain {shown(mean)} points of mAP@.5 on test in the mean, compared with training alone"
     elif mean < -NOTHING:
-        opening, outcome = "Distillation did not help", f"lose {shown(-mean)} points"
+        opening, outcome = "Distillation did not help", (
+            f"lose {shown(-mean)} points of mAP@.5 on test in the mean, compared with training alone")
     else:
-        opening, outcome = "Distillation made no difference", "stay where they are"
+        opening, outcome = "Distillation made no difference", "have the same mAP@.5 on test in the mean as alone"
     who = listed([f"{label(student)} {shown(gain, sign=True)}" for student, gain in each.items()])
     return (
-        f"{opening}: taught by {_taught_by(study, recipe)} from stored targets, students {outcome} of mAP@.5 "
-        f"on test in the mean, compared with training alone ({who}). The taught student was the better one "
-        f"in {better} of {counted(len(pairs), 'pair')} of runs."
+        f"{opening}: taught by {_taught_by(study, recipe)} from stored targets, students {outcome} ({who}). "
+        f"The taught student was the better one in {better} of {counted(len(pairs), 'pair')} of runs."
     )
 
 
@@ -115,11 +115,14 @@ def _cautions(study: Study) -> list[str]:
         pairs = study.results.pairs(student, study.headline)
         unfair = sum(not fair(taught, alone) for taught, alone in pairs)
         if unfair:
-            cautions.append(
-                f"Not compared for {label(student)}: {unfair} of {counted(len(pairs), 'pair')} of runs, whose passes, "
-                "data, views or precision differ. Train both again with the same params, on one machine."
-            )
-    if study.params.profile != "voc":
+            passes = {f"{taught.passes:,.0f} and {alone.passes:,.0f}" for taught, alone in pairs
+                      if taught.passes and alone.passes and taught.passes != alone.passes}
+            why = (f"passes differ ({', '.join(sorted(passes))}; an epoch with unlabelled images has more of them)"
+                   if passes else
+                   "data, views or precision differ. Train both again with the same params, on one machine")
+            cautions.append(f"Not compared for {label(student)}: {unfair} of {counted(len(pairs), 'pair')} of runs, "
+                            f"whose {why}.")
+    if not study.of_the_paper:
         height, width = study.params.views.size
         cautions.append(
             f"All of this is {study.data.name} at {width}×{height} px and {study.passes}; "

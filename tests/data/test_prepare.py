@@ -48,6 +48,14 @@ def ids(prepared: DataSet) -> dict[str, list[str]]:
     return {split: [record.id for record in records] for split, records in prepared.splits.items()}
 
 
+def test_a_named_class_that_no_object_has_is_listed(tmp_path: Path, source: Any) -> None:
+    manifest = prepare(data(source, classes=["cat", "dog", "dgo"]), tmp_path / "out")
+    assert [problem["file"] for problem in manifest["problems"]] == ["data.classes: dgo"]
+    assert (manifest["set_aside"], manifest["counts"]["per_class"]["dgo"]) == (0, 0)
+    with pytest.raises(UserError, match="dgo: no object is one"):
+        prepare(data(source, classes=["cat", "dog", "dgo"], strict=True), tmp_path / "strict")
+
+
 def test_what_is_written_is_read_back(tmp_path: Path, source: Any) -> None:
     out = tmp_path / "out"
     manifest = prepare(data(source), out)

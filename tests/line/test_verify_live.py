@@ -42,7 +42,7 @@ def test_params_may_be_overridden_as_for_the_dump(finished):
 def test_only_a_teacher_can_be_asked_live(finished):
     answer = verify(finished, "targets/ensemble-both.zarr", "--live", "4")
     assert answer.exit_code == 1
-    assert "only a teacher's store" in answer.stderr
+    assert "only a teacher's can be compared" in answer.stderr
 
 
 def test_a_teacher_that_was_trained_again_is_refused(line):

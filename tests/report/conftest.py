@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -100,6 +101,19 @@ def study(tree):
         )
         data = DataSet("demo", "data/demo", ("cat", "dog"), splits, "0123456789abcdef0", {"licence": "CC BY-SA 4.0"})
         return Study(params, results, data)
+
+    return make
+
+
+@pytest.fixture
+def papers_study(study):
+    """A `study` of VOC07+12 at 512 px, if in name and number alone."""
+
+    def make(students):
+        found = study(students, changes={"views": {"size": [512, 512]},
+                                         "data": {"name": "demo", "source": "/data/VOCdevkit"}})
+        data = replace(found.data, classes=tuple(map(str, range(20))), splits={"train": (record("train"),) * 16_551})
+        return replace(found, data=data)
 
     return make
 

@@ -65,9 +65,9 @@ def test_students_that_the_paper_does_not_have_follow(study, tree):
     assert rows["mine"][3] == "20.0"
 
 
-def test_the_papers_scale_needs_no_caution(study):
-    assert "compare gains" in table_2(study(RUNS)).caption
-    assert "compare gains" not in table_2(study(RUNS, changes={"profile": "voc"})).caption
+def test_the_papers_scale_needs_no_caution_and_a_profiles_name_is_no_scale(study, papers_study):
+    assert "compare gains" in table_2(study(RUNS, changes={"profile": "voc"})).caption
+    assert "compare gains" not in table_2(papers_study(RUNS)).caption
 
 
 def test_table_4_is_by_weights(study):

@@ -7,12 +7,13 @@ import pytest
 
 from pipeline.errors import UserError
 from stages.entry import one_line_errors, stage_main
-from storage import StoreError
+from storage import CorruptStore, StoreError
 
 
 @pytest.mark.parametrize(("error", "words"), [
     (UserError("two\nlines"), "two lines"),
     (StoreError("bad shard"), "bad shard"),
+    (CorruptStore("c.0: view 3 fails its checksum"), "checksum; run the command that made this store"),
     (OSError(errno.ENOSPC, "No space left on device", "/x/y"), "No space left on device: /x/y"),
     (OSError(errno.ENOSPC, "No space left on device"), f"No space left on device: {Path.cwd()}; free some space"),
     (KeyboardInterrupt(), "run the same command again"),
@@ -33,6 +34,19 @@ def test_pillows_warnings_of_odd_images_are_no_further_lines():
         warnings.warn_explicit("Corrupt EXIF data", UserWarning, "TiffImagePlugin.py", 1, "PIL.TiffImagePlugin")
     with pytest.raises(UserWarning), one_line_errors():
         warnings.warn_explicit("something of ours", UserWarning, "views.py", 1, "pipeline.data.views")
+
+
+def test_a_warning_of_ours_is_one_line(capsys):
+    with one_line_errors():
+        warnings.showwarning("emulated", UserWarning, "devices.py", 1)
+    assert capsys.readouterr().err == "Warning: emulated\n"
+
+
+def test_an_interrupted_restart_goes_on_without_restart(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["pipeline", "train-teacher", "a", "--restart"])
+    with pytest.raises(SystemExit), one_line_errors():
+        raise KeyboardInterrupt
+    assert "run it again without --restart" in capsys.readouterr().err
 
 
 def test_our_own_mistakes_keep_their_traceback(monkeypatch):
