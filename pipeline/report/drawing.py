@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from pipeline.report.document import Picture
 
@@ -90,8 +90,9 @@ def style(axis: Axes, theme: Theme) -> None:
 
 
 def plain_ticks(axis: Axis) -> None:
-    """1, 2, 5, 10 … on a logarithmic axis, also where it spans less than a decade."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    """1, 2, 5, 10 … on a logarithmic axis that has its curves; where they span less than a decade, even steps."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high > 10 * low > 0 else MaxNLocator(5))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_locator(NullLocator())
 

@@ -252,7 +252,7 @@ def _curves(groups: dict[str, list[Curve]], out: Path, name: str, *, columns: in
         return figure
 
     ends = [
-        f"{heading}: {', '.join(f'{curve} ends at {_end(log[column]):.3g}' for curve, log, column in curves)}"
+        f"{heading}: {', '.join(f'{curve} ends at about {_end(log[column]):.3g}' for curve, log, column in curves)}"
         for heading, curves in groups.items()
     ]
     return save(draw, out, name, alt=f"Loss curves. {'; '.join(ends)}.", caption=caption)
