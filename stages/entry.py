@@ -29,8 +29,9 @@ def one_line_errors() -> Iterator[None]:
             warnings.showwarning = _warn
             yield
     except KeyboardInterrupt:
-        again = "run it again without --restart" if "--restart" in sys.argv else "run the same command again"
-        _fail(f"interrupted; {again} to continue where it stopped")
+        again = ("run it again without --restart to continue what was begun, and with it for what was not"
+                 if "--restart" in sys.argv else "run the same command again to continue where it stopped")
+        _fail(f"interrupted; {again}")
     except BrokenPipeError:
         raise  # click ends quietly where the reader has seen enough
     except UserError as error:
@@ -64,7 +65,7 @@ def told(error: Exception) -> str:
 
 def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
     """One line, without that of the source."""
-    print(f"Warning: {message}", file=sys.stderr)
+    print(f"Warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def stage_main(run: Callable[..., Any], *arguments: str) -> None:

@@ -48,11 +48,13 @@ def read_coco(source: Path, *, sets: Mapping[str, Sequence[str]] | None = None, 
         classes = list(dict.fromkeys(name for tree in trees.values() for name in _categories(tree).values()))
     splits: dict[str, list[ImageRecord]] = {}
     for split, paths in files.items():
+        before = len(problems.found)
         said: dict[Path, list[tuple[Path, ImageRecord]]] = defaultdict(list)
         for path in paths:
             for record in _records(path, trees[path], _folders(path, base, images), classes, problems, progress):
                 said[record.path.resolve()].append((path, record))
-        splits[split] = list(_once(said.values(), problems))
+        spoiled = {Path(problem.file).resolve() for problem in problems.found[before:]}
+        splits[split] = list(_once([parts for image, parts in said.items() if image not in spoiled], problems))
     return Found(tuple(classes), splits, plan, undivided=sets is None)
 
 
@@ -166,12 +168,10 @@ def _records(path: Path, tree: Mapping[str, Any], folders: Sequence[Path], class
 
 
 def _once(images: Iterable[Sequence[tuple[Path, ImageRecord]]], problems: Problems) -> Iterator[ImageRecord]:
-    """Each image as all jsons have it; what one of them spoils does not come by another."""
-    aside = {problem.file for problem in problems.found}
+    """Each image as all jsons of its split have it."""
     for said in images:
         try:
-            if aside.isdisjoint(str(record.path) for _, record in said):
-                yield _merged(said)
+            yield _merged(said)
         except BadFile as error:
             problems.add(error)
 

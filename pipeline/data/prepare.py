@@ -4,11 +4,10 @@ import hashlib
 import json
 import os
 import shutil
-from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import accumulate, chain, count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +48,8 @@ def prepare(params: Data, out: Path, *, progress: Progress = no_progress) -> dic
         of an image in the split `unlabelled` is nowhere.
 
     Raises:
-        UserError: the source or its sets are not there, strict meets a bad file, an image is in
-            two splits, or a split has no good image.
+        UserError: the source or its sets are not there, strict meets a bad file, an image is in the
+            lists of two VOC splits, or a split has no good image.
     """
     problems = Problems(params.strict)
     out.mkdir(parents=True, exist_ok=True)
@@ -99,8 +98,9 @@ def hold_out(splits: Mapping[str, Sequence[ImageRecord]], wanted: Iterable[str],
              seed: int) -> dict[str, list[ImageRecord]]:
     """Takes a fraction of train for each wanted split that is not there.
 
-    Which images are taken depends on the seed and on each image's id alone, so that one image
-    more or less in the source leaves the others where they were. Images whose files are the same go together.
+    Which images are taken depends on the seed and on each image's id, so that one image more or less in the
+    source leaves the others where they were. Images whose files are the same go together, where the fraction has
+    room for them.
 
     Returns:
         The splits in the order train, val, test, others; the records in theirs.
@@ -113,10 +113,15 @@ def hold_out(splits: Mapping[str, Sequence[ImageRecord]], wanted: Iterable[str],
     drawn = list(twins.values())
     share = max(1, round(fraction * len(train))) if fraction > 0 else 0
     for split in wanted:
-        needed = bisect_left([*accumulate(map(len, drawn))], share) + 1
-        if split in splits or not share or needed >= len(drawn):
+        if split in splits or not share or share >= sum(map(len, drawn)):
             continue
-        taken, drawn = {record.id for record in chain(*drawn[:needed])}, drawn[needed:]
+        taken: set[str] = set()
+        for alike in drawn:
+            if len(taken) + len(alike) <= share:
+                taken |= {record.id for record in alike}
+        drawn = [alike for alike in drawn if alike[0].id not in taken]
+        if not taken:
+            continue
         result[split] = [record for record in train if record.id in taken]
         result["train"] = [record for record in result["train"] if record.id not in taken]
     first = [split for split in ("train", "val", "test") if split in result]

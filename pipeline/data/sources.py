@@ -32,7 +32,8 @@ def files_below(folder: Path) -> list[Path]:
             folders.clear()
             continue
         entered.add(real)
-        folders.sort()  # of two ways into a folder it is always the same that counts
+        # Of two ways into a folder it is always the same that counts, and of these the one that is no link.
+        folders.sort(key=lambda name: (os.path.islink(os.path.join(root, name)), name))
         files += [path for name in names if (path := Path(root, name)).is_file()]
     return sorted(files)
 

@@ -60,6 +60,7 @@ def _students(
             ]
         )
     teachers = study.params.recipes[recipe].teachers if recipe else []
+    taught_runs = [run for student in study.shown_students for run in results.of(student, recipe)]
     for teacher in teachers:
         paper_alone = paper.TEACHERS.get(study.params.teachers[teacher].model)
         blank = words("")
@@ -69,7 +70,7 @@ def _students(
                 number(paper_alone, 2) if paper_alone else blank,
                 blank,
                 blank,
-                measured(_behind(study, teacher, recipe), seeds=False),
+                measured(results.behind(teacher, taught_runs), seeds=False),
                 blank,
                 blank,
             ]
@@ -96,14 +97,6 @@ def _students(
         rows=rows,
         notes=notes + study.fill(missing),
     )
-
-
-def _behind(study: Study, teacher: str, recipe: str | None) -> Spread | None:
-    """A teacher's mAP, in those of its trainings that the recipe's students have learnt from."""
-    results = study.results
-    runs = [run for student in study.shown_students for run in results.of(student, recipe)]
-    behind = {each.weights: each for each in (results.teacher_of(teacher, run) for run in runs)}
-    return spread(each.map_area for each in behind.values() or [results.teacher(teacher)])
 
 
 def table_4(study: Study, on_val: Mapping[str, Spread] | None = None) -> Table:

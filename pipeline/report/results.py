@@ -163,6 +163,12 @@ class Results:
         """The teacher, in the training of it that a student or an ensemble has learnt from, if it names one."""
         return self.teacher(name, run.origin.teachers.get(name) if run.origin else None)
 
+    def behind(self, name: str, runs: Iterable[Result]) -> Spread | None:
+        """A teacher's mAP on test, in those of its trainings that runs have learnt from; in all, if they name none."""
+        named = {run.origin.teachers.get(name) for run in runs if run.origin}
+        trained = [each for each in self.trainings.get(("teacher", name), []) if each.weights in named]
+        return spread(each.map_area for each in trained or [self.teacher(name)])
+
     def taught(self, trained: Result) -> list[int]:
         """The seeds of the students that learnt from a teacher, or from an ensemble's teachers, of these weights."""
         names = {str(trained.teacher): trained.weights} if trained.weights else {}

@@ -154,10 +154,12 @@ class Study:
         cells = {(student, recipe): {seed: run for seed, run in runs.items() if seed in wanted.seeds}
                  for (student, recipe), runs in results.runs.items()
                  if student in wanted.students and recipe in wanted.recipes}
-        named = {teacher for recipe in wanted.recipes for teacher in self.params.recipes[recipe].teachers}
+        named = {name for recipe in wanted.recipes for name in self.params.recipes[recipe].teachers}
+        runs = [run for runs in cells.values() for run in runs.values()]
         return replace(self, results=replace(
             results, runs={cell: runs for cell, runs in cells.items() if runs},
-            teachers={name: teacher for name, teacher in results.teachers.items() if name in named}))
+            teachers={name: results.teachers[name].model_copy(update={"map_area": score.mean if score else None})
+                      for name in results.teachers if name in named for score in [results.behind(name, runs)]}))
 
     @property
     def shown_students(self) -> list[str]:

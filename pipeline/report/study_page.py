@@ -40,10 +40,10 @@ HOW = (
     "student s and S the number of students. So it speaks of these students and other seeds, and takes the spread "
     "over seeds to be alike among students, and their differences to be independent of each other, although students "
     "of one seed share batches and teachers; where several have a single pair there is none. “Seeds as blocks” does "
-    "without: one mean over students for each seed that all of them have, and Student's t of these few; where it "
-    "holds 0 and the other interval does not, be careful. What another training of the teachers would change is in "
-    "neither, unless the pairs have several sets of them (the column says how many). A claim holds where the first "
-    "interval lies above 0, does not hold where it lies below, and is undecided between."
+    "without: one mean over students for each of the n seeds that all of them have, and Student's t of these few; "
+    "where it holds 0 and the other interval does not, be careful. What another training of the teachers would change "
+    "is in neither, unless the pairs have several sets of them (the column says how many). A claim holds where the "
+    "first interval lies above 0, does not hold where it lies below, and is undecided between."
 )
 
 
@@ -158,9 +158,9 @@ def _cautions(study: Study, claims: list[Comparison]) -> list[str]:
             and claim.overall.p is not None and claim.overall.p * told < 0.05]  # fmt: skip
     corrected = f"{listed(safe)} still {'hold' if len(safe) > 1 else 'holds'}, and no other" if safe else "none holds"
     cautions = [
-        f"{counted(made, 'interval was', 'intervals were')} computed for the claims, in all and for single students, "
-        f"each at 95 %: one in twenty misses by chance. Corrected for {counted(told, 'claim')} (Bonferroni), "
-        f"{corrected}.",
+        f"{counted(made, 'interval was', 'intervals were')} computed for the claims, in all, with seeds as blocks and "
+        "for single students, each at 95 %: one in twenty misses by chance. Corrected for "
+        f"{counted(told, 'claim')} (Bonferroni), {corrected}.",
         "Where seeds are added because an interval contains 0, the interval is somewhat too narrow: it was looked at "
         "before.",
     ]

@@ -29,7 +29,7 @@ def claims_table(claims: list[Comparison]) -> Table:
         [
             words(claim.claim),
             with_interval(claim.overall),
-            _between(claim.by_seed),
+            with_interval(claim.by_seed),
             words(f"{claim.overall.p:.2g}" if claim.overall and claim.overall.p is not None else DASH),
             number(claim.sets or None, 0),
             words(claim.overall.verdict if claim.overall else DASH),
@@ -49,7 +49,7 @@ def claims_table(claims: list[Comparison]) -> Table:
         columns=[
             Column(title="Claim", numeric=False),
             Column(title="mean over students"),
-            Column(title="interval, seeds as blocks"),
+            Column(title="seeds as blocks"),
             Column(title="p"),
             Column(title="sets of teachers"),
             Column(title="the claim", numeric=False),
@@ -82,13 +82,6 @@ def with_interval(found: Interval | None) -> Cell:
     if found.low is not None and found.high is not None:
         text += f" [{shown(found.low, sign=True)}, {shown(found.high, sign=True)}]"
     return Cell(text=text, value=found.mean, n=found.pairs)
-
-
-def _between(found: Interval | None) -> Cell:
-    """ "[1.0, 5.4] (n=3)", of a mean that stands elsewhere."""
-    if found is None or found.low is None or found.high is None:
-        return words(DASH)
-    return Cell(text=f"[{shown(found.low, sign=True)}, {shown(found.high, sign=True)}]", n=found.pairs)
 
 
 def recipes_table(study: Study) -> Table:

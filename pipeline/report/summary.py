@@ -117,11 +117,11 @@ def _cautions(study: Study) -> list[str]:
         if unfair:
             passes = {f"{taught.passes:,.0f} and {alone.passes:,.0f}" for taught, alone in pairs
                       if taught.passes and alone.passes and taught.passes != alone.passes}
-            why = (f"passes differ ({', '.join(sorted(passes))}; an epoch with unlabelled images has more of them)"
-                   if passes else
-                   "data, views or precision differ. Train both again with the same params, on one machine")
-            cautions.append(f"Not compared for {label(student)}: {unfair} of {counted(len(pairs), 'pair')} of runs, "
-                            f"whose {why}.")
+            more = (f" (passes: {', '.join(sorted(passes))}; an epoch with unlabelled images has more of them)"
+                    if passes else "")
+            cautions.append(
+                f"Not compared for {label(student)}: {unfair} of {counted(len(pairs), 'pair')} of runs, whose passes, "
+                f"data, views or precision differ{more}. Train both again with the same params, on one machine.")
     if not study.of_the_paper:
         height, width = study.params.views.size
         cautions.append(

@@ -214,6 +214,18 @@ def test_an_image_that_one_json_spoils_does_not_come_by_another(tmp_path: Path) 
     problems = Problems()
     found = read_coco(tmp_path, sets={"train": ["one.json", "two.json"]}, problems=problems)
     assert (names_of(found), problems.set_aside) == ({"train": ["b"]}, 1)
+    write(tmp_path / "two.json", ["x/../a.jpg"], [annotation(1, [30, 1, 20, 5])])
+    assert names_of(read_coco(tmp_path, sets={"train": ["one.json", "two.json"]}, problems=Problems())) == {
+        "train": ["b"]}
+
+
+@pytest.mark.parametrize("splits", [["train", "test"], ["test", "train"]])
+def test_an_image_that_a_json_of_another_split_spoils_stays(tmp_path: Path, splits: list[str]) -> None:
+    write(tmp_path / "train.json", ["a.jpg", "b.jpg"], [annotation(1, [30, 1, 20, 5])])
+    write(tmp_path / "test.json", ["a.jpg"], [annotation(1, [1, 1, 5, 5])])
+    problems = Problems()
+    found = read_coco(tmp_path, sets={split: [f"{split}.json"] for split in splits}, problems=problems)
+    assert names_of(found) == {split: {"train": ["b"], "test": ["a"]}[split] for split in splits}
 
 
 def test_annotations_of_no_image_are_listed(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Image files of every kind come out as RGB, broken ones as one line."""
 
 import pickle
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -135,16 +136,14 @@ def test_broken_files_are_named(tmp_path: Path, picture: Image.Image, suffix: st
 
 
 @pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
-def test_every_damage_to_an_avif_is_one_line_or_gives_a_picture(tmp_path: Path, picture: Image.Image) -> None:
+def test_every_damage_to_an_avif_is_a_bad_file_or_gives_a_picture(tmp_path: Path, picture: Image.Image) -> None:
     path = tmp_path / "a.avif"
     picture.save(path)
     content = path.read_bytes()
     for length in range(0, len(content), 3):
         path.write_bytes(content[:length] + bytes(len(content) - length))
-        try:
+        with suppress(BadFile):
             read_image(path, (30, 40))
-        except BadFile:
-            continue
 
 
 def test_every_truncation_is_an_error_or_the_whole_picture(tmp_path: Path, picture: Image.Image) -> None:

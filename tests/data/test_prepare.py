@@ -195,6 +195,8 @@ def test_holding_out_leaves_twins_together_and_the_others_where_they_were() -> N
     assert sum(len(found) for found in contents) == len(set.union(*contents)) == 50
     same = [replace(one, sha256="same") for one in train]
     assert list(hold_out({"train": same}, ["val"], 0.1, 0)) == ["train"]
+    blank = [replace(one, sha256="blank" if index < 60 else one.id) for index, one in enumerate(train)]
+    assert [len(records) for records in hold_out({"train": blank}, ["val", "test"], 0.1, 3).values()] == [80, 10, 10]
 
 
 def test_holding_out_keeps_most_images_where_they_are_when_one_goes() -> None:

@@ -50,7 +50,7 @@ def test_one_w4_fits_all_forms(form, mixed):
     assert 1 / 3 < ours / plain < 3
 
 
-@pytest.mark.parametrize(("cells", "side", "least", "most"), [(16, 5, 2, 3.5), (64, 8, 4, 6.5), (64, 3, 12, 20)])
+@pytest.mark.parametrize(("cells", "side", "least", "most"), [(16, 5, 2, 3.5), (64, 8, 4, 9), (64, 3, 10, 25)])
 def test_fgd_pulls_the_harder_the_smaller_its_objects_are(cells, side, least, most):
     generator = torch.Generator().manual_seed(1)
     student, teacher = (standardise(torch.nn.functional.avg_pool2d(

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from pipeline.report import figures
-from pipeline.report.drawing import DARK, LIGHT
+from pipeline.report.drawing import DARK, LIGHT, panels, plain_ticks
 
 BOTH = "resnet50+hourglass_small"
 RUNS = {("resnet18", "plain"): [40.0, 42.0], ("resnet18", BOTH): [45.0, 46.0], ("mobilenet_v2", "plain"): [35.0]}
@@ -23,6 +23,16 @@ def test_scores_and_sizes_are_drawn_for_light_and_dark(study, tmp_path, draw):
     assert paper_color(tmp_path / picture.light) == LIGHT.paper
     assert paper_color(tmp_path / picture.dark) == DARK.paper
     assert "ResNet-18" in picture.alt
+
+
+@pytest.mark.parametrize(("values", "least"), [((2.0, 8.0), 3), ((9.1, 9.9), 2), ((0.01, 90.0), 4)])
+def test_a_logarithmic_axis_has_ticks_however_little_it_spans(values, least):
+    _, (axis,) = panels(LIGHT, 1, columns=1, height=2)
+    axis.plot([0, 1], values)
+    axis.set_yscale("log")
+    plain_ticks(axis.yaxis)
+    low, high = axis.get_ylim()
+    assert sum(low <= tick <= high for tick in axis.get_yticks()) >= least
 
 
 def test_a_figure_for_light_pages_alone(study, tmp_path):

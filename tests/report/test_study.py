@@ -1,4 +1,22 @@
+from pipeline.report.results import Origin
+
 BOTH = "resnet50+hourglass_small"
+
+
+def test_what_is_distilled_has_the_teachers_that_taught_it(study, tree):
+    tree["distill"] = {"students": ["resnet18"], "recipes": ["plain", "resnet50"], "seeds": [1]}
+    found = study({("resnet18", "plain"): [40.0, 41.0], ("resnet18", "resnet50"): [50.0, 51.0],
+                   ("mobilenet_v2", "plain"): [20.0, 21.0]})
+    teacher = found.results.teachers["resnet50"]
+    found.results.trainings["teacher", "resnet50"] = [
+        teacher.model_copy(update={"weights": sha, "map_area": score}) for sha, score in (("a", 50.0), ("b", 70.0))]
+    runs = found.results.runs["resnet18", "resnet50"]
+    runs[1] = runs[1].model_copy(update={"origin": Origin(teachers={"resnet50": "b"})})
+    results = found.distilled.results
+    assert {cell: [*runs] for cell, runs in results.runs.items()} == {
+        ("resnet18", "plain"): [1], ("resnet18", "resnet50"): [1]}
+    assert {name: each.map_area for name, each in results.teachers.items()} == {"resnet50": 70.0}
+
 
 
 def test_recipes_play_the_papers_parts_by_their_teachers_networks(study, tree):

@@ -38,15 +38,16 @@ def test_pillows_warnings_of_odd_images_are_no_further_lines():
 
 def test_a_warning_of_ours_is_one_line(capsys):
     with one_line_errors():
-        warnings.showwarning("emulated", UserWarning, "devices.py", 1)
-    assert capsys.readouterr().err == "Warning: emulated\n"
+        warnings.simplefilter("always")
+        warnings.warn("emulated,\nand slow", stacklevel=1)
+    assert capsys.readouterr().err == "Warning: emulated, and slow\n"
 
 
 def test_an_interrupted_restart_goes_on_without_restart(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["pipeline", "train-teacher", "a", "--restart"])
     with pytest.raises(SystemExit), one_line_errors():
         raise KeyboardInterrupt
-    assert "run it again without --restart" in capsys.readouterr().err
+    assert "run it again without --restart to continue" in capsys.readouterr().err
 
 
 def test_our_own_mistakes_keep_their_traceback(monkeypatch):

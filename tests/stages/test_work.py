@@ -50,6 +50,16 @@ def test_other_inputs_have_other_work(tmp_path):
     assert out.read_text() == make(out, build, x=2)
 
 
+def test_what_else_a_run_had_is_said_as_far_as_it_is_known(tmp_path):
+    made = make(tmp_path / "made", lambda folder, result, _: result.write_text(""), x=1, y=[2, 3, 4], z="a", w=None)
+    then = {"x": 1, "y": [2, 3, 4], "z": "a", "w": None}
+    stage = "stage/item"
+    assert work.changes(stage, made, then) == "other code"
+    assert work.changes(stage, made, then | {"x": 2}) == "other params or inputs (x is 1, expected 2)"
+    assert work.changes(stage, made, {"x": 2}).endswith("; and 1 more)")
+    assert work.changes(stage, "of nobody", then) == "other params, inputs or code"
+
+
 def test_failed_work_leaves_the_old_out_and_continues_next_time(tmp_path):
     out = tmp_path / "made"
     out.write_text("old")
