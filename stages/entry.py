@@ -23,10 +23,7 @@ def one_line_errors() -> Iterator[None]:
         yield
         return
     try:
-        with warnings.catch_warnings():
-            # Of an odd image, in lines of source: what it spoils is listed as a problem of its file.
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-            warnings.showwarning = _warn
+        with _one_line_warnings():
             yield
     except KeyboardInterrupt:
         again = ("run it again without --restart to continue what was begun, and with it for what was not"
@@ -56,16 +53,25 @@ def one_line_errors() -> Iterator[None]:
 
 
 def told(error: Exception) -> str:
-    """An error's words; of a damaged store also how it becomes whole."""
+    """An error's words; of a damaged store also how it becomes whole, where they do not name the command."""
     from storage import CorruptStore
 
-    made_again = "; run the command that made this store, which makes again what is damaged"
-    return f"{error}{made_again if isinstance(error, CorruptStore) else ''}"
+    advice = "; run the command that made this store, which makes again what is damaged"
+    return f"{error}{advice if isinstance(error, CorruptStore) and 'again' not in str(error) else ''}"
 
 
-def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
-    """One line, without that of the source."""
-    print(f"Warning: {' '.join(str(message).split())}", file=sys.stderr)
+@contextmanager
+def _one_line_warnings() -> Iterator[None]:
+    """Of a warning its words alone, without where they are in the source."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"Warning: {' '.join(str(message).split())}\n"
+    try:
+        with warnings.catch_warnings():
+            # Of an odd image, in lines of source: what it spoils is listed as a problem of its file.
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            yield
+    finally:
+        warnings.formatwarning = before
 
 
 def stage_main(run: Callable[..., Any], *arguments: str) -> None:

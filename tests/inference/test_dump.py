@@ -81,7 +81,7 @@ def test_the_manifest_says_what_decided_the_content_and_what_it_cost(detector, d
         "kind": "teacher", "teacher": "small", "weights": "weights-sha", "data": "data-sha",
         "views": views.fingerprint, "size": [32, 32], "classes": ["cat", "dog", "cow"], "stride": 4,
         "encodings": {"heatmap": "exact-fp16", "wh_offset": "exact-fp16", "features": "exact-fp16"},
-        "peaks": 6, "precision": "32-true", "tta": {"flip": False, "scales": [1.0]}, "dump_version": 2}
+        "peaks": 6, "precision": "32-true", "tta": {"flip": False, "scales": [1.0]}, "dump_version": 3}
     assert manifest["spec"]["attributes"]["licence"] == "CC"
     assert manifest["created"]["seconds"] > 0
     assert manifest["created"]["device"] == "cpu"

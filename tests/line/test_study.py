@@ -54,7 +54,7 @@ def test_a_variation_that_stops_stops_no_other(line, monkeypatch):
     assert (result.exit_code, result.stdout) == (1, "")
     error = result.stderr.splitlines()[-1]
     assert error.startswith("Error: 2 of the screening stopped")
-    assert "weights/mobilenet_v2/diverges/seed0: the loss term" in error
+    assert "weights/mobilenet_v2/diverges/seed0: every loss term became" in error
     assert "weights/mobilenet_v2/away: " in error
     assert [path.parent.name for path in line.glob("results/study/weights/*/*/*.json")] == ["table4-3"]
 
