@@ -45,16 +45,18 @@ class Window:
         if broken.any():
             row = int(broken.any(1).nonzero()[0])
             terms = broken[row].nonzero().flatten().tolist()
-            what = ("every loss term" if len(terms) == len(self.names) > 1 else
-                    f"the loss term {' and '.join(repr(self.names[term]) for term in terms)}")
+            every, step = len(terms) == len(self.names) > 1, last_step - len(values) + row + 1
+            what = "every loss term" if every else (
+                f"the loss term{'s' * (len(terms) > 1)} {' and '.join(repr(self.names[term]) for term in terms)}")
             seen = views[row]
             if seen is not None:
                 seen = of_all_ranks(seen.where(~own[row].isfinite().all(), -1))
             shown = "" if seen is None else f" on views {seen[seen >= 0].tolist()}"
-            before = " (where all are, a weight broke in the step before)" if what.startswith("every") else ""
+            # One bad target breaks its own term: all of them at once come from what they share.
+            before = " (most likely a weight broke in the step before)" if every and step > 1 else ""
             raise UserError(
-                f"{what} became {values[row, terms[0]].item()} in step "
-                f"{last_step - len(values) + row + 1}{shown}{before}; the last checkpoint is kept. "
+                f"{what} became {values[row, terms[0]].item()} in step {step}{shown}{before}; the last checkpoint is "
+                "kept. "
                 "Lower train.lr, lengthen train.warmup or set train.clip.")
         means = values.mean(0).tolist()
         return {"loss": sum(means), **dict(zip(self.names, means, strict=True))}

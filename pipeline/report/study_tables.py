@@ -114,20 +114,23 @@ def recipes_table(study: Study) -> Table:
 def main_table(study: Study, metric: str, where: str) -> Table:
     """The recipes and seeds that params distil: what is compared there has the same seeds."""
     wanted = study.params.distill
-    table = _arms(study.distilled, wanted.recipes, metric, f"mAP@.5 (area) {where}")
-    best = best_in_columns(table.rows, list(range(1, len(table.columns))))
-    seeds = listed([*map(str, wanted.seeds)])
-    return table.model_copy(update={"rows": best, "caption": "Percent, mean ± standard deviation over n of the seeds "
-                                    f"{seeds}; the best of each column stands out."})
+    table = _arms(
+        study.distilled, wanted.recipes, metric, key="arms", title=f"mAP@.5 (area) {where}",
+        caption=f"Percent, mean ± standard deviation over n of the seeds {listed([*map(str, wanted.seeds)])}; the best "
+        "of each column stands out.")
+    return table.model_copy(update={"rows": best_in_columns(table.rows, list(range(1, len(table.columns))))})
 
 
 def others_table(study: Study, metric: str, where: str) -> Table | None:
     """The recipes that are no part of `main_table`, with every seed that they have."""
     others = [name for name in study.shown_recipes if name not in study.params.distill.recipes]
-    return _arms(study, others, metric, f"Side questions: mAP@.5 (area) {where}") if others else None
+    return _arms(
+        study, others, metric, key="others", title=f"Side questions: mAP@.5 (area) {where}",
+        caption="Percent, mean ± standard deviation over n seeds, which differ from row to row: only claims, above, "
+        "are of the same ones.") if others else None
 
 
-def _arms(study: Study, recipes: Sequence[str], metric: str, title: str) -> Table:
+def _arms(study: Study, recipes: Sequence[str], metric: str, *, key: str, title: str, caption: str) -> Table:
     """A row for each recipe, a column for each student."""
     students, results = study.params.distill.students, study.results
     rows = []
@@ -137,10 +140,9 @@ def _arms(study: Study, recipes: Sequence[str], metric: str, title: str) -> Tabl
                      *(measured(results.score(student, recipe, metric)) for student in students),
                      number(fmean(means) if len(means) == len(students) else None)])
     return Table(
-        key=f"{'others' if recipes != study.params.distill.recipes else 'arms'}-{metric.replace('.', '-')}",
+        key=f"{key}-{metric.replace('.', '-')}",
         title=title,
-        caption="Percent, mean ± standard deviation over n seeds, which differ from row to row: only claims, above, "
-        "are of the same ones.",
+        caption=caption,
         columns=[
             Column(title="Recipe", numeric=False),
             *(Column(title=label(student)) for student in students),
