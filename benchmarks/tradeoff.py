@@ -175,9 +175,9 @@ def write_page(compared: Comparison, about: Mapping[str, Any], path: Path) -> No
         f"{about['teacher']} was dumped over {about['views']:,} views of {about['images']:,} images ({size} px, "
         f"{about['classes']} classes) once per encoding, and each store taught {about['student']}s with "
         f"W = {about['weights']}, {about['epochs']:g} epochs long, one per seed ({', '.join(map(str, seeds))}); "
-        "without features, w4 = 0 and the rest stays, which sells heads short: alone they need other weights "
-        f"([losses.md](losses.md#without-features)). Scored on val ({about['val']} images): mAP@.5 by area in percent, "
-        "mean ± standard deviation.", "",
+        "without features, w4 = 0 and the rest stays, which understates heads: without features they need other "
+        f"weights ([losses.md](losses.md#without-features)). Scored on val ({about['val']} images): mAP@.5 by area in "
+        "percent, mean ± standard deviation.", "",
         "![Bytes per view against AP](encodings.png)", ""]
     heads, features = compared.heads[0], compared.features[0]
     lines += [f"## Heads, beside {heads.label('features')}", "", *_table(compared.heads, "heads"), "",

@@ -39,7 +39,7 @@ def run(params: "Params", key: str, *, restart: bool = False) -> dict[str, Any]:
         with progress_bar(f"ensemble {key}") as progress:
             build_ensemble(stores, result, params=ensemble, class_ap=known, truth=truth, progress=progress)
 
-    given = {"stores": {name: store.fingerprint for name, store in stores.items()}, "ensemble": inputs.values(ensemble),
+    given = {"stores": {name: store.content for name, store in stores.items()}, "ensemble": inputs.values(ensemble),
              "class_ap": known}
     out, stage = paths.ensemble_store(key), f"build_ensemble/{key}"
     work.run(stage, module="stages.build_ensemble", inputs=given, out=out, build=build, restart=restart)

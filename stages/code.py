@@ -14,8 +14,9 @@ PACKAGES = ("pipeline", "stages", "storage")
 #: Not part of a stage's fingerprint: the *values* of params are in it already, and these modules only
 #: carry values, errors and progress from one place to another, start processes or guard outs.
 PLUMBING = ("pipeline.devices", "pipeline.engine.interrupt", "pipeline.engine.log", "pipeline.engine.stopwatch",
-            "pipeline.errors", "pipeline.inform", "pipeline.params", "pipeline.paths",
-            "stages.code", "stages.entry", "stages.replacing", "stages.work")
+            "pipeline.engine.window", "pipeline.errors", "pipeline.inform", "pipeline.params", "pipeline.paths",
+            "stages.code", "stages.entry", "stages.replacing", "stages.work",
+            "storage.conversion", "storage.remote", "storage.remote_files", "storage.verification")
 
 
 @cache

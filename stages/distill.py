@@ -136,7 +136,7 @@ class _Line:
             stage=f"distill/{student}/{recipe}/seed{seed}", module="stages.distill",
             out=out or paths.student_model(student, recipe, seed), data=self.data, detector=detector, train=train,
             seed=seed, size_hw=targets.size, objective=objective,
-            inputs={"views": seen, "recipe": inputs.values(targets.recipe), "stores": targets.fingerprints,
+            inputs={"views": seen, "recipe": inputs.values(targets.recipe), "stores": targets.contents,
                     "teachers": {teacher: targets.stores[teacher].spec.identity["weights"]
                                  for teacher in targets.recipe.teachers},
                     "flip": targets.flip})

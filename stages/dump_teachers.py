@@ -72,7 +72,7 @@ def run(params: "Params", name: str, *, devices: str = "auto", restart: bool = F
                          code=code_fingerprint(MODULE))
 
     given = {"weights": sha256, "data": data.fingerprint, "views": recorded.fingerprint,
-             "dump": inputs.values(params.dump)}
+             "dump": inputs.values(params.dump, without=("batch",))}
     store, stage = paths.teacher_store(name), _stage(name)
     work.run(stage, module=MODULE, inputs=given, out=store, build=build, shared=True, restart=restart)
     if not work.is_main_process():

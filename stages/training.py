@@ -73,9 +73,11 @@ class Cell:
 
     @property
     def found(self) -> str | None:
-        """The fingerprint of what is at `out`: None where nothing is, "" where it does not say."""
+        """The fingerprint of what is at `out`: None where nothing is, "" where it does not say or has no weights."""
         if not self.out.exists():
             return None
+        if not paths.weights(self.out).exists():
+            return ""
         try:
             return str(stage_inputs.training_summary(self.out)["fingerprint"])
         except (OSError, ValueError, TypeError, KeyError):
@@ -220,5 +222,6 @@ def _write(cell: Cell, folder: work.Work, trainee: "Trainee", summary: "FitSumma
     (fresh / "summary.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     shutil.copy(folder.folder / "log.csv", fresh)
     shutil.copytree(folder.folder / "tensorboard", fresh / "tensorboard")
+    work.sync(fresh)  # the checkpoint goes next
     shutil.rmtree(folder.result, ignore_errors=True)
     os.replace(fresh, folder.result)

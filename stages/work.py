@@ -92,6 +92,9 @@ def hold(stage: str, *, module: str, inputs: Mapping[str, Any], out: Path, share
         else:
             if not restart and is_begun(stage, fingerprint):
                 say(f"{stage}: continuing in {folder}")
+            else:
+                for left in _unfinished(stage, fingerprint):
+                    say(f"{stage}: beginning; what was begun in {left} had {changes(stage, left.name, inputs)}")
             if is_main_process():
                 write_text(folder / "inputs.json", json.dumps(inputs, indent=1, sort_keys=True, default=str))
         yield work
@@ -123,6 +126,13 @@ def is_begun(stage: str, fingerprint: str) -> bool:
     """Whether an earlier run with this fingerprint left work, finished or not."""
     folder = _folder(stage, fingerprint)
     return folder.exists() and any(path.name not in BOOKKEEPING for path in folder.iterdir())
+
+
+def _unfinished(stage: str, fingerprint: str) -> list[Path]:
+    """The folders in which other inputs' work of this stage was begun and not finished."""
+    begun = (path.parent for path in (WORK / stage).glob("*/inputs.json"))
+    return [path for path in sorted(begun) if path != _folder(stage, fingerprint)
+            and not (path / "done").exists() and is_begun(stage, path.name)]
 
 
 def changes(stage: str, fingerprint: str, inputs: Mapping[str, Any]) -> str:
@@ -221,6 +231,16 @@ def _delete(work: Path, keep: set[str]) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+def sync(folder: Path) -> None:
+    """Makes the files of a folder survive a power cut."""
+    for path in (*folder.rglob("*"), folder):
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 def _copy(source: str | Path, target: str | Path) -> None:

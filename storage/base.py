@@ -28,7 +28,14 @@ class Store(Protocol):
     def manifest(self) -> Manifest: ...
 
     @property
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """Of what was asked for: sha256 of the identity and the arrays."""
+        ...
+
+    @property
+    def content(self) -> str:
+        """Of what is stored; of two stores of one fingerprint it differs where other code or another machine wrote."""
+        ...
 
     def __len__(self) -> int:
         """Views."""

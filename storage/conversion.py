@@ -35,8 +35,8 @@ def convert(
 ) -> Manifest:
     """Writes a store again, and checks every byte of what was written.
 
-    Without other encodings the codes are copied, and so is the fingerprint. With others the new store has an
-    identity of its own, which names the source's fingerprint as `converted_from`, and its errors are measured against
+    Without other encodings the codes are copied, and fingerprint and content stay. With others the new store has an
+    identity of its own, which names the source's content as `converted_from`, and its errors are measured against
     the source's values. A killed conversion continues where it was; several may work at once.
 
     Args:
@@ -76,6 +76,8 @@ def convert(
                 if progress:
                     progress(rows.stop, len(source), "views")
     kept = {key: source.manifest["created"][key] for key in ("flip", "code") if key in source.manifest["created"]}
+    if not changed:
+        kept["content"] = source.content
     manifest = writer.finish(seconds=round(time.perf_counter() - start, 3), source=str(source.path),
                              inherited_seconds=seconds_to_make(source.manifest), **kept)
     _check_result(source, path, [array.name for array in source.spec.arrays if array.name not in changed])
@@ -99,7 +101,7 @@ def _spec(source: Store, path: Path, changed: Mapping[str, str], backend: str | 
     identity = source.spec.identity
     if changed:
         identity = {**identity, "encodings": {**identity.get("encodings", {}), **changed},
-                    "converted_from": source.fingerprint}
+                    "converted_from": source.content}
     wanted = replace(source.spec, identity=identity, backend=backend or source.spec.backend,
                      shard_views=shard_views or source.spec.shard_views)
     if (found := begun(path)) is not None:  # what was fitted then counts

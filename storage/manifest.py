@@ -42,6 +42,14 @@ def seconds_to_make(manifest: Manifest) -> float:
     return float(created["shard_seconds"] / created.get("processes", 1) + created.get("inherited_seconds", 0.0))
 
 
+def content(manifest: Manifest) -> str:
+    """sha256 of the fingerprint and of all shards; a copy in another layout or backend has that of its source."""
+    shards = [{name: entry["sha256"] for name, entry in shard["arrays"].items()} for shard in manifest["shards"]]
+    found: str = (manifest["created"].get("content")
+                  or fingerprint({"fingerprint": manifest["fingerprint"], "shards": shards}))
+    return found
+
+
 def parse(raw: bytes) -> dict[str, Any]:
     """Inverse of `render`.
 

@@ -64,11 +64,11 @@ def open_unchecked(path: str | os.PathLike[str]) -> "ShardedStore":
     return Hdf5Store(path, manifest, spec)
 
 
-def _reopen(path: Path | str, fingerprint: str) -> Store:
+def _reopen(path: Path | str, content: str) -> Store:
     store = open_store(path)
-    if store.fingerprint != fingerprint:
-        raise FingerprintMismatch(f"{path}: the store was replaced while it was in use: its fingerprint is "
-                                  f"{store.fingerprint}, expected {fingerprint}")
+    if store.content != content:
+        raise FingerprintMismatch(f"{path}: the store was replaced while it was in use: its content is "
+                                  f"{store.content}, expected {content}")
     return store
 
 
@@ -82,6 +82,10 @@ class ShardedStore(ABC):
     def fingerprint(self) -> str:
         return self.spec.fingerprint
 
+    @property
+    def content(self) -> str:
+        return manifests.content(self.manifest)
+
     def __len__(self) -> int:
         return self.spec.views
 
@@ -90,7 +94,7 @@ class ShardedStore(ABC):
         return f"{type(self).__name__}({str(self.path)!r}, {len(self)} views of {arrays})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.path, self.fingerprint)
+        return _reopen, (self.path, self.content)
 
     def read(self, array: str, indices: Indices, out: Array | None = None) -> Array:
         spec, rows = self.spec[array], _rows(indices, len(self), self.path)

@@ -160,9 +160,10 @@ def what_happened(root: Path, stores: Iterable[str], students: Collection[str],
     epochs: dict[str, dict[str, float]] = {}
     for student in students:
         for recipe, count in images.items():
-            found = sorted(root.glob(f"{paths.student_model(student, recipe, '*')}/summary.json"))
-            if found:
-                epochs.setdefault(student, {})[recipe] = median(_epoch_seconds(path, count) for path in found)
+            found = [_epoch_seconds(path, count)
+                     for path in sorted(root.glob(f"{paths.student_model(student, recipe, '*')}/summary.json"))]
+            if taken := [seconds for seconds in found if seconds is not None]:
+                epochs.setdefault(student, {})[recipe] = median(taken)
     return Happened(stores=made, epochs=epochs)
 
 
@@ -179,9 +180,10 @@ def read_plan(path: Path) -> Plan:
         raise UserError(f"{path} is no plan ({what}). Run 'pipeline plan' again, or remove it.") from None
 
 
-def _epoch_seconds(path: Path, images: int) -> float:
+def _epoch_seconds(path: Path, images: int) -> float | None:
+    """None of a student that `epochs: 0` left as it was."""
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
-        return float(summary["seconds"] / summary["passes"] * images)
-    except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+        return float(summary["seconds"] / summary["passes"] * images) if summary["passes"] else None
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is no summary of a training run ({error}): train again, or remove it.") from None

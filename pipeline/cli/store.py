@@ -160,10 +160,10 @@ def show(params: "Params", path: Path | str, view: str, out: Path) -> dict[str, 
     if identity["kind"] == "teacher":
         stores[label(identity["teacher"])] = store
     elif identity["kind"] == "ensemble":
-        for name, fingerprint in identity["members"].items():
+        for name, content in identity["members"].items():
             try:
                 member = open_of_views(paths.teacher_store(name), recorded)
-                if member.fingerprint != fingerprint:
+                if member.content != content:
                     raise StoreError(f"{member.path} is another dump than the one that was merged")
                 stores[label(name)] = member
             except StoreError as error:

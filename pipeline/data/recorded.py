@@ -1,5 +1,6 @@
 """Views resolved once and kept as numbers: every teacher and student replays exactly these."""
 
+import hashlib
 import warnings
 import zlib
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from pipeline.data.pixels import unpack
 from pipeline.data.views import Image, View, render_view
 from pipeline.errors import UserError
-from storage import CorruptStore, open_store
+from storage import CorruptStore, Store, open_store
 
 if TYPE_CHECKING:
     from pipeline.data.dataset import DataSet
@@ -29,6 +30,12 @@ def drawn(params: "Views", without: str = "shard_views") -> dict[str, Any]:
     return {"size": list(params.size), "views": rules}
 
 
+def views_fingerprint(store: Store) -> str:
+    """sha256 of a store's fingerprint and of its views' pixels: another OpenCV gives others by the same params."""
+    crc32 = store.read("record", np.arange(len(store)))[:, 5]
+    return hashlib.sha256(store.fingerprint.encode() + crc32.tobytes()).hexdigest()
+
+
 class RecordedViews:
     """The views of a store that `recording.record_views` wrote, in memory.
 
@@ -39,7 +46,7 @@ class RecordedViews:
         params: refuse views that were drawn otherwise.
 
     Attributes:
-        fingerprint: of the store; what teachers' stores name as their views.
+        fingerprint: of the store and of the pixels that were recorded; what teachers' stores name as their views.
         grown_from: {fingerprint: views} of the older stores whose views come first here.
         data, split: whose images they show, the data set by its fingerprint; "train+unlabelled" is of two splits.
         size: (height, width) of a view in pixels.
@@ -62,7 +69,7 @@ class RecordedViews:
         expected = {"kind": "views", "views_version": VERSION, "data": data and data.fingerprint, "split": split,
                     **(drawn(params) if params else {})}
         self._store = store = open_store(path, {key: value for key, value in expected.items() if value is not None})
-        identity, self.fingerprint = store.spec.identity, store.fingerprint
+        identity = store.spec.identity
         self.data: str = identity["data"]
         self.split: str = identity["split"]
         self.size: tuple[int, int] = tuple(identity["size"])
@@ -71,7 +78,7 @@ class RecordedViews:
         self.pixels: Form | None = identity["views"]["image"]
         self.grown_from: dict[str, int] = identity["grown_from"]
         rows = np.arange(len(store))
-        self.records = store.read("record", rows)
+        self.records, self.fingerprint = store.read("record", rows), views_fingerprint(store)
         self.rows = _table(path, self.records, self.per_image)
         self.matrix, self.color = store.read("matrix", rows), store.read("color", rows)
         # Most rows of `boxes` are unused: keep the others only.
@@ -131,8 +138,8 @@ class RecordedViews:
             problem = (f"{path}: view {row} (number {self.records[row, 1]} of the image) has other pixels "
                        "than were recorded; the file or the version of OpenCV changed.")
             if on_mismatch == "error":
-                raise UserError(f"{problem} Run 'pipeline record-views' and 'pipeline dump-teachers' again, "
-                                "or set views.on_mismatch: warn to go on.")
+                raise UserError(f"{problem} Run 'pipeline record-views --restart' (after 'pipeline prepare', if it was "
+                                "the file) and 'pipeline dump-teachers', or set views.on_mismatch: warn to go on.")
             warnings.warn(f"{problem} Going on, as views.on_mismatch says.", stacklevel=2)
             self._warned = True
         return image

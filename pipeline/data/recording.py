@@ -1,6 +1,7 @@
 """Recording views: resolved once for each image, beside those of an older store that grows."""
 
 import hashlib
+import warnings
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from pipeline.data.pixels import pack, pixel_array
 from pipeline.data.recorded import VERSION, RecordedViews, drawn
 from pipeline.data.views import IDENTITY_COLOR, Image, View, render_view, resolve_view, view_boxes
 from pipeline.errors import UserError
-from storage import ArraySpec, StoreError, StoreSpec, begun, create_store, open_store
+from storage import ArraySpec, CorruptStore, StoreError, StoreSpec, begun, create_store, open_store
 
 if TYPE_CHECKING:
     from pipeline.data.dataset import DataSet, ImageRecord
@@ -69,12 +70,16 @@ def record_views(
             for row in claim.views:
                 view = views[row]
                 record = records[view.image]
-                if old and row < kept:
-                    claim.append(old.codes(row, view.image))
-                    continue
-                if view.image != shown:
-                    shown, pixels = view.image, record.read()
-                claim.append(_codes(record, view, pixels, params))
+                codes = _copied(old, row, view.image) if old and row < kept else None
+                if codes is None:
+                    if view.image != shown:
+                        shown, pixels = view.image, record.read()
+                    codes = _codes(record, view, pixels, params)
+                    if old and row < kept and codes["record"][5] != old.records[row, 5]:
+                        raise UserError(f"{old.path}: view {row} is damaged, and {record.path} does not give its "
+                                        "pixels any more: the file or the version of OpenCV changed. Record all views "
+                                        "anew with 'pipeline record-views --restart'.")
+                claim.append(codes)
                 if progress:
                     progress(row + 1, len(views), record.id)
     return writer.finish()
@@ -103,13 +108,24 @@ def growable(path: Path, data: "DataSet", split: str, params: "Views") -> Record
         if not (np.array_equal(view.matrix, found.matrix) and np.array_equal(view.color, found.color)
                 and np.array_equal(_boxes(records[image], found, params), old.boxes(row))):
             return None
-    try:
-        for row in np.linspace(0, len(old) - 1, _SAMPLE).astype(int).tolist():
-            record = records[images[int(old.records[row, 7])]]
+    for row in np.linspace(0, len(old) - 1, _SAMPLE).astype(int).tolist():
+        record = records[images[int(old.records[row, 7])]]
+        try:
             old.render(row, record.read, record.path)
-    except UserError:
-        return None
+        except UserError:
+            return None
+        except CorruptStore:
+            continue  # rendered anew when it is copied
     return old
+
+
+def _copied(old: RecordedViews, row: int, image: int) -> dict[str, npt.NDArray[Any]] | None:
+    """What an older store has of a view; None where it is damaged."""
+    try:
+        return old.codes(row, image)
+    except CorruptStore as error:
+        warnings.warn(f"{error}; the view is rendered again.", stacklevel=2)
+        return None
 
 
 def older_views(

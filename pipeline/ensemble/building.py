@@ -95,8 +95,9 @@ def _mean_shares(stores: Mapping[str, Store], params: "Ensemble",
                  rule: Callable[[int], Rule]) -> dict[str, float] | None:
     """Each teacher's mean share of the fused boxes' weight over some views; None where there is no box."""
     total = len(next(iter(stores.values())))
-    views = np.linspace(0, total - 1, min(SAMPLE, total)).round().astype(int).tolist()
+    sample = np.linspace(0, total - 1, min(SAMPLE, total)).round().astype(int).tolist()
     shares = [box_shares(*outputs, iou=params.iou, threshold=params.threshold, rule=rule(view))
+              for views in (sample[at : at + BATCH] for at in range(0, len(sample), BATCH))
               for view, *outputs in zip(views, *_read(stores, ("heatmap", "peaks"), views), strict=True)]
     found = np.concatenate(shares)
     return dict(zip(stores, found.mean(axis=0).round(4).tolist(), strict=True)) if len(found) else None
@@ -164,7 +165,7 @@ def _spec(stores: Mapping[str, Store], params: "Ensemble", class_ap: ClassAP | N
         shard_views=reference.shard_views,
         identity={
             "kind": "ensemble",
-            "members": {name: store.fingerprint for name, store in stores.items()},
+            "members": {name: store.content for name, store in stores.items()},
             **{field: reference.identity[field] for field in SHARED},
             **params.identity,
             **decided,

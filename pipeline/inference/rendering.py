@@ -1,6 +1,7 @@
 """Recorded views as batches of pixels."""
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -23,12 +24,10 @@ def rendered(
 
     def render(some: Sequence[int]) -> tuple[Sequence[int], NDArray[np.uint8]]:
         images = np.empty((len(some), *views.size, 3), np.uint8)
-        shown, pixels = -1, images[0]
+        read = lru_cache(1)(lambda image: records[image].read())  # the views of an image follow each other
         for place, row in enumerate(some):
             image = views.view(row).image
-            if image != shown:  # the views of an image follow each other
-                shown, pixels = image, records[image].read()
-            images[place] = views.render(row, pixels, records[image].path, on_mismatch)
+            images[place] = views.render(row, partial(read, image), records[image].path, on_mismatch)
         return some, images
 
     return prefetched(render, (rows[at : at + batch] for at in range(0, len(rows), batch)))

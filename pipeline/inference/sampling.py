@@ -77,11 +77,11 @@ class _Disagreement:
 
     def add(self, one: "Tensor", other: "Tensor") -> None:
         """Both (B, F, h, w)."""
-        one, other = one.double(), other.double()
-        self._apart += float((one - other).square().sum())
+        exact = torch.float64  # of the sums alone: the maps may be large
+        self._apart += float((one - other).square().sum(dtype=exact))
         for values in (one, other):
-            self._squares += float(values.square().sum())
-            self._sums = self._sums + values.sum((0, 2, 3))
+            self._squares += float(values.square().sum(dtype=exact))
+            self._sums = self._sums + values.sum((0, 2, 3), dtype=exact)
             self._count += values.shape[0] * values.shape[2] * values.shape[3]
 
     @property

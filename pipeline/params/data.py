@@ -29,6 +29,7 @@ class DemoScenes(Block):
             scene's shorter side; several are drawn smaller.
         difficult: about the share of the objects that are drawn tiny or heavily covered, and
             therefore marked difficult.
+        seed: of what is composed.
     """
 
     train: Positive = 2400
@@ -122,6 +123,8 @@ class Views(Block):
         color: strength of brightness, contrast and saturation, 0 for none.
         lighting: standard deviation of the PCA lighting noise, 0 for none.
         max_objects: boxes kept per view.
+        seed: of the random draws.
+        shard_views: views in a file of the store.
         image: keep the rendered pixels of recorded views too, so that nobody decodes, warps or
             recolours images again: "raw", or "jpeg" (the view is then what that JPEG shows).
         on_mismatch: what happens when a replayed view has other pixels than the recorded one.

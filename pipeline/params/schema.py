@@ -24,6 +24,8 @@ class Train(Block):
             file `weights`.
         batch: images per step, over all processes.
         lr: peak learning rate; it belongs to `batch`, nothing rescales it.
+        optimizer: "adam" adds `weight_decay` to the gradient, "adamw" takes it off the weights.
+        weight_decay: of weights alone, not of biases and normalisations.
         schedule: "step" multiplies by `gamma` after each of `milestones` (shares of the run);
             "cosine" goes to zero; both after a linear `warmup` (share of the run).
         ema: decay of the weights' moving average, 0 for none; warmed up as
@@ -31,6 +33,7 @@ class Train(Block):
         clip: largest gradient norm, 0 for none.
         precision: Fabric's name: "32-true", "bf16-mixed", "16-mixed"; "auto" is "bf16-mixed" where the device
             calculates in bfloat16 itself, else "32-true".
+        channels_last: memory layout of maps; faster on most hardware, other values in the last digits.
         checkpoint_minutes: time between checkpoints; one is written at the end of every run too.
         log_every: steps between log rows; gradient norms of the single terms come every
             `grad_norm_every` steps, 0 for never.
@@ -147,6 +150,7 @@ class Dump(Block):
         features: keep the map that the heads read.
         precision: of the body; heads and sigmoid are always fp32. It is part of what a store is, so no machine
             chooses it.
+        shard_views: views in a file of the store: fewer lose less to a kill, more are fewer files.
         tta: test-time augmentation; a batch of `batch` views is in memory at the largest scale.
         encodings: encoding of each array.
     """
@@ -229,6 +233,7 @@ class Evaluate(Block):
     """`evaluate`: decoding and averaging.
 
     Attributes:
+        batch: images per forward pass.
         top_k: detections per image.
         flip: the official flip test (heatmap and wh averaged over the image and its mirror).
         latency_runs: timed forward passes of one image; 0 leaves latency out.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from matplotlib.backend_bases import FigureCanvasBase
 
+from pipeline.data.recorded import views_fingerprint
 from pipeline.errors import UserError
 from pipeline.models import peaks_to_boxes
 from pipeline.report.drawing import DPI, LIGHT
@@ -32,7 +33,7 @@ def open_of_views(path: Path | str, recorded: "RecordedViews") -> Store:
     """
     store = open_store(path)
     identity = store.spec.identity
-    named = store.fingerprint if identity.get("kind") == "views" else identity.get("views")
+    named = views_fingerprint(store) if identity.get("kind") == "views" else identity.get("views")
     if named not in (recorded.fingerprint, *recorded.grown_from):
         raise FingerprintMismatch(f"{path}: its views are {named}, those recorded for params are "
                                   f"{recorded.fingerprint}. Name the --params it belongs to, or write it again.")

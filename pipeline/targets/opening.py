@@ -88,7 +88,7 @@ def open_targets(
         made = (dumped or {}).get(teacher, {})
         stores[teacher] = _open(paths[teacher], {"kind": "teacher", **expected, **made}, again)
     if recipe.merged:
-        members = {f"members.{name}": store.fingerprint for name, store in stores.items()}
+        members = {f"members.{name}": store.content for name, store in stores.items()}
         again = f"Run 'pipeline build-ensemble {recipe.merged}' again."
         made = (dumped or {}).get(ENSEMBLE, {})
         stores[ENSEMBLE] = _open(paths[ENSEMBLE], {"kind": "ensemble", **expected, **members, **made}, again)
@@ -185,9 +185,9 @@ class Targets:
     flip: bool
 
     @property
-    def fingerprints(self) -> dict[str, str]:
-        """Of each store."""
-        return {name: store.fingerprint for name, store in self.stores.items()}
+    def contents(self) -> dict[str, str]:
+        """What each store holds."""
+        return {name: store.content for name, store in self.stores.items()}
 
     @property
     def reads(self) -> dict[str, Any]:
@@ -197,7 +197,7 @@ class Targets:
         """
         views = (self.recorded.model_dump(mode="json") if isinstance(self.recorded, Views)
                  else self.recorded.fingerprint)
-        return {"stores": self.fingerprints, "arrays": self.arrays, "heads": self.heads, "size": self.size,
+        return {"stores": self.contents, "arrays": self.arrays, "heads": self.heads, "size": self.size,
                 "flip": self.flip, "unlabelled": self.recipe.unlabelled, "views": views}
 
     @property

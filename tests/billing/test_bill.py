@@ -103,7 +103,15 @@ def test_what_happened_is_read_from_stores_and_summaries(tmp_path):
     assert happened.epoch("other", "plain") is None
 
 
-@pytest.mark.parametrize("broken", ["", "{}", '{"seconds": 1, "passes": 0}'])
+def test_a_student_that_saw_nothing_says_nothing(tmp_path):
+    """`epochs: 0` takes a network as it is."""
+    write_summary(tmp_path, 0, 4.0).write_text('{"seconds": 1, "passes": 0}')
+    assert what_happened(tmp_path, [], ["resnet18"], {"plain": 12}).epoch("resnet18", "plain") is None
+    write_summary(tmp_path, 1, 4.0)
+    assert what_happened(tmp_path, [], ["resnet18"], {"plain": 12}).epoch("resnet18", "plain") == 2.0
+
+
+@pytest.mark.parametrize("broken", ["", "{}", '{"seconds": "1", "passes": 1}'])
 def test_a_broken_summary_is_named(tmp_path, broken):
     path = write_summary(tmp_path, 0, 4.0)
     path.write_text(broken)

@@ -55,7 +55,7 @@ def test_records_every_view_of_every_image_in_order(data, path):
     assert (recorded.records[:, 2:4] == [80, 60]).all()
     assert len(np.unique(recorded.records[:, 7])) == 5
     assert (recorded.size, recorded.per_image, recorded.max_objects) == ((32, 48), 3, 4)
-    assert (recorded.split, recorded.fingerprint) == ("train", open_store(path).fingerprint)
+    assert (recorded.split, recorded.data) == ("train", data.fingerprint)
     assert verify(path).ok
 
 
@@ -135,6 +135,14 @@ def test_views_that_another_generator_drew_are_others(data, path, tmp_path, monk
 
     monkeypatch.setattr(recording, "resolve_view", other)
     record_views(data, "train", VIEWS, tmp_path / "other.zarr")
+    assert RecordedViews(tmp_path / "other.zarr").fingerprint != RecordedViews(path).fingerprint
+
+
+def test_the_same_views_of_other_pixels_are_others(data, path, tmp_path):
+    """As another version of OpenCV gives them: what teachers said of the old ones is not of these."""
+    Image.new("RGB", (80, 60)).save(data.splits["train"][2].path)
+    record_views(data, "train", VIEWS, tmp_path / "other.zarr")
+    assert open_store(tmp_path / "other.zarr").fingerprint == open_store(path).fingerprint
     assert RecordedViews(tmp_path / "other.zarr").fingerprint != RecordedViews(path).fingerprint
 
 
@@ -268,6 +276,37 @@ def test_an_image_that_is_gone_or_changed_stops_growth(data, path, change):
 def test_pixels_that_changed_unseen_stop_growth(data, path):
     Image.new("RGB", (80, 60)).save(data.splits["train"][0].path)
     assert growable(path, data, "train", VIEWS) is None
+
+
+@pytest.fixture
+def damaged(data, tmp_path):
+    """A store with pixels, of which view 4 has a bit flipped."""
+    out = tmp_path / "damaged.zarr"
+    record_views(data, "train", VIEWS.model_copy(update={"image": "raw"}), out)
+    pixels = open_store(out).read("image", [4])[0].tobytes()
+    shard = next(path for path in (out / "image").iterdir() if pixels[:64] in path.read_bytes())
+    raw = bytearray(shard.read_bytes())
+    raw[raw.index(pixels[:64])] ^= 1
+    shard.write_bytes(raw)
+    return out
+
+
+def test_a_damaged_view_is_rendered_again_when_its_store_grows(data, damaged, tmp_path):
+    params = VIEWS.model_copy(update={"image": "raw", "per_image": 4})
+    with pytest.warns(UserWarning, match=r"damaged\.zarr.*rendered again"):
+        new, old = grown(damaged, data, params, tmp_path / "grown.zarr")
+    assert new.grown_from == {old.fingerprint: 15}
+    for row in range(len(new)):
+        new.render(row, lambda: pytest.fail("the store has the pixels"), tmp_path)
+
+
+def test_a_damaged_view_whose_image_changed_is_an_error(data, damaged, tmp_path):
+    params = VIEWS.model_copy(update={"image": "raw", "per_image": 4})
+    kept = growable(damaged, data, "train", params)
+    Image.new("RGB", (80, 60)).save(data.splits["train"][1].path)
+    with pytest.raises(UserError, match=r"view 4 is damaged, and .*1\.png .*record-views --restart"), \
+            pytest.warns(UserWarning, match="rendered again"):
+        record_views(data, "train", params, tmp_path / "grown.zarr", old=kept)
 
 
 def test_nothing_to_grow_from(data, tmp_path):

@@ -68,7 +68,7 @@ def test_every_view_is_the_merger_of_its_teachers(stores, tmp_path):
 def test_the_store_says_what_it_was_made_of(stores, tmp_path):
     build_ensemble(stores, tmp_path / "e.zarr", params=PARAMS)
     spec = open_store(tmp_path / "e.zarr").spec
-    assert spec.identity["members"] == {name: store.fingerprint for name, store in stores.items()}
+    assert spec.identity["members"] == {name: store.content for name, store in stores.items()}
     for key in ("data", "views", "classes", "size", "stride"):
         assert spec.identity[key] == stores["a"].spec.identity[key]
     assert spec.attributes == {"licence": "CC", "teachers": ["a", "b"]}

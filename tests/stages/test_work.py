@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -247,3 +248,16 @@ def test_the_main_process_is_known_by_its_rank(monkeypatch, environment, main):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert work.is_main_process() is main
+
+
+def test_what_other_inputs_began_is_named(tmp_path, capsys):
+    """Or hours of training would be begun anew without a word."""
+    def killed(folder, result, fingerprint):
+        (folder / "checkpoint.pt").write_text("half")
+        raise KeyboardInterrupt
+
+    for rate in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            make(tmp_path / "out", killed, rate=rate)
+    said = capsys.readouterr().err
+    assert re.search(r"item: beginning; what was begun in \.work/stage/item/\w{16} had .*rate is 1", said)

@@ -61,6 +61,15 @@ class StoreContract:
         writer.finish(cost={"seconds": 2})
         return open(location)
 
+    def test_the_content_is_that_of_the_codes(self, store: Store, tmp_path: Path, create: Create, open: Open, spec,
+                                              rows, write):
+        other = {name: codes[::-1].copy() for name, codes in rows.items()}
+        for name, codes in (("same", rows), ("other", other)):
+            write(writer := create(tmp_path / name, spec), codes)
+            writer.finish(cost={"seconds": 3})
+            assert open(tmp_path / name).fingerprint == store.fingerprint
+            assert (open(tmp_path / name).content == store.content) == (name == "same")
+
     def test_reads_back_what_was_written(self, store: Store, spec, rows):
         assert len(store) == spec.views
         assert store.spec == spec

@@ -40,9 +40,9 @@ def recorded(views, data):
 
 @pytest.fixture
 def write_store(tmp_path, data, recorded):
-    """write_store(name, kind=..., features=..., known=..., **changes of the identity) -> the store's path."""
+    """write_store(name, kind=..., features=..., known=..., seed=..., **changes of the identity) -> the store's path."""
 
-    def write(name, *, kind="teacher", features=0, encoding="exact-fp16", known=None, **changes):
+    def write(name, *, kind="teacher", features=0, encoding="exact-fp16", known=None, seed=None, **changes):
         arrays = [
             ArraySpec("heatmap", (len(CLASSES), *GRID), encoding=encoding),
             ArraySpec("wh_offset", (4, *GRID), encoding=encoding),
@@ -54,7 +54,7 @@ def write_store(tmp_path, data, recorded):
                     "size": list(recorded.size), "classes": list(data.classes), "name": name, **changes}
         attributes = {"known": known} if known else {}
         spec = StoreSpec(tuple(arrays), len(recorded), 512, identity, attributes)
-        writer, rng = create_store(tmp_path / f"{name}.zarr", spec), np.random.default_rng(len(name))
+        writer, rng = create_store(tmp_path / f"{name}.zarr", spec), np.random.default_rng(seed or len(name))
         with writer.claim(0) as claim:
             for _ in claim.views:
                 values = {array.name: rng.random(array.shape, np.float32) for array in arrays}
@@ -70,5 +70,5 @@ def write_store(tmp_path, data, recorded):
 def two_teachers(write_store):
     """Stores of two teachers with features and of their ensemble, by name."""
     paths = {"small": write_store("small", features=3), "large": write_store("large", features=4)}
-    members = {name: open_store(path).fingerprint for name, path in paths.items()}
+    members = {name: open_store(path).content for name, path in paths.items()}
     return {**paths, "ensemble": write_store("both", kind="ensemble", members=members)}

@@ -1,3 +1,4 @@
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -33,7 +34,7 @@ def first_batch(targets):
 def test_two_teachers_give_merged_heads_and_their_own_features(data, recorded, two_teachers):
     targets = open_targets(two_teachers, BOTH, data, recorded)
     assert targets.heads == "ensemble"
-    assert targets.fingerprints == {name: open_store(path).fingerprint for name, path in two_teachers.items()}
+    assert targets.contents == {name: open_store(path).content for name, path in two_teachers.items()}
     batch = first_batch(targets)
     store, teacher = open_store(two_teachers["ensemble"]), batch["teacher"]
     codes = store.read("heatmap", batch["view"].numpy())
@@ -230,7 +231,7 @@ def test_w_of_zeros_reads_nothing_and_is_plain(data, recorded, two_teachers):
 def test_an_oracle_learns_from_rendered_ground_truth_without_a_store(data, recorded):
     oracle = Recipe(oracle=True, weights=[1000.0, 1.0, 0.1, 0.0])
     targets = open_targets({}, oracle, data, recorded)
-    assert targets.fingerprints == {}
+    assert targets.contents == {}
     terms = targets.objective(student())(answer(), first_batch(targets))
     assert set(terms) == {"heatmap", "wh", "offset", "kd_heatmap", "kd_wh", "kd_offset"}
 
@@ -287,7 +288,7 @@ def test_stores_of_something_else_are_refused(data, recorded, write_store, field
 def test_stores_that_an_older_version_made_are_refused(data, recorded, write_store):
     dump, merge = Dump(), Ensemble(teachers=["large", "small"])
     paths = {name: write_store(name, **dump.identity) for name in merge.teachers}
-    members = {name: open_store(path).fingerprint for name, path in paths.items()}
+    members = {name: open_store(path).content for name, path in paths.items()}
     old = merge.identity | {"ensemble_version": 1}
     paths["ensemble"] = write_store("both", kind="ensemble", members=members, **old)
     dumped = {**dict.fromkeys(merge.teachers, dump.identity), "ensemble": merge.identity}
@@ -303,6 +304,15 @@ def test_an_ensemble_of_older_dumps_is_refused(data, recorded, two_teachers, wri
     paths = {**two_teachers, "small": write_store("newer", features=3)}
     with pytest.raises(FingerprintMismatch, match=r"members\.small is .*build-ensemble both"):
         open_targets(paths, BOTH, data, recorded)
+
+
+def test_an_ensemble_of_dumps_that_were_made_again_is_refused(data, recorded, two_teachers, write_store):
+    """By other code, which says something else of the same views by the same params."""
+    before = open_store(two_teachers["small"]).fingerprint
+    shutil.rmtree(two_teachers["small"])
+    assert open_store(write_store("small", features=3, seed=99)).fingerprint == before
+    with pytest.raises(FingerprintMismatch, match=r"members\.small is .*build-ensemble both"):
+        open_targets(two_teachers, BOTH, data, recorded)
 
 
 def test_an_unfinished_store_is_refused(data, recorded, two_teachers):
