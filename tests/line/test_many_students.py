@@ -191,6 +191,9 @@ def test_a_finished_student_is_not_taught_again(command, fetched):
     shutil.rmtree("models/students")
     command(*distill("mobilenet_v2"))
     assert (weights("mobilenet_v2"), fetched["batches"]) == (before, STEPS)
+    Path("models/students/mobilenet_v2", BOTH, "seed3/weights.safetensors").unlink()
+    command(*distill("mobilenet_v2"))  # from `.work`
+    assert (weights("mobilenet_v2"), fetched["batches"]) == (before, STEPS)
 
 
 def test_another_result_is_replaced_only_when_asked(command, fetched):
