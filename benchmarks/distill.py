@@ -13,8 +13,9 @@ those of a trained one.) The settings:
     make bench-distill                       scenes of the embedded data set, composed at these sizes
     make bench-distill VOC=/path/to/folder   images of any VOC folder in the last two settings
     make bench-distill ROUNDS=1              one turn instead of 5, to see that it runs
+    make bench-distill ONLY=live             one part (64, 512, live, loading or students), recorded apart
 
-About ten minutes on two cores, most of them hourglass104's.
+About ten minutes on two cores with bfloat16, most of them hourglass104's; in float32 twice to three times as many.
 
 Targets: a step from the store takes at most 1.05 of the plain one with heads and 1.15 with features, .95 from stored
 pixels where loading bounds it; one with live teachers at least 5 times as long; four students in one pass at most .85
@@ -27,6 +28,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from statistics import median, quantiles
 from time import perf_counter
@@ -85,49 +87,58 @@ class Setting:
 
 
 def main() -> None:
-    rows: list[Row] = []
+    parts = {"64": at_64, "512": at_512, "live": live_at_512, "loading": from_pixels, "students": in_one_pass}
+    only = os.environ.get("ONLY")
+    if only and only not in parts:
+        sys.exit(f"ONLY={only}: expected one of {', '.join(parts)}.")
     with tempfile.TemporaryDirectory(prefix="bench-distill-") as name:
-        folder = Path(name)
-        rows += at_64(folder / "64")
-        rows += at_512(folder / "512")
-        rows += from_pixels(folder / "jpegs")
-        rows += in_one_pass(folder / "together")
-    record("distill", rows, student=STUDENT, rounds=ROUNDS, voc=bool(os.environ.get("VOC")),
-           teachers="not trained: timing runs")
+        rows = [row for key, part in parts.items() if only in (None, "", key) for row in part(Path(name))]
+    record(f"distill-{only}" if only else "distill", rows, student=STUDENT, rounds=ROUNDS,
+           voc=bool(os.environ.get("VOC")), teachers="not trained: timing runs")
 
 
 def at_64(folder: Path) -> list[Row]:
     say("64 px")
-    setting = make_setting(folder, "64 px", 96, ["data.demo.train=96"])
-    taken = setting.measure(setting.arms(folder / "line", [PLAIN, HEADS, FEATURES]), ROUNDS, 20)
+    setting = make_setting(folder / "64", "64 px", 96, ["data.demo.train=96"])
+    taken = setting.measure(setting.arms(folder / "64/line", [PLAIN, HEADS, FEATURES]), ROUNDS, 20)
     return [seconds("64 px: plain, s a step of 16", taken[PLAIN]),
             ratio("64 px: from the store, heads / plain", taken, HEADS, PLAIN, "<= 1.05"),
             ratio("64 px: from the store, features / plain", taken, FEATURES, PLAIN, "<= 1.15")]
 
 
 def at_512(folder: Path) -> list[Row]:
+    setting, arms = dumped_at_512(folder)
+    say("512 px: steps")
+    taken = setting.measure({name: arms[name] for name in (PLAIN, HEADS, FEATURES)}, ROUNDS, 3)
+    return [seconds("512 px: plain, s a step of 4", taken[PLAIN]),
+            ratio("512 px: from the store, heads / plain", taken, HEADS, PLAIN, "<= 1.05"),
+            ratio("512 px: from the store, features / plain", taken, FEATURES, PLAIN, "<= 1.15")]
+
+
+def live_at_512(folder: Path) -> list[Row]:
+    setting, arms = dumped_at_512(folder)
+    say("512 px: live teachers")
+    live = setting.measure({name: arms[name] for name in (FEATURES, LIVE)}, min(3, ROUNDS), 2)
+    return [seconds("512 px: live resnet50 and hourglass104, s a step of 4", live[LIVE]),
+            ratio("512 px: live teachers / from the store", live, LIVE, FEATURES, ">= 5")]
+
+
+@cache
+def dumped_at_512(folder: Path) -> tuple[Setting, dict[str, Arm]]:
     say("512 px: dumping")
-    setting = make_setting(folder, "512 px", 8, [
+    setting = make_setting(folder / "512", "512 px", 8, [
         *(images_of_voc() or ["data.source=demo", "data.demo.size=[512, 512]", "data.demo.train=8"]), "dump.batch=4",
         f"dump.precision={suited_precision(pick_device().type)}", "distill.train.batch=4", "distill.train.workers=0",
         *(f"{key}.pretrained=false" for key in (f"students.{STUDENT}", "teachers.resnet50"))])
     more = 20 - len(setting.data.classes)
     named = (*setting.data.classes, *(f"nothing-{number}" for number in range(more)))
     setting = replace(setting, data=replace(setting.data, classes=named))
-    arms = setting.arms(folder / "line", [PLAIN, HEADS, FEATURES, LIVE])
-    say("512 px: steps")
-    taken = setting.measure({name: arms[name] for name in (PLAIN, HEADS, FEATURES)}, ROUNDS, 3)
-    say("512 px: live teachers")
-    live = setting.measure({name: arms[name] for name in (FEATURES, LIVE)}, min(3, ROUNDS), 2)
-    return [seconds("512 px: plain, s a step of 4", taken[PLAIN]),
-            ratio("512 px: from the store, heads / plain", taken, HEADS, PLAIN, "<= 1.05"),
-            ratio("512 px: from the store, features / plain", taken, FEATURES, PLAIN, "<= 1.15"),
-            seconds("512 px: live resnet50 and hourglass104, s a step of 4", live[LIVE]),
-            ratio("512 px: live teachers / from the store", live, LIVE, FEATURES, ">= 5")]
+    return setting, setting.arms(folder / "512/line", [PLAIN, HEADS, FEATURES, LIVE])
 
 
 def from_pixels(folder: Path) -> list[Row]:
     say("loading-bound")
+    folder = folder / "jpegs"
     setting = make_setting(folder, "64 px", 96, loading_bound(folder, 96))
     arms = setting.arms(folder / "jpegs", [PLAIN, FEATURES])
     arms = {"jpegs": arms[PLAIN], "jpegs taught": arms[FEATURES]}
@@ -146,6 +157,7 @@ def from_pixels(folder: Path) -> list[Row]:
 def in_one_pass(folder: Path) -> list[Row]:
     """`pipeline distill` with four students at once, and once for each."""
     say("four students")
+    folder = folder / "together"
     detector = "{model: mobilenet_v2, arch: {deconv: [128, 64, 64]}}"
     students = [f"students.{name}={detector}" for name in STUDENTS]
     setting = make_setting(folder, "64 px", 160, [*loading_bound(folder, 160), *students])
