@@ -192,7 +192,11 @@ def _checked(path: Path, size: int, array: ArraySpec, views: int, tag: bytes) ->
             raise CorruptStore("belongs to another store, array or place")
     except CorruptStore:
         raise
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError):
+    except OSError as error:
+        if error.errno:  # the disk's fault, not the file's
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
+        raise CorruptStore("is damaged") from None
+    except (RuntimeError, KeyError, ValueError, TypeError):
         raise CorruptStore("is damaged") from None
     return data
 
