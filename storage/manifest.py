@@ -40,7 +40,9 @@ def render(content: dict[str, Any]) -> bytes:
 def seconds_to_make(manifest: Manifest) -> float:
     """What a store cost: seconds of writing its shards, by the processes that shared them, and of what it took over."""
     created = manifest["created"]
-    return float(created["shard_seconds"] / created.get("processes", 1) + created.get("inherited_seconds", 0.0))
+    # Older manifests know the processes of the last run alone.
+    shared = created.get("shared_seconds", created["shard_seconds"] / created.get("processes", 1))
+    return float(shared + created.get("inherited_seconds", 0.0))
 
 
 def parse(raw: bytes) -> dict[str, Any]:
@@ -247,7 +249,7 @@ def _check_arrays(manifest: Manifest, names: set[str]) -> None:
 def _check_created(created: dict[str, Any]) -> None:
     """What is read of it; it may say more."""
     flip, processes = created.get("flip"), created.get("processes", 1)
-    if not all(_is_amount(created.get(key, 0)) for key in ("shard_seconds", "inherited_seconds")) or (
+    if not all(_is_amount(created.get(key, 0)) for key in ("shard_seconds", "shared_seconds", "inherited_seconds")) or (
             "shard_seconds" not in created or not _is_count(processes) or processes < 1):
         raise CorruptStore("does not say what the store cost")
     if flip is not None and (not {"views", "error"} <= set(flip) or not all(map(_is_amount, flip.values()))):

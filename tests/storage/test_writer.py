@@ -295,6 +295,19 @@ def test_memory_does_not_grow_with_the_shard(tmp_path: Path):
     assert peak < 1_000_000
 
 
+def test_the_cost_of_a_shard_is_its_share_of_the_processes_of_that_time(tmp_path: Path, spec, rows,
+                                                                       monkeypatch: pytest.MonkeyPatch):
+    """Begun by four processes, resumed by one."""
+    clock = iter(range(0, 10**6, 12))  # a shard takes 12 s
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    for shard, processes in enumerate((4, 4, 1)):
+        with storage.create_store(tmp_path / "s", spec).claim(shard, processes=processes) as claim:
+            for view in claim.views:
+                claim.append({name: np.asarray(codes[view]) for name, codes in rows.items()})
+    manifest = storage.create_store(tmp_path / "s", spec).finish(processes=1)
+    assert (manifest["created"]["shard_seconds"], storage.seconds_to_make(manifest)) == (36, 3 + 3 + 12)
+
+
 def test_claims_are_for_shards_that_exist(tmp_path: Path, spec):
     with pytest.raises(IndexError, match="shard 3 is not one of 3"):
         storage.create_store(tmp_path / "s", spec).claim(3)
