@@ -23,7 +23,6 @@ from numcodecs.fletcher32 import Fletcher32
 
 from storage.base import Array
 from storage.errors import CorruptStore
-from storage.layout import shard_key
 from storage.manifest import Manifest
 from storage.reader import LocalStore, kept_open
 from storage.shards import Written, shard_tag
@@ -97,14 +96,12 @@ class Hdf5Store(LocalStore):
         self._shard = kept_open(self._open)
 
     def _open(self, name: str, shard: int, _process: int) -> "h5py.Dataset":
-        array, views = self.spec[name], self.spec.shard_range(shard)
-        entry = self.manifest["shards"][shard]
-        path = self.path / shard_key(self.spec, array, shard)
+        array = self.spec[name]
+        size, tag = self._shard_entry(array, shard)
         try:
-            return _checked(path, entry["arrays"][name]["bytes"], array, len(views),
-                            shard_tag(entry["origin"], name, shard))
+            return _checked(Path(self.shard_path(array, shard)), size, array, len(self.spec.shard_range(shard)), tag)
         except CorruptStore as error:
-            raise CorruptStore(f"{path}: the shard of views {views.start} to {views[-1]} {error}") from None
+            raise self._bad_shard(array, shard, error) from None
 
     def _fill(self, array: ArraySpec, rows: list[int], out: Array) -> None:
         process, rest = os.getpid(), (0,) * len(array.shape)

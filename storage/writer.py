@@ -15,7 +15,7 @@ from storage import manifest as manifests
 from storage.encodings import encode_views, encoding_of
 from storage.errors import FingerprintMismatch, IncompleteStore, StoreError
 from storage.files import Lock, local_path, sync_folder, write_whole
-from storage.journal import Journal, finished
+from storage.journal import Journal, finished, is_finished
 from storage.layout import documents, shard_key
 from storage.manifest import BEGUN, NAME, WORK, Manifest
 from storage.shards import ShardWriter
@@ -129,7 +129,7 @@ class StoreWriter:
             raise IndexError(f"{self.path}: shard {shard} is not one of {self.spec.shards}")
         lock = self._lock(f"shard-{shard:06d}.lock", wait=False)
         # Only under the lock is it certain that nobody is about to finish it.
-        if lock is None or shard not in self.pending():
+        if lock is None or self.complete or is_finished(self._work, self.path, self.spec, shard):
             return None
         return ShardClaim(self, shard, lock, processes)
 

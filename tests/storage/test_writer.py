@@ -308,6 +308,27 @@ def test_the_cost_of_a_shard_is_its_share_of_the_processes_of_that_time(tmp_path
     assert (manifest["created"]["shard_seconds"], storage.seconds_to_make(manifest)) == (36, 3 + 3 + 12)
 
 
+def test_a_claim_looks_at_its_own_shard_alone(tmp_path: Path, make_spec, make_rows, write,
+                                              monkeypatch: pytest.MonkeyPatch):
+    """However many others are finished: or many small shards would take quadratic time."""
+    spec, looks, real = make_spec(60, 1), [0], os.stat
+    writer = storage.create_store(tmp_path / "s", spec)
+
+    def stat(*arguments, **named):
+        looks[0] += 1
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(os, "stat", stat)
+    counts = []
+    for shard in (58, 59):
+        looks[0] = 0
+        claim = writer.claim(shard)
+        counts.append(looks[0])
+        assert claim is not None
+        write(writer, make_rows(spec), list(range(58)) if shard == 58 else [])
+    assert counts[0] == counts[1] > 0
+
+
 def test_claims_are_for_shards_that_exist(tmp_path: Path, spec):
     with pytest.raises(IndexError, match="shard 3 is not one of 3"):
         storage.create_store(tmp_path / "s", spec).claim(3)
