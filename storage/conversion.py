@@ -11,7 +11,7 @@ import numpy as np
 from storage.base import Array, Store
 from storage.encodings import encode_views, encoding_of
 from storage.errors import CorruptStore, StoreError
-from storage.features import codec, fit_parameters, reduce, reduced_shape, reduction, sample_cells
+from storage.features import codec, feature_encoding, fit_parameters, reduce, reduced_shape, reduction, sample_cells
 from storage.files import local_path
 from storage.manifest import Manifest, begun, seconds_to_make
 from storage.reader import open_store
@@ -25,7 +25,7 @@ BATCH = 16
 SAMPLE = 64
 #: What each encoding loses: values go to the right only, for what is lost is not to be had from a store.
 _LOSES = {"exact-fp32": 0, "exact-fp16": 1, "exact-fp16-sparse": 2, "u8-sqrt": 2, "u8-sqrt-sparse": 3, "u8-channel": 2}
-FEATURES, PEAKS = "features", "peaks"
+HEATMAP, FEATURES, PEAKS = "heatmap", "features", "peaks"
 
 
 def convert(
@@ -44,7 +44,7 @@ def convert(
         out: where to; a folder that does not exist, or an unfinished conversion.
         backend: "zarr" or "hdf5"; None keeps the source's.
         encodings: {array: encoding} of those that change.
-        shard_views: views per shard; None keeps the source's.
+        shard_views: views per shard; None keeps the source's, or what an unfinished conversion has.
         progress: called with views done, views in all and "views".
 
     Returns:
@@ -64,6 +64,9 @@ def convert(
         _check(source.spec[name], encoding)
     spec = _spec(source, path, changed, backend, shard_views)
     writer = create_store(path, spec)
+    if shard_views not in (None, writer.spec.shard_views):
+        raise StoreError(f"{path}: the store there has {writer.spec.shard_views} views per shard, not {shard_views}. "
+                         "Choose another path or remove it")
     for shard in writer.pending():
         claim = writer.claim(shard)
         if claim is None:
@@ -89,6 +92,9 @@ def _check(array: ArraySpec, encoding: str) -> None:
     encoding_of(encoding, f"array {array.name!r}")
     if array.name == PEAKS or "raw" in (array.encoding, encoding):
         raise StoreError(f"array {array.name!r} is {array.encoding} in every store and has no other encoding")
+    only = FEATURES if feature_encoding(encoding) else HEATMAP if encoding.startswith("u8-sqrt") else array.name
+    if array.name != only:
+        raise StoreError(f"array {array.name!r}: {encoding} is for {only} alone; choose another encoding")
     before, after = _LOSES[codec(array.encoding)], _LOSES[codec(encoding)]
     grown = reduction(array.encoding) not in (reduction(encoding), (None, False))
     if grown or (before >= after and codec(array.encoding) != codec(encoding)):

@@ -137,7 +137,7 @@ def encode(spec: "ArraySpec", values: Array) -> Array:
     """The codes of `values` (..., *shape): (..., *shape of the codes), of `spec.code_dtype`.
 
     Values of a feature map are reduced ones (`storage.reduce`); those of exact-fp16-sparse are
-    already zero where they are not kept (`encode_views` sees to both).
+    already zero where they are not kept (`encode_views` sees to that).
     """
     return encoding_of(spec.encoding).encode(spec, values)
 
@@ -165,20 +165,20 @@ def encode_views(spec: "StoreSpec", values: Mapping[str, Array]) -> tuple[dict[s
 
     Args:
         spec: of the store.
-        values: (n, *shape) of every array, as a teacher gave them or, for feature maps, reduced.
+        values: (n, *shape) of every array; feature maps are reduced ones (`storage.reduce`).
 
     Returns:
         {array: (n, *shape of its codes)}, {array: error in its encoding's units}.
 
     Raises:
-        StoreError: values do not fit their encoding.
+        StoreError: values do not fit their encoding, or have another shape.
     """
-    from storage.features import reduce
-
     codes, errors = {}, {}
     for name, given in values.items():
-        array = spec[name]
-        wanted = given if given.shape[1:] == array.shape else reduce(array, given)
+        array, wanted = spec[name], given
+        if given.shape[1:] != array.shape:
+            raise StoreError(f"array {name!r}: a view of {array.encoding} has shape {array.shape}, not "
+                             f"{given.shape[1:]}; maps of features are reduced first (storage.reduce)")
         if array.encoding == "exact-fp16-sparse":
             wanted = wanted * near_objects(values["heatmap"])[:, None]
         codes[name] = encode(array, wanted)

@@ -3,26 +3,34 @@
 A file holds one dataset, named as the array, with the views of the shard along axis 0; gzip and fletcher32, which
 every HDF5 library undoes. Its attribute `tag` says of which store, array and shard it is, as the first bytes of
 a Zarr shard do. Everything else about a store, the manifest above all, does not depend on the backend.
+
+HDF5 finds the chunks, the filters are undone here: HDF5 takes whatever a chunk unpacks to for a whole view, be it less,
+and hands out the memory behind it, or a thousand times more.
 """
 
 import contextlib
 import hashlib
+import math
 import os
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+from numcodecs.fletcher32 import Fletcher32
 
 from storage.base import Array
 from storage.errors import CorruptStore
-from storage.layout import shard_key
 from storage.manifest import Manifest
 from storage.reader import LocalStore, kept_open
 from storage.shards import Written, shard_tag
 from storage.spec import ArraySpec, StoreSpec
+from storage.threads import in_parts
 
 _GZIP_LEVEL = 1
+_FLETCHER32 = Fletcher32()
 
 
 def _filters(array: ArraySpec) -> list[int]:
@@ -88,24 +96,74 @@ class Hdf5Store(LocalStore):
         self._shard = kept_open(self._open)
 
     def _open(self, name: str, shard: int, _process: int) -> "h5py.Dataset":
-        array, views = self.spec[name], self.spec.shard_range(shard)
-        entry = self.manifest["shards"][shard]
-        path = self.path / shard_key(self.spec, array, shard)
+        array = self.spec[name]
+        size, tag = self._shard_entry(array, shard)
         try:
-            return _checked(path, entry["arrays"][name]["bytes"], array, len(views),
-                            shard_tag(entry["origin"], name, shard))
+            return _checked(Path(self.shard_path(array, shard)), size, array, len(self.spec.shard_range(shard)), tag)
         except CorruptStore as error:
-            raise CorruptStore(f"{path}: the shard of views {views.start} to {views[-1]} {error}") from None
+            raise self._bad_shard(array, shard, error) from None
 
     def _fill(self, array: ArraySpec, rows: list[int], out: Array) -> None:
-        process = os.getpid()
-        for row, view in enumerate(rows):
-            shard, slot = divmod(view, self.spec.shard_views)
-            data = self._shard(array.name, shard, process)
-            try:
-                data.read_direct(out, np.s_[slot], np.s_[row])
-            except (OSError, RuntimeError):
-                raise CorruptStore(f"{data.file.filename}: view {view} fails its checksum") from None
+        process, rest = os.getpid(), (0,) * len(array.shape)
+        flat = out.reshape(len(rows), math.prod(array.shape))
+
+        def decode(part: Sequence[tuple[int, int]]) -> None:
+            buffer = np.empty(_largest(array), np.uint8)
+            for row, view in part:
+                shard, slot = divmod(view, self.spec.shard_views)
+                data = self._shard(array.name, shard, process)
+                try:
+                    _unpack(*_read_chunk(data, (slot, *rest), buffer), flat[row])
+                except CorruptStore as error:
+                    raise CorruptStore(f"{data.file.filename}: view {view} {error}") from None
+
+        in_parts(decode, list(enumerate(rows)), out.nbytes)
+
+
+def _largest(array: ArraySpec) -> int:
+    """Bytes that the filters make of a view at most."""
+    return array.nbytes + array.nbytes // 64 + 1024
+
+
+def _read_chunk(data: "h5py.Dataset", offsets: tuple[int, ...], buffer: Array) -> tuple[int, memoryview]:
+    """The filters that a chunk was written without, as bits, and its bytes, which lie in `buffer`."""
+    try:
+        mask, raw = data.id.read_direct_chunk(offsets, out=buffer)
+    except OSError as error:
+        if error.errno:  # the disk's fault, not the file's
+            raise OSError(error.errno, os.strerror(error.errno), data.file.filename) from None
+        raise CorruptStore("cannot be read") from None
+    except ValueError:
+        raise CorruptStore(f"has a chunk of more than {buffer.nbytes} bytes") from None
+    except RuntimeError:
+        raise CorruptStore("cannot be read") from None
+    return mask, raw
+
+
+def _unpack(mask: int, raw: memoryview, out: Array) -> None:
+    """Undoes the filters of a chunk into the contiguous `out`.
+
+    Raises:
+        CorruptStore: the chunk is damaged, or does not hold exactly the bytes of `out`.
+    """
+    if mask:
+        raise CorruptStore("has a chunk that was written without its filters")
+    try:
+        packed = _FLETCHER32.decode(raw) if len(raw) > 4 else None
+    except RuntimeError:
+        packed = None
+    if packed is None:
+        raise CorruptStore("fails its checksum")
+    inflate = zlib.decompressobj()
+    try:
+        codes = inflate.decompress(packed, out.nbytes + 1)
+    except zlib.error:
+        codes = b""
+    if len(codes) != out.nbytes or not inflate.eof or inflate.unused_data:
+        raise CorruptStore(f"has a chunk that does not unpack to exactly {out.nbytes} bytes")
+    # Shuffled, the first bytes of all numbers come first, then the second ones.
+    for place, part in enumerate(np.frombuffer(codes, np.uint8).reshape(out.itemsize, -1)):
+        out.view(np.uint8)[place :: out.itemsize] = part
 
 
 def _checked(path: Path, size: int, array: ArraySpec, views: int, tag: bytes) -> "h5py.Dataset":
@@ -126,11 +184,16 @@ def _checked(path: Path, size: int, array: ArraySpec, views: int, tag: bytes) ->
         data = file[array.name] if isinstance(file.get(array.name, getlink=True), h5py.HardLink) else None
         if not isinstance(data, h5py.Dataset) or not _as_written(data, array, views):
             raise CorruptStore("is not built as a shard of this array")
-        if data.attrs["tag"].tobytes() != tag:
+        found_tag = data.attrs["tag"]
+        if not isinstance(found_tag, np.void) or found_tag.tobytes() != tag:
             raise CorruptStore("belongs to another store, array or place")
     except CorruptStore:
         raise
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError):
+    except OSError as error:
+        if error.errno:  # the disk's fault, not the file's
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
+        raise CorruptStore("is damaged") from None
+    except (RuntimeError, KeyError, ValueError, TypeError):
         raise CorruptStore("is damaged") from None
     return data
 
@@ -142,7 +205,5 @@ def _as_written(data: "h5py.Dataset", array: ArraySpec, views: int) -> bool:
             or data.shape != (views, *array.shape) or data.chunks != (1, *array.shape)
             or data.dtype != array.code_dtype):
         return False
-    largest, sizes = array.nbytes + array.nbytes // 64 + 1024, []
-    data.id.chunk_iter(lambda chunk: sizes.append(chunk.size))
-    # A chunk that was never written would read as zeros.
-    return len(sizes) == views and max(sizes) <= largest
+    # A chunk that was never written would read as zeros to others.
+    return bool(data.id.get_num_chunks() == views)

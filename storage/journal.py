@@ -28,7 +28,7 @@ class Journal:
             name = f"journal-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
             self._fd = os.open(self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC,
                                0o666)
-        number = _latest(self._folder).get(shard, {"number": 0})["number"] + 1
+        number = _latest(self._folder, shard).get(shard, {"number": 0})["number"] + 1
         text = canonical({"shard": shard, "number": number, **record}).encode()
         # The line break comes first: a line cut off by a full disk spoils none but itself.
         write_all(self._fd, b"\n%08x %s" % (crc32c(text), text))
@@ -39,13 +39,14 @@ class Journal:
             os.close(self._fd)
 
 
-def _latest(folder: Path) -> dict[int, dict[str, Any]]:
-    """The last record of each shard, in whichever journal it is: `number` counts those of a shard."""
+def _latest(folder: Path, shard: int | None = None) -> dict[int, dict[str, Any]]:
+    """The last record of each shard, or of one, in whichever journal it is: `number` counts those of a shard."""
     latest: dict[int, dict[str, Any]] = {}
+    end = b"" if shard is None else b'"shard":%d}' % shard  # the last key of a canonical record
     for file in folder.glob("journal-*"):
         for line in file.read_bytes().split(b"\n"):
             crc, _, text = line.partition(b" ")
-            if crc == b"%08x" % crc32c(text):
+            if line.endswith(end) and crc == b"%08x" % crc32c(text):
                 record = json.loads(text)
                 latest[record["shard"]] = max(record, latest.get(record["shard"], record), key=itemgetter("number"))
     return latest
@@ -60,13 +61,19 @@ def finished(folder: Path, path: Path, spec: StoreSpec) -> dict[int, dict[str, A
         folder: of the journals.
         path, spec: of the store.
     """
-    records = _latest(folder)
+    return {shard: record for shard, record in sorted(_latest(folder).items()) if _is_whole(record, path, spec, shard)}
 
-    def whole(shard: int) -> bool:
-        try:
-            return all((path / shard_key(spec, array, shard)).stat().st_size
-                       == records[shard]["arrays"][array.name]["bytes"] for array in spec.arrays)
-        except OSError:
-            return False
 
-    return {shard: record for shard, record in sorted(records.items()) if whole(shard)}
+def is_finished(folder: Path, path: Path, spec: StoreSpec, shard: int) -> bool:
+    """Whether one shard is among those that are `finished`; where its files are not there, no journal is read."""
+    files = [path / shard_key(spec, array, shard) for array in spec.arrays]
+    record = _latest(folder, shard).get(shard) if all(file.exists() for file in files) else None
+    return record is not None and _is_whole(record, path, spec, shard)
+
+
+def _is_whole(record: dict[str, Any], path: Path, spec: StoreSpec, shard: int) -> bool:
+    try:
+        return all((path / shard_key(spec, array, shard)).stat().st_size == record["arrays"][array.name]["bytes"]
+                   for array in spec.arrays)
+    except OSError:
+        return False

@@ -6,6 +6,7 @@ of the rest, and it lists length and sha256 of every other file.
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +40,9 @@ def render(content: dict[str, Any]) -> bytes:
 def seconds_to_make(manifest: Manifest) -> float:
     """What a store cost: seconds of writing its shards, by the processes that shared them, and of what it took over."""
     created = manifest["created"]
-    return float(created["shard_seconds"] / created.get("processes", 1) + created.get("inherited_seconds", 0.0))
+    # Older manifests know the processes of the last run alone.
+    shared = created.get("shared_seconds", created["shard_seconds"] / created.get("processes", 1))
+    return float(shared + created.get("inherited_seconds", 0.0))
 
 
 def content(manifest: Manifest) -> str:
@@ -232,13 +235,41 @@ def _check(manifest: Manifest, spec: StoreSpec) -> None:
                 raise CorruptStore("a shard does not have a length and a sha256")
     if manifest["counts"] != _counts(spec, manifest["shards"]):
         raise CorruptStore("its counts are not those of its shards")
+    _check_arrays(manifest, names)
+    _check_created(manifest["created"])
     if set(manifest["files"]) != set(documents(spec)) or any(
             set(entry) != {"bytes", "sha256"} or not _is_count(entry["bytes"]) for entry in manifest["files"].values()):
         raise CorruptStore("does not list the files beside the shards")
 
 
+def _check_arrays(manifest: Manifest, names: set[str]) -> None:
+    if set(manifest["arrays"]) != names:
+        raise CorruptStore("does not say of each array how it is kept")
+    for name, entry in manifest["arrays"].items():
+        error = entry["error"]
+        if entry["bytes"] != sum(shard["arrays"][name]["bytes"] for shard in manifest["shards"]):
+            raise CorruptStore(f"its bytes of {name!r} are not those of the shards")
+        if not _is_amount(error["bound"]) or not isinstance(error["unit"], str) or not (
+                error["measured"] is None or _is_amount(error["measured"])):
+            raise CorruptStore(f"does not say how large the errors of {name!r} are")
+
+
+def _check_created(created: dict[str, Any]) -> None:
+    """What is read of it; it may say more."""
+    flip, processes = created.get("flip"), created.get("processes", 1)
+    if not all(_is_amount(created.get(key, 0)) for key in ("shard_seconds", "shared_seconds", "inherited_seconds")) or (
+            "shard_seconds" not in created or not _is_count(processes) or processes < 1):
+        raise CorruptStore("does not say what the store cost")
+    if flip is not None and (not {"views", "error"} <= set(flip) or not all(map(_is_amount, flip.values()))):
+        raise CorruptStore("does not say what a mirror changes")
+
+
 def _is_count(value: Any) -> bool:
     return type(value) is int and value >= 0
+
+
+def _is_amount(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < math.inf
 
 
 def _counts(spec: StoreSpec, shards: list[dict[str, Any]]) -> dict[str, int]:

@@ -180,12 +180,11 @@ class ZarrStore(LocalStore):
 
     def _open(self, name: str, shard: int) -> tuple[ShardFile, Index]:
         array, views = self.spec[name], self.spec.shard_range(shard)
-        entry = self.manifest["shards"][shard]
+        size, tag = self._shard_entry(array, shard)
         try:
-            opened = ShardFile(self.shard_path(array, shard), entry["arrays"][name]["bytes"])
+            opened = ShardFile(self.shard_path(array, shard), size)
             index = self._indexes.get((name, shard))
             if index is None:
-                tag = shard_tag(entry["origin"], name, shard)
                 index = opened.read_index(tag, array, self.spec.shard_views, len(views))
                 self._indexes[name, shard] = index
         except CorruptStore as error:

@@ -170,7 +170,11 @@ class ShardFile:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
             raise CorruptStore("is missing") from None
-        if (found := os.fstat(self._fd).st_size) != size:
+        try:
+            found = os.fstat(self._fd).st_size
+        except OSError as error:
+            raise self._named(error) from None
+        if found != size:
             raise CorruptStore(f"has {found} bytes, expected {size}")
         self._size = size
 
@@ -179,19 +183,29 @@ class ShardFile:
         if hasattr(self, "_fd"):
             os.close(self._fd)
 
+    def _named(self, error: OSError) -> OSError:
+        """The error with the file in it: a descriptor does not know what it was opened by."""
+        return OSError(error.errno, error.strerror, self.path)
+
+    def _read(self, nbytes: int, offset: int) -> bytes:
+        try:
+            return os.pread(self._fd, nbytes, offset)
+        except OSError as error:
+            raise self._named(error) from None
+
     def read_index(self, tag: bytes, spec: ArraySpec, slots: int, views: int) -> Index:
         """As `check_index`."""
         tail = index_bytes(slots)
-        return check_index(os.pread(self._fd, TAG_BYTES, 0), os.pread(self._fd, tail, max(0, self._size - tail)),
-                           self._size, tag, spec, slots, views)
+        return check_index(self._read(TAG_BYTES, 0), self._read(tail, max(0, self._size - tail)), self._size, tag, spec,
+                           slots, views)
 
     def read_chunk(self, offset: int, nbytes: int) -> memoryview:
         """As `check_chunk`."""
-        return check_chunk(os.pread(self._fd, nbytes, offset), nbytes)
+        return check_chunk(self._read(nbytes, offset), nbytes)
 
     def sha256(self) -> str:
         """Of the whole file."""
         sha256 = hashlib.sha256()
         for offset in range(0, self._size, 1 << 20):
-            sha256.update(os.pread(self._fd, 1 << 20, offset))
+            sha256.update(self._read(1 << 20, offset))
         return sha256.hexdigest()

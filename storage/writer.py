@@ -15,7 +15,7 @@ from storage import manifest as manifests
 from storage.encodings import encode_views, encoding_of
 from storage.errors import FingerprintMismatch, IncompleteStore, StoreError
 from storage.files import Lock, local_path, sync_folder, write_whole
-from storage.journal import Journal, finished
+from storage.journal import Journal, finished, is_finished
 from storage.layout import documents, shard_key
 from storage.manifest import BEGUN, NAME, WORK, Manifest
 from storage.shards import ShardWriter
@@ -117,18 +117,21 @@ class StoreWriter:
         done = finished(self._work, self.path, self.spec)
         return [shard for shard in range(self.spec.shards) if shard not in done]
 
-    def claim(self, shard: int) -> "ShardClaim | None":
+    def claim(self, shard: int, *, processes: int = 1) -> "ShardClaim | None":
         """Take a shard of all arrays; None where another writer has it or finished it.
 
         It stays claimed until its `with` block ends, or this process does.
+
+        Args:
+            processes: that write shards side by side now; what a shard cost is its share of their time.
         """
         if not 0 <= shard < self.spec.shards:
             raise IndexError(f"{self.path}: shard {shard} is not one of {self.spec.shards}")
         lock = self._lock(f"shard-{shard:06d}.lock", wait=False)
         # Only under the lock is it certain that nobody is about to finish it.
-        if lock is None or shard not in self.pending():
+        if lock is None or self.complete or is_finished(self._work, self.path, self.spec, shard):
             return None
-        return ShardClaim(self, shard, lock)
+        return ShardClaim(self, shard, lock, processes)
 
     def finish(self, **information: Any) -> Manifest:
         """Write the manifest; from then on the store can be opened.
@@ -151,6 +154,8 @@ class StoreWriter:
                     f"{', …' * (len(missing) > 10)}. Run it again if there is no other")
             created = {"at": datetime.now(UTC).isoformat(timespec="seconds"),
                        "shard_seconds": round(sum(record["seconds"] for record in done.values()), 3),
+                       "shared_seconds": round(sum(record["seconds"] / record.get("processes", 1)
+                                                   for record in done.values()), 3),
                        **information}
             files = documents(self.spec)
             for name, data in files.items():
@@ -177,8 +182,9 @@ class ShardClaim:
         views: that belong to it.
     """
 
-    def __init__(self, writer: StoreWriter, shard: int, lock: Lock) -> None:
+    def __init__(self, writer: StoreWriter, shard: int, lock: Lock, processes: int) -> None:
         self.views = writer.spec.shard_range(shard)
+        self._processes = processes
         self._writer, self._shard, self._lock = writer, shard, lock
         self._files: dict[str, ShardWriter | Hdf5ShardWriter] = {}
         self._errors: dict[str, float] = {}
@@ -257,7 +263,8 @@ class ShardClaim:
             sync_folder(path / array.name)
         self._writer._journal.add(self._shard, {
             "arrays": {name: entry._asdict() for name, entry in written.items()},
-            "errors": self._errors, "seconds": round(time.monotonic() - self._started, 3)})
+            "errors": self._errors, "seconds": round(time.monotonic() - self._started, 3),
+            "processes": self._processes})
 
     def _abandon(self) -> None:
         for file in self._files.values():

@@ -96,7 +96,7 @@ class _Steps(Dataset[Tensors | Exception]):
     def __getitem__(self, step: int) -> Tensors | Exception:
         try:
             arrays = self.batches.source.fetch(self.batches.items(step))
-        except ValueError as error:  # UserError and StoreError: what a person can fix
+        except (ValueError, OSError) as error:  # UserError and StoreError among them: what a person can fix
             return error
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 

@@ -111,7 +111,7 @@ def dump_teacher(
             old = None
         first = len(pending) * fabric.global_rank // fabric.world_size  # so that processes do not queue up
         for shard in pending[first:] + pending[:first]:
-            claim = writer.claim(shard)
+            claim = writer.claim(shard, processes=fabric.world_size)
             if claim is None:
                 continue
             done = spec.views - sum(len(spec.shard_range(other)) for other in writer.pending())

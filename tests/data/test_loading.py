@@ -1,3 +1,4 @@
+import errno
 import multiprocessing
 import os
 import pickle
@@ -194,6 +195,19 @@ def test_workers_serve_on_after_a_schedulers_sigterm(records):
     assert len([first, *loaded]) == batches.steps
     worker.join(10)
     assert worker.exitcode == 0
+
+
+class BrokenDisk(Numbers):
+    def fetch(self, items):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "targets/x.zarr/heatmap/c.0.0.0.0")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_disk_that_fails_under_a_worker_keeps_its_words_and_its_file():
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        list(Batches(BrokenDisk(8), batch=4, epochs=1, seed=0, workers=1).iterate())
+    assert (caught.value.errno, caught.value.filename) == (errno.EIO, "targets/x.zarr/heatmap/c.0.0.0.0")
+    assert "Traceback" not in str(caught.value)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -40,6 +40,22 @@ from storage.compressors import LZ4_BITSHUFFLE
     lambda content: content["files"].update({"../../secret": {"bytes": 1, "sha256": "x"}}),
     lambda content: content["files"].update({"zarr.json": 3}),
     lambda content: content["counts"].update(views=3),
+    lambda content: content.pop("arrays"),
+    lambda content: content["arrays"].pop("record"),
+    lambda content: content["arrays"].update(record={}),
+    lambda content: content["arrays"]["record"].update(bytes=1),
+    lambda content: content["arrays"]["record"].update(error=None),
+    lambda content: content["arrays"]["record"]["error"].pop("measured"),
+    lambda content: content["arrays"]["record"]["error"].update(bound="little"),
+    lambda content: content["arrays"]["record"]["error"].update(unit=3),
+    lambda content: content.pop("created"),
+    lambda content: content.update(created=[]),
+    lambda content: content["created"].pop("shard_seconds"),
+    lambda content: content["created"].update(shard_seconds="long"),
+    lambda content: content["created"].update(processes=0),
+    lambda content: content["created"].update(inherited_seconds=-1),
+    lambda content: content["created"].update(flip={"error": 0.1}),
+    lambda content: content["created"].update(flip={"views": 16, "error": "none"}),
 ])
 def test_a_manifest_made_to_hurt_is_refused(store_path, edit_manifest, edit):
     edit_manifest(store_path, edit)
@@ -85,7 +101,8 @@ def crafted(path, edit_manifest, shard, file):
     """Makes the manifest agree with a shard of the heatmap that was changed."""
     def edit(content):
         entry = content["shards"][shard]["arrays"]["heatmap"]
-        content["counts"]["bytes"] += file.stat().st_size - entry["bytes"]
+        for total in (content["counts"], content["arrays"]["heatmap"]):
+            total["bytes"] += file.stat().st_size - entry["bytes"]
         entry.update(bytes=file.stat().st_size, sha256=hashlib.sha256(file.read_bytes()).hexdigest())
 
     edit_manifest(path, edit)

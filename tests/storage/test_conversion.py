@@ -32,8 +32,7 @@ def dump(path: Path, **encodings: str) -> Store:
             fitted = fit_parameters(encoding, sample_cells(encoding, given[name]))
         arrays.append(ArraySpec(name, shape, encoding=encoding, parameters=fitted))
     spec = StoreSpec(tuple(arrays), VIEWS, 4, {"kind": "teacher", "encodings": chosen}, {"licence": "CC0"})
-    if spec["features"].shape != (6, 8, 6):
-        given["features"] = storage.reduce(spec["features"], given["features"])
+    given["features"] = storage.reduce(spec["features"], given["features"])
     writer = storage.create_store(path, spec)
     for shard in writer.pending():
         with writer.claim(shard) as claim:
@@ -111,8 +110,11 @@ def test_a_reduced_map_may_be_coded_in_fewer_bits(tmp_path: Path):
     ({}, {"peaks": "exact-fp16"}, "'peaks' is exact-fp32 in every store"),
     ({}, {"heatmap": "u16"}, "array 'heatmap': encoding 'u16' is unknown"),
     ({}, {"maps": "u8-sqrt"}, "array 'maps' is not in this store"),
-    ({}, {"heatmap": "pca-2+u8-channel"}, "needs the parameter 'mean'|does not fit"),
-    ({}, {"wh_offset": "u8-sqrt"}, "u8-sqrt stores probabilities"),
+    ({}, {"heatmap": "pca-2+u8-channel"}, r"'heatmap': pca-2\+u8-channel is for features alone"),
+    ({}, {"heatmap": "u8-channel"}, "'heatmap': u8-channel is for features alone"),
+    ({}, {"heatmap": "pooled+exact-fp16"}, r"'heatmap': pooled\+exact-fp16 is for features alone"),
+    ({}, {"wh_offset": "u8-sqrt"}, "'wh_offset': u8-sqrt is for heatmap alone"),
+    ({}, {"features": "u8-sqrt-sparse"}, "'features': u8-sqrt-sparse is for heatmap alone"),
     ({}, {"features": "exact-fp16-sparse"}, "array 'features': exact-fp16-sparse is for wh_offset"),
     ({}, {"heatmap": "exact-fp16-sparse"}, "array 'heatmap': exact-fp16-sparse is for wh_offset"),
 ])
@@ -120,7 +122,16 @@ def test_what_cannot_be_is_refused(tmp_path: Path, source: dict, change: dict, m
     store = dump(tmp_path / "a", **source)
     with pytest.raises(StoreError, match=message):
         convert(store, tmp_path / "b", encodings=change)
-    assert not (tmp_path / "b/manifest.json").exists()
+    assert not (tmp_path / "b").exists()
+
+
+def test_other_shards_than_a_store_has_are_refused(tmp_path: Path):
+    source = dump(tmp_path / "a")
+    convert(source, tmp_path / "b", shard_views=2)
+    convert(source, tmp_path / "b", shard_views=2)
+    convert(source, tmp_path / "b")
+    with pytest.raises(StoreError, match=r"b: the store there has 2 views per shard, not 4\. Choose another path"):
+        convert(source, tmp_path / "b", shard_views=4)
 
 
 def test_a_store_is_not_converted_onto_itself_or_another(tmp_path: Path):

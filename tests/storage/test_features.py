@@ -118,14 +118,15 @@ def test_pooling_is_the_mean_of_four_cells(height: int, width: int):
     assert np.allclose(small, even.reshape(2, 3, small.shape[2], 2, small.shape[3], 2).mean((3, 5)), atol=1e-6)
 
 
-def test_a_batch_is_reduced_on_the_way_unless_it_is_already():
+def test_a_batch_is_of_reduced_maps():
     values = features()
     array = fitted("pca-3+pooled+u8-channel", values)
-    spec = StoreSpec((array,), 5, 5, {})
-    whole, errors = encode_views(spec, {"features": values})
-    small, _ = encode_views(spec, {"features": reduce(array, values)})
-    assert np.array_equal(whole["features"], small["features"])
+    spec, small = StoreSpec((array,), 5, 5, {}), reduce(array, values)
+    codes, errors = encode_views(spec, {"features": small})
+    assert np.array_equal(codes["features"], encode(array, small))
     assert errors["features"] <= 0.501
+    with pytest.raises(StoreError, match=r"'features': a view of .*shape \(3, 3, 4\), not \(12, 6, 8\).*reduced first"):
+        encode_views(spec, {"features": values})
 
 
 @pytest.mark.parametrize("name", ["pca+u8-channel", "pca-0+u8-channel", "pooled", "pca-3", "pooled+pca-3+u8-channel",

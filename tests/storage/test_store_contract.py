@@ -303,16 +303,17 @@ class StoreContract:
         with pytest.raises(FingerprintMismatch, match="replaced while it was in use"):
             pickle.loads(pickled)
 
-    def test_a_read_only_store_opens(self, store: Store, location: Path, open: Open, address: Address, rows):
-        folders = [location, *(each for each in location.rglob("*") if each.is_dir())]
-        for folder in folders:
-            folder.chmod(0o555)
-        try:
-            assert np.array_equal(open(location).read("heatmap", [3]), rows["heatmap"][[3]])
-            assert storage.verify(address(location)).ok
-        finally:
-            for folder in folders:
-                folder.chmod(0o755)
+    def test_reading_leaves_everything_as_it_is(self, store: Store, location: Path, open: Open, address: Address, rows):
+        for each in (location, *location.rglob("*")):
+            os.utime(each, (0, 0))
+        before = _listing(location)
+        assert np.array_equal(open(location).read("heatmap", [3]), rows["heatmap"][[3]])
+        assert storage.verify(address(location)).ok
+        assert _listing(location) == before
+
+
+def _listing(folder: Path) -> dict[Path, tuple[int, int]]:
+    return {each: (each.stat().st_mtime_ns, each.stat().st_size) for each in (folder, *folder.rglob("*"))}
 
 
 def _open_files() -> list[str]:

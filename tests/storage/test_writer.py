@@ -143,6 +143,39 @@ def test_a_read_only_disk_names_what_cannot_be_written(small_disk: Path, spec, r
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_what_a_journal_says_is_on_the_disk(tmp_path: Path, make_spec, make_rows, write,
+                                            monkeypatch: pytest.MonkeyPatch):
+    """A shard is synced whole, renamed, its folder synced; then comes the line, and its fsync last of all."""
+    path, spec, events, real = tmp_path / "s", make_spec(), [], os.replace
+
+    def note(kind: str, file: Path) -> None:
+        said = any(b'"shard":1}' in journal.read_bytes() for journal in path.glob(".writing/journal-*"))
+        events.append((kind, file, file.read_bytes() if file.is_file() else b"", said))
+
+    def replace(source: Path, target: Path) -> None:
+        note("rename", Path(source))
+        real(source, target)
+
+    writer = storage.create_store(path, spec)
+    monkeypatch.setattr(os, "fsync", lambda fd: note("fsync", Path(os.readlink(f"/proc/self/fd/{fd}"))))
+    monkeypatch.setattr(os, "replace", replace)
+    write(writer, make_rows(spec), [1])
+    synced = [(number, file, content) for number, (kind, file, content, _) in enumerate(events) if kind == "fsync"]
+    renamed = [(number, file, content) for number, (kind, file, content, _) in enumerate(events) if kind == "rename"]
+    assert len(renamed) == len(spec.arrays)
+    for number, partial, content in renamed:
+        before = [at for at, file, _ in synced if file == partial and at < number]
+        assert before, f"{partial} was renamed unsynced"
+        assert events[before[-1]][2] == content
+        folder = path / partial.name.partition(".")[0]
+        assert [at for at, file, _ in synced if file == folder and at > number]
+    assert [said for *_, said in events] == [False] * (len(events) - 1) + [True]
+    kind, file, content, _ = events[-1]
+    assert (kind, file.name[:8]) == ("fsync", "journal-")
+    assert b'"shard":1}' in content
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_two_writers_write_while_eight_readers_read(tmp_path: Path, make_spec, make_rows, write, backend: str):
     spec = make_spec(VIEWS, SHARD_VIEWS)
     writer = storage.create_store(tmp_path / "old", spec)
@@ -293,6 +326,40 @@ def test_memory_does_not_grow_with_the_shard(tmp_path: Path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1_000_000
+
+
+def test_the_cost_of_a_shard_is_its_share_of_the_processes_of_that_time(tmp_path: Path, spec, rows,
+                                                                       monkeypatch: pytest.MonkeyPatch):
+    """Begun by four processes, resumed by one."""
+    clock = iter(range(0, 10**6, 12))  # a shard takes 12 s
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    for shard, processes in enumerate((4, 4, 1)):
+        with storage.create_store(tmp_path / "s", spec).claim(shard, processes=processes) as claim:
+            for view in claim.views:
+                claim.append({name: np.asarray(codes[view]) for name, codes in rows.items()})
+    manifest = storage.create_store(tmp_path / "s", spec).finish(processes=1)
+    assert (manifest["created"]["shard_seconds"], storage.seconds_to_make(manifest)) == (36, 3 + 3 + 12)
+
+
+def test_a_claim_looks_at_its_own_shard_alone(tmp_path: Path, make_spec, make_rows, write,
+                                              monkeypatch: pytest.MonkeyPatch):
+    """However many others are finished: or many small shards would take quadratic time."""
+    spec, looks, real = make_spec(60, 1), [0], os.stat
+    writer = storage.create_store(tmp_path / "s", spec)
+
+    def stat(*arguments, **named):
+        looks[0] += 1
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(os, "stat", stat)
+    counts = []
+    for shard in (58, 59):
+        looks[0] = 0
+        claim = writer.claim(shard)
+        counts.append(looks[0])
+        assert claim is not None
+        write(writer, make_rows(spec), list(range(58)) if shard == 58 else [])
+    assert counts[0] == counts[1] > 0
 
 
 def test_claims_are_for_shards_that_exist(tmp_path: Path, spec):
