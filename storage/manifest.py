@@ -260,6 +260,8 @@ def _check_created(created: dict[str, Any]) -> None:
     if not all(_is_amount(created.get(key, 0)) for key in ("shard_seconds", "shared_seconds", "inherited_seconds")) or (
             "shard_seconds" not in created or not _is_count(processes) or processes < 1):
         raise CorruptStore("does not say what the store cost")
+    if not isinstance(created.get("content", ""), str):
+        raise CorruptStore("does not say what it is a copy of")
     if flip is not None and (not {"views", "error"} <= set(flip) or not all(map(_is_amount, flip.values()))):
         raise CorruptStore("does not say what a mirror changes")
 
