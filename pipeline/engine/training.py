@@ -97,6 +97,7 @@ def fit(trainees: "Sequence[Trainee]", batches: Batches, *, prepare: "Callable[[
                     for run in together.still(taking):
                         with together.alone(run.trainee):
                             run.save()
+                    fabric.barrier()  # one writes, and a process that leaves sooner has Fabric kill the writer
                     checkpoint_time = monotonic()
                 if stop and not last:
                     raise KeyboardInterrupt
