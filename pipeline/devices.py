@@ -5,9 +5,10 @@ import os
 import platform
 import subprocess
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -136,19 +137,39 @@ def _resolved(accelerator: Accelerator,
 
 
 def _launch(fabric: Fabric) -> Fabric:
-    fabric.launch()
-    for process in getattr(fabric.strategy.launcher, "procs", ()):
-        atexit.register(_end, process)
+    try:
+        fabric.launch()
+    finally:
+        if started := getattr(fabric.strategy.launcher, "procs", None):
+            atexit.register(_end, started)
     with flushed_denormals():
         torch.ones(1 << 20).add_(1)  # starts OpenMP's threads, which inherit the flag and keep it
     return fabric
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Ends a process that this one started: where this one failed, it would wait for it and hold its GPU."""
-    try:
-        process.wait(timeout=10)
-    except subprocess.TimeoutExpired:
+def leave() -> None:
+    """Where all processes come to the end of their work: they leave their group together.
+
+    NCCL's takes all of them to be left. At exit, the main process would wait for the others, and they for it.
+    """
+    if torch.distributed.is_initialized():
+        nccl = torch.distributed.get_backend() == "nccl"
+        torch.distributed.barrier(device_ids=[torch.cuda.current_device()] if nccl else None)
+        torch.distributed.destroy_process_group()
+
+
+def _end(started: "list[subprocess.Popen[bytes]]") -> None:
+    """Ends the processes that this one started.
+
+    Where this one failed, and never came to `leave`, the others may wait for it and hold their GPUs.
+    """
+    processes = list(started)
+    started.clear()  # Fabric's observer has the same list, and would kill this process for one that failed too
+    deadline = monotonic() + (1 if torch.distributed.is_initialized() else 10)
+    for process in processes:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, deadline - monotonic()))
+    for process in processes:
         process.kill()
 
 

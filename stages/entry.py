@@ -17,14 +17,16 @@ from pipeline.seeds import SEEDS
 def one_line_errors() -> Iterator[None]:
     """Turns what a person can cause into one line on stderr and exit code 1.
 
-    PIPELINE_DEBUG=1 shows the traceback instead.
+    PIPELINE_DEBUG=1 shows the traceback instead. The processes of a command that ends well end together.
     """
     if os.environ.get("PIPELINE_DEBUG"):
         yield
+        _leave()
         return
     try:
         with _one_line_warnings():
             yield
+            _leave()
     except KeyboardInterrupt:
         again = ("run it again without --restart to continue what was begun, and with it for what was not"
                  if "--restart" in sys.argv else "run the same command again to continue where it stopped")
@@ -58,6 +60,11 @@ def told(error: Exception) -> str:
 
     advice = "; run the command that made this store, which makes again what is damaged"
     return f"{error}{advice if isinstance(error, CorruptStore) and 'again' not in str(error) else ''}"
+
+
+def _leave() -> None:
+    if devices := sys.modules.get("pipeline.devices"):  # otherwise there is one process, and no need of torch
+        devices.leave()
 
 
 @contextmanager

@@ -1,8 +1,16 @@
 """Fabric on this machine."""
 
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
+from pipeline import devices
 from pipeline.devices import (
     flushed_denormals,
     is_out_of_memory,
@@ -99,3 +107,69 @@ def test_picked_device_is_the_first_gpu_or_the_cpu():
 ])
 def test_memory_that_ran_out_is_known_by_what_libraries_say(error, expected):
     assert is_out_of_memory(error) is expected
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts a program of two processes that begins with some imports: start(code) -> the main one, a Popen."""
+    started = []
+
+    def start(code):
+        program = tmp_path / "program.py"
+        program.write_text(f"""
+import os, time
+from pathlib import Path
+import torch.distributed
+from pipeline.devices import make_fabric
+from stages.entry import one_line_errors
+folder, rank = Path({str(tmp_path)!r}), os.environ.get("LOCAL_RANK", "0")
+{code}
+""")
+        root = str(Path(__file__).parents[1])
+        started.append(subprocess.Popen([sys.executable, program], env={**os.environ, "PYTHONPATH": root},
+                                        stderr=subprocess.PIPE, text=True, start_new_session=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.stderr.close()
+        process.wait()
+
+
+@pytest.mark.slow
+def test_processes_that_end_well_leave_their_group_before_they_exit(start, tmp_path):
+    process = start("""
+with one_line_errors():
+    fabric = make_fabric(2, accelerator="cpu")
+    inside = torch.distributed.is_initialized()
+(folder / rank).write_text(f"{inside} {torch.distributed.is_initialized()}")
+""")
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert [(tmp_path / rank).read_text() for rank in "01"] == ["True False"] * 2
+
+
+@pytest.mark.parametrize(("failed", "patience"), [(False, 10), (True, 1)])
+def test_all_started_processes_share_the_time_to_end(monkeypatch, failed, patience):
+    now = [0.0]
+
+    class Process:
+        alive = True
+
+        def wait(self, timeout):
+            now[0] += timeout
+            raise subprocess.TimeoutExpired("program", timeout)
+
+        def kill(self):
+            self.alive = False
+
+    monkeypatch.setattr(devices, "monotonic", lambda: now[0])
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: failed)
+    processes = [Process() for _ in range(3)]
+    started = [*processes]
+    devices._end(started)
+    assert now == [patience]
+    assert not any(process.alive for process in processes)
+    assert not started  # Fabric's observer finds none that failed
