@@ -1,9 +1,12 @@
 """The devices and processes of this run."""
 
 import atexit
+import ctypes
 import os
 import platform
+import signal
 import subprocess
+import sys
 import warnings
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
 
 Accelerator = Literal["auto", "cpu", "cuda"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+#: The environment of a process that Fabric starts has here the one that called it.
+_STARTED_BY = "PIPELINE_STARTED_BY"
 
 
 @lru_cache(256)
@@ -137,14 +143,26 @@ def _resolved(accelerator: Accelerator,
 
 
 def _launch(fabric: Fabric) -> Fabric:
+    if main := os.environ.pop(_STARTED_BY, None):
+        _end_with(int(main))
+    os.environ[_STARTED_BY] = str(os.getpid())  # for those that are started now, and for no other
     try:
         fabric.launch()
     finally:
+        del os.environ[_STARTED_BY]
         if started := getattr(fabric.strategy.launcher, "procs", None):
             atexit.register(_end, started)
     with flushed_denormals():
         torch.ones(1 << 20).add_(1)  # starts OpenMP's threads, which inherit the flag and keep it
     return fabric
+
+
+def _end_with(main: int) -> None:
+    """Has the kernel end this process when `main`, which started it, is gone: by a signal it ends without `_end`."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG of <sys/prctl.h>
+    if os.getppid() != main:  # since before
+        sys.exit(1)
 
 
 def leave() -> None:

@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -149,6 +151,45 @@ with one_line_errors():
     _, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
     assert [(tmp_path / rank).read_text() for rank in "01"] == ["True False"] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent is gone")
+def test_processes_end_with_a_main_process_that_a_signal_ends(start, tmp_path):
+    process = start("""
+make_fabric(2, accelerator="cpu")
+(folder / f"new{rank}").write_text(str(os.getpid()))
+os.rename(folder / f"new{rank}", folder / rank)
+time.sleep(600)
+""")
+    notes = [tmp_path / rank for rank in "01"]
+    wait_until(lambda: process.poll() is not None or all(note.exists() for note in notes), 300)
+    other = int(notes[1].read_text())
+    process.terminate()
+    assert process.wait(60) == -signal.SIGTERM
+    wait_until(lambda: has_ended(other), 60)
+
+
+def test_a_process_whose_main_process_is_gone_does_not_begin(monkeypatch):
+    monkeypatch.setenv("PIPELINE_STARTED_BY", str(os.getppid() + 1))
+    monkeypatch.setattr(devices.ctypes, "CDLL", lambda _: SimpleNamespace(prctl=lambda *_: 0))
+    with pytest.raises(SystemExit):
+        make_fabric(1, accelerator="cpu")
+
+
+def wait_until(true, seconds):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def has_ended(process):
+    """Also where nobody has taken note of it yet."""
+    try:
+        return "State:\tZ" in Path("/proc", str(process), "status").read_text()
+    except FileNotFoundError:
+        return True
 
 
 @pytest.mark.parametrize(("failed", "patience"), [(False, 10), (True, 1)])
