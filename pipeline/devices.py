@@ -114,8 +114,10 @@ def make_fabric(devices: int | str = "auto",
     # Every process has its own BatchNorm statistics and the first one's are kept, as in the official code.
     # A recipe may leave out heads (no ground truth, a W with zeros): a static graph lets them go unused.
     strategy = DDPStrategy(broadcast_buffers=False, static_graph=True) if count * num_nodes > 1 else "auto"
+    # Fabric takes any process in a SLURM job for one of srun's.
+    own = LightningEnvironment() if SLURMEnvironment.detect() and launched() is None else None
     return _launch(Fabric(accelerator=accelerator, devices=count, num_nodes=num_nodes, precision=resolved,
-                          strategy=strategy))
+                          strategy=strategy, plugins=own))
 
 
 def lone_fabric(precision: Precision | Literal["auto"] = "32-true", *, accelerator: Accelerator = "auto") -> Fabric:
@@ -221,7 +223,9 @@ def launched() -> tuple[int, int] | None:
         return count, int(os.environ["WORLD_SIZE"]) // count
     if SLURMEnvironment.detect():
         tasks, nodes = int(os.environ["SLURM_NTASKS"]), int(os.environ.get("SLURM_NNODES", "1"))
-        if tasks > 1 and "SLURM_STEP_ID" not in os.environ:
+        if "SLURM_STEP_ID" not in os.environ:
+            if tasks == 1:  # the job's script
+                return None
             raise UserError(f"This SLURM job is one of {tasks} tasks, but this process was started without srun and "
                             "would wait for the others for ever: write srun before the command.")
         per_node = int(os.environ.get("SLURM_NTASKS_PER_NODE", "1"))

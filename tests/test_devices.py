@@ -16,6 +16,7 @@ from pipeline import devices
 from pipeline.devices import (
     flushed_denormals,
     is_out_of_memory,
+    launched,
     lone_fabric,
     make_fabric,
     pick_device,
@@ -88,6 +89,18 @@ def test_devices_are_those_of_the_launcher(monkeypatch):
         make_fabric(1, accelerator="cpu")
     fabric = lone_fabric(accelerator="cpu")
     assert (fabric.world_size, fabric.is_global_zero) == (1, True)
+
+
+def test_the_script_of_a_job_with_one_task_starts_its_own_processes(monkeypatch):
+    for name, value in {"NTASKS": "1", "NNODES": "1", "PROCID": "0", "LOCALID": "0", "JOB_NAME": "train"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert launched() is None
+    assert process_count("auto") == process_count(4) == 4
+    monkeypatch.setattr(devices, "_launch", lambda fabric: fabric)  # what it would do is to be seen of its launcher
+    fabric = make_fabric(4, accelerator="cpu")
+    assert not fabric.strategy.cluster_environment.creates_processes_externally
+    assert fabric.strategy.num_processes == 4
 
 
 def test_denormals_are_flushed_for_a_while():
