@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.devices import flushed_denormals, is_out_of_memory
 from pipeline.engine.interrupt import Interrupt
 from pipeline.engine.log import progress
-from pipeline.engine.processes import mean_over_ranks
+from pipeline.engine.processes import AnyRank, mean_over_ranks
 from pipeline.engine.trainee import FitSummary, Length, Run, Trainee
 from pipeline.errors import UserError
 
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from pipeline.engine.trainee import Batch
+
+
+#: Steps between two in which several processes ask each other whether one was told to stop; the next brings the answer.
+ASKED_EVERY = 5
 
 
 class Batches(Protocol):
@@ -59,11 +63,12 @@ def fit(trainees: "Sequence[Trainee]", batches: Batches, *, prepare: "Callable[[
         of several, all would wait for it) memory ran out.
 
     Raises:
-        KeyboardInterrupt: after Ctrl-C or SIGTERM, once checkpoints are written.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, once checkpoints are written: of the step that is under way, or
+            with several processes of one that is at most 2 * ASKED_EVERY later.
     """
     params, fabric = trainees[0].params, trainees[0].fabric
     length, mean = Length(batches.steps, batches.steps_per_epoch, batches.batch), mean_over_ranks(fabric)
-    together = _Together()
+    together, asked_anywhere = _Together(), AnyRank(fabric)
     for trainee in trainees:
         with together.alone(trainee):
             together.runs[trainee] = Run(trainee, length)
@@ -81,8 +86,10 @@ def fit(trainees: "Sequence[Trainee]", batches: Batches, *, prepare: "Callable[[
                 with together.alone(run.trainee):
                     run.take(batch)
 
-            # Several processes stop and save together, so they agree on it where they meet: at a row.
-            last, asked = step == batches.steps, interrupt.asked and fabric.world_size == 1
+            # Several processes stop and save together, so they agree on it where they meet.
+            last, asked = step == batches.steps, interrupt.asked
+            if fabric.world_size > 1:
+                asked = step % ASKED_EVERY == 0 and asked_anywhere(asked)
             if step % params.log_every == 0 or last or asked:
                 busy = {run: run.watch.read() for run in together.still(taking)}
                 now = monotonic()

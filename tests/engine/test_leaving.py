@@ -52,10 +52,11 @@ def wait_for(path, process):
 @pytest.mark.slow
 def test_no_process_leaves_before_the_checkpoint_is_written(start_program, tmp_path):
     """Fabric kills the main process, which writes it, when another one ends with an error."""
-    process = start_program(tmp_path, "teacher", "steps=100000", "devices=2", "log_every=2",
+    never = 10**9
+    process = start_program(tmp_path, "teacher", f"steps={never}", "devices=2", f"log_every={never}",
                             before=SLOW_CHECKPOINT, after=NOTE_CHECKPOINT)
     wait_for(tmp_path / "log.csv", process)
-    process.send_signal(signal.SIGTERM)  # to one: all stop together
+    process.send_signal(signal.SIGTERM)  # to one: all stop together, long before the next row
     _, said = process.communicate(timeout=120)
     assert [(tmp_path / f"left{rank}").read_text() for rank in (0, 1)] == ["True", "True"], said
     assert process.returncode == 1, said
