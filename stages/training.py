@@ -218,7 +218,8 @@ def _write(cell: Cell, folder: work.Work, trainee: "Trainee", summary: "FitSumma
     fresh.mkdir()
     save_detector(cast("DetectorModule", trainee.model), paths.weights(fresh), cell.data.classes)
     origin = {"code": code_fingerprint(cell.module), "data": cell.data.fingerprint,
-              "precision": trainee.fabric.strategy.precision.precision, **cell.inputs}
+              "precision": trainee.fabric.strategy.precision.precision, "processes": trainee.fabric.world_size,
+              **cell.inputs}
     about = {**asdict(summary), "origin": origin, "fingerprint": folder.fingerprint}
     (fresh / "summary.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     shutil.copy(folder.folder / "log.csv", fresh)

@@ -126,6 +126,19 @@ def test_a_checkpoint_of_another_precision_is_refused(run, tiny):
         run(3)
 
 
+def test_going_on_with_another_number_of_processes_is_told(run, tiny, tmp_path, capsys):
+    with pytest.raises(RuntimeError, match="killed"):
+        run(batches=stopping_at(tiny, 2, 3), checkpoint_minutes=1e-9)
+    path = tmp_path / "run/checkpoint.pt"
+    saved = torch.load(path, weights_only=True)
+    assert saved["processes"] == 1
+    torch.save({**saved, "processes": 2}, path)
+    run(3)
+    assert "goes on in 1 process(es), but began in 2:" in capsys.readouterr().err
+    run(3)  # from the last checkpoint, which this number of processes wrote
+    assert "goes on" not in capsys.readouterr().err
+
+
 def test_a_weight_that_breaks_is_not_blamed_on_a_term(run):
     class Breaking(GroundTruthLoss):
         step = 0
