@@ -22,6 +22,7 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 
 from pipeline.errors import UserError
+from pipeline.inform import is_main_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,7 +139,7 @@ def _resolved(accelerator: Accelerator,
     if precision == "16-mixed" and accelerator == "cpu":
         raise UserError("precision '16-mixed' needs a GPU; take 'auto', 'bf16-mixed' or '32-true'.")
     suited = suited_precision(accelerator)
-    if precision == "bf16-mixed" != suited:
+    if precision == "bf16-mixed" != suited and is_main_process():
         warnings.warn("precision 'bf16-mixed': this machine has no bfloat16 arithmetic and emulates it, many "
                       "times slower than '32-true', which train.precision and dump.precision may be.", stacklevel=3)
     return accelerator, suited if precision == "auto" else precision

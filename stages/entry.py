@@ -7,10 +7,15 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 from pipeline.errors import FULL, UserError
+from pipeline.inform import is_main_process
 from pipeline.seeds import SEEDS
+
+#: Seconds that a process waits for the main one to say the same error.
+PATIENCE = 5
 
 
 @contextmanager
@@ -28,6 +33,8 @@ def one_line_errors() -> Iterator[None]:
             yield
             _leave()
     except KeyboardInterrupt:
+        if not is_main_process():
+            sys.exit(1)
         again = ("run it again without --restart to continue what was begun, and with it for what was not"
                  if "--restart" in sys.argv else "run the same command again to continue where it stopped")
         _fail(f"interrupted; {again}")
@@ -110,6 +117,9 @@ def _seed(text: str) -> int:
 
 
 def _fail(message: str) -> None:
+    if not is_main_process():
+        # What the main process has met too, it says, and then ends this one; what it has not, only this one can say.
+        sleep(PATIENCE)
     line = " ".join(message.split())
     print(f"Error: {line}", file=sys.stderr, flush=True)
     sys.exit(1)

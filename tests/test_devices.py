@@ -183,6 +183,22 @@ time.sleep(600)
     wait_until(lambda: has_ended(other), 60)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("fails", "said_by"), [("True", "all"), ("rank == '1'", "1")])
+def test_an_error_is_said_once(start, fails, said_by):
+    process = start(f"""
+from pipeline.errors import UserError
+with one_line_errors():
+    fabric = make_fabric(2, accelerator="cpu")
+    if {fails}:
+        raise UserError("said by {said_by}")
+    fabric.barrier()
+""")
+    _, said = process.communicate(timeout=300)
+    assert process.returncode
+    assert said.count(f"Error: said by {said_by}\n") == 1, said
+
+
 def test_a_process_whose_main_process_is_gone_does_not_begin(monkeypatch):
     monkeypatch.setenv("PIPELINE_STARTED_BY", str(os.getppid() + 1))
     monkeypatch.setattr(devices.ctypes, "CDLL", lambda _: SimpleNamespace(prctl=lambda *_: 0))
