@@ -106,6 +106,21 @@ def test_an_interrupted_run_leaves_a_checkpoint_to_continue_from(run, tiny, tmp_
     assert same(whole, resumed)
 
 
+@pytest.mark.parametrize("stop", [7, 5])  # after a step, and after a row
+def test_a_batch_that_cannot_be_read_leaves_a_checkpoint_to_continue_from(run, tiny, tmp_path, stop):
+    class Broken(tiny.TinyBatches):
+        def iterate(self, start=0):
+            yield from (batch for _, batch in zip(range(stop), super().iterate(start), strict=False))
+            raise UserError("an image is gone")
+
+    whole, _ = run(15, folder="whole", log_every=5)
+    with pytest.raises(UserError, match="an image is gone"):
+        run(batches=Broken(15), log_every=5)
+    resumed, summary = run(15, log_every=5)
+    assert summary.resumed_from == stop
+    assert same(whole, resumed)
+
+
 def test_a_finished_run_is_not_repeated(run):
     first, summary = run(5)
     again, second = run(5)
