@@ -1,13 +1,17 @@
 """The devices and processes of this run."""
 
 import atexit
+import ctypes
 import os
 import platform
+import signal
 import subprocess
+import sys
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -18,12 +22,16 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 
 from pipeline.errors import UserError
+from pipeline.inform import is_main_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Accelerator = Literal["auto", "cpu", "cuda"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+#: The environment of a process that Fabric starts has here the one that called it.
+_STARTED_BY = "PIPELINE_STARTED_BY"
 
 
 @lru_cache(256)
@@ -107,8 +115,10 @@ def make_fabric(devices: int | str = "auto",
     # Every process has its own BatchNorm statistics and the first one's are kept, as in the official code.
     # A recipe may leave out heads (no ground truth, a W with zeros): a static graph lets them go unused.
     strategy = DDPStrategy(broadcast_buffers=False, static_graph=True) if count * num_nodes > 1 else "auto"
+    # Fabric takes any process in a SLURM job for one of srun's.
+    own = LightningEnvironment() if SLURMEnvironment.detect() and launched() is None else None
     return _launch(Fabric(accelerator=accelerator, devices=count, num_nodes=num_nodes, precision=resolved,
-                          strategy=strategy))
+                          strategy=strategy, plugins=own))
 
 
 def lone_fabric(precision: Precision | Literal["auto"] = "32-true", *, accelerator: Accelerator = "auto") -> Fabric:
@@ -129,26 +139,58 @@ def _resolved(accelerator: Accelerator,
     if precision == "16-mixed" and accelerator == "cpu":
         raise UserError("precision '16-mixed' needs a GPU; take 'auto', 'bf16-mixed' or '32-true'.")
     suited = suited_precision(accelerator)
-    if precision == "bf16-mixed" != suited:
+    if precision == "bf16-mixed" != suited and is_main_process():
         warnings.warn("precision 'bf16-mixed': this machine has no bfloat16 arithmetic and emulates it, many "
                       "times slower than '32-true', which train.precision and dump.precision may be.", stacklevel=3)
     return accelerator, suited if precision == "auto" else precision
 
 
 def _launch(fabric: Fabric) -> Fabric:
-    fabric.launch()
-    for process in getattr(fabric.strategy.launcher, "procs", ()):
-        atexit.register(_end, process)
+    if main := os.environ.pop(_STARTED_BY, None):
+        _end_with(int(main))
+    os.environ[_STARTED_BY] = str(os.getpid())  # for those that are started now, and for no other
+    try:
+        fabric.launch()
+    finally:
+        del os.environ[_STARTED_BY]
+        if started := getattr(fabric.strategy.launcher, "procs", None):
+            atexit.register(_end, started)
     with flushed_denormals():
         torch.ones(1 << 20).add_(1)  # starts OpenMP's threads, which inherit the flag and keep it
     return fabric
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Ends a process that this one started: where this one failed, it would wait for it and hold its GPU."""
-    try:
-        process.wait(timeout=10)
-    except subprocess.TimeoutExpired:
+def _end_with(main: int) -> None:
+    """Has the kernel end this process when `main`, which started it, is gone: by a signal it ends without `_end`."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG of <sys/prctl.h>
+    if os.getppid() != main:  # since before
+        sys.exit(1)
+
+
+def leave() -> None:
+    """Where all processes come to the end of their work: they leave their group together.
+
+    NCCL's takes all of them to be left. At exit, the main process would wait for the others, and they for it.
+    """
+    if torch.distributed.is_initialized():
+        nccl = torch.distributed.get_backend() == "nccl"
+        torch.distributed.barrier(device_ids=[torch.cuda.current_device()] if nccl else None)
+        torch.distributed.destroy_process_group()
+
+
+def _end(started: "list[subprocess.Popen[bytes]]") -> None:
+    """Ends the processes that this one started.
+
+    Where this one failed, and never came to `leave`, the others may wait for it and hold their GPUs.
+    """
+    processes = list(started)
+    started.clear()  # Fabric's observer has the same list, and would kill this process for one that failed too
+    deadline = monotonic() + (1 if torch.distributed.is_initialized() else 10)
+    for process in processes:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, deadline - monotonic()))
+    for process in processes:
         process.kill()
 
 
@@ -182,7 +224,9 @@ def launched() -> tuple[int, int] | None:
         return count, int(os.environ["WORLD_SIZE"]) // count
     if SLURMEnvironment.detect():
         tasks, nodes = int(os.environ["SLURM_NTASKS"]), int(os.environ.get("SLURM_NNODES", "1"))
-        if tasks > 1 and "SLURM_STEP_ID" not in os.environ:
+        if "SLURM_STEP_ID" not in os.environ:
+            if tasks == 1:  # the job's script
+                return None
             raise UserError(f"This SLURM job is one of {tasks} tasks, but this process was started without srun and "
                             "would wait for the others for ever: write srun before the command.")
         per_node = int(os.environ.get("SLURM_NTASKS_PER_NODE", "1"))

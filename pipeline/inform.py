@@ -1,5 +1,6 @@
-"""Progress of long work on stderr: a bar for a person, a line now and then for a log."""
+"""Who speaks, and progress of long work on stderr: a bar for a person, a line now and then for a log."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,9 +12,22 @@ Progress = Callable[[int, int, str], None]
 QUIET_SECONDS = 30.0
 
 
+def is_main_process() -> bool:
+    """True but in the helper processes of a launcher (torchrun, SLURM, Fabric)."""
+    # Fabric's own helpers in a SLURM job without srun have the SLURM_PROCID of the job's script.
+    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return int(next(filter(None, ranks), "0")) == 0
+
+
 @contextmanager
 def progress_bar(label: str) -> Iterator[Progress]:
-    """Gives a `progress(done, total, what)` that shows a tqdm bar on a terminal, else a line per 30 s."""
+    """Gives a `progress(done, total, what)` that shows a tqdm bar on a terminal, else a line per 30 s.
+
+    Of several processes, that of the main one alone shows anything.
+    """
+    if not is_main_process():
+        yield lambda done, total, what: None
+        return
     if sys.stderr.isatty():
         from tqdm import tqdm
 

@@ -7,25 +7,34 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 from pipeline.errors import FULL, UserError
+from pipeline.inform import is_main_process
 from pipeline.seeds import SEEDS
+
+#: Seconds that a process waits for the main one to say the same error.
+PATIENCE = 5
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turns what a person can cause into one line on stderr and exit code 1.
 
-    PIPELINE_DEBUG=1 shows the traceback instead.
+    PIPELINE_DEBUG=1 shows the traceback instead. The processes of a command that ends well end together.
     """
     if os.environ.get("PIPELINE_DEBUG"):
         yield
+        _leave()
         return
     try:
         with _one_line_warnings():
             yield
+            _leave()
     except KeyboardInterrupt:
+        if not is_main_process():
+            sys.exit(1)
         again = ("run it again without --restart to continue what was begun, and with it for what was not"
                  if "--restart" in sys.argv else "run the same command again to continue where it stopped")
         _fail(f"interrupted; {again}")
@@ -58,6 +67,11 @@ def told(error: Exception) -> str:
 
     advice = "; run the command that made this store, which makes again what is damaged"
     return f"{error}{advice if isinstance(error, CorruptStore) and 'again' not in str(error) else ''}"
+
+
+def _leave() -> None:
+    if devices := sys.modules.get("pipeline.devices"):  # otherwise there is one process, and no need of torch
+        devices.leave()
 
 
 @contextmanager
@@ -103,6 +117,9 @@ def _seed(text: str) -> int:
 
 
 def _fail(message: str) -> None:
+    if not is_main_process():
+        # What the main process has met too, it says, and then ends this one; what it has not, only this one can say.
+        sleep(PATIENCE)
     line = " ".join(message.split())
     print(f"Error: {line}", file=sys.stderr, flush=True)
     sys.exit(1)

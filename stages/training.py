@@ -110,11 +110,12 @@ def run(cells: Sequence[Cell], *, source: "Callable[[], Source]", devices: str, 
                     held[cell] = stack.enter_context(
                         work.hold(cell.stage, module=cell.module, inputs=cell.decisive, out=cell.out, restart=restart))
         todo = {cell: folder for cell, folder in held.items() if not folder.done}
-        if todo:
-            _train(todo, source, prepare, devices, stopped)
+        fabric = _train(todo, source, prepare, devices, stopped) if todo else None
         for cell, folder in held.items():
             if cell not in stopped:
                 folder.deliver()
+        if fabric:
+            fabric.barrier()  # only the main process delivers, and one that failed sooner would have it killed
     main = work.is_main_process()
     return [stopped.get(cell) or (stage_inputs.training_summary(cell.out) if main else {}) for cell in cells]
 
@@ -164,8 +165,9 @@ def only(outcomes: Sequence[dict[str, Any] | UserError]) -> dict[str, Any]:
 
 
 def _train(todo: Mapping[Cell, work.Work], source: "Callable[[], Source]",
-           prepare: "Callable[[dict[str, Tensor]], dict[str, Any]]", devices: str, stopped: _Stopped) -> None:
-    """Puts results in the work folders; notes why some are not there."""
+           prepare: "Callable[[dict[str, Tensor]], dict[str, Any]]", devices: str,
+           stopped: _Stopped) -> "Fabric | None":
+    """Puts results in the work folders; notes why some are not there. Gives what ran it, if anything did."""
     from pipeline.data.loading import Batches
     from pipeline.engine import fit
 
@@ -174,7 +176,7 @@ def _train(todo: Mapping[Cell, work.Work], source: "Callable[[], Source]",
         with stopped.alone(cell):
             trainees[cell] = _trainee(cell, folder, devices)
     if not trainees:
-        return
+        return None
     first, fabric = next((cell, trainee.fabric) for cell, trainee in trainees.items())
     batches = Batches(source(), batch=first.train.batch, epochs=first.train.epochs, seed=first.seed,
                       workers=first.train.workers, rank=fabric.global_rank, world=fabric.world_size)
@@ -186,6 +188,7 @@ def _train(todo: Mapping[Cell, work.Work], source: "Callable[[], Source]",
         elif fabric.is_global_zero:
             _write(cell, todo[cell], trainee, outcome)
     fabric.barrier()
+    return fabric
 
 
 def _trainee(cell: Cell, folder: work.Work, devices: str) -> "Trainee":
@@ -217,7 +220,8 @@ def _write(cell: Cell, folder: work.Work, trainee: "Trainee", summary: "FitSumma
     fresh.mkdir()
     save_detector(cast("DetectorModule", trainee.model), paths.weights(fresh), cell.data.classes)
     origin = {"code": code_fingerprint(cell.module), "data": cell.data.fingerprint,
-              "precision": trainee.fabric.strategy.precision.precision, **cell.inputs}
+              "precision": trainee.fabric.strategy.precision.precision, "processes": trainee.fabric.world_size,
+              **cell.inputs}
     about = {**asdict(summary), "origin": origin, "fingerprint": folder.fingerprint}
     (fresh / "summary.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     shutil.copy(folder.folder / "log.csv", fresh)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pipeline.errors import UserError
+from pipeline.inform import is_main_process as is_main_process
 from pipeline.paths import WORK
 from stages.code import code_fingerprint
 from storage import differences
@@ -155,13 +156,6 @@ def stage_fingerprint(stage: str, module: str, inputs: Mapping[str, Any]) -> str
     text = json.dumps({"stage": stage, "code": code_fingerprint(module), "inputs": inputs},
                       sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def is_main_process() -> bool:
-    """True but in the helper processes of a launcher (torchrun, SLURM, Fabric)."""
-    # Fabric's own helpers in a SLURM job without srun have the SLURM_PROCID of the job's script.
-    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-    return int(next(filter(None, ranks), "0")) == 0
 
 
 def place(source: Path, out: Path) -> None:

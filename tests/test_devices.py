@@ -1,11 +1,22 @@
 """Fabric on this machine."""
 
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from pipeline import devices
 from pipeline.devices import (
     flushed_denormals,
     is_out_of_memory,
+    launched,
     lone_fabric,
     make_fabric,
     pick_device,
@@ -80,6 +91,18 @@ def test_devices_are_those_of_the_launcher(monkeypatch):
     assert (fabric.world_size, fabric.is_global_zero) == (1, True)
 
 
+def test_the_script_of_a_job_with_one_task_starts_its_own_processes(monkeypatch):
+    for name, value in {"NTASKS": "1", "NNODES": "1", "PROCID": "0", "LOCALID": "0", "JOB_NAME": "train"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert launched() is None
+    assert process_count("auto") == process_count(4) == 4
+    monkeypatch.setattr(devices, "_launch", lambda fabric: fabric)  # what it would do is to be seen of its launcher
+    fabric = make_fabric(4, accelerator="cpu")
+    assert not fabric.strategy.cluster_environment.creates_processes_externally
+    assert fabric.strategy.num_processes == 4
+
+
 def test_denormals_are_flushed_for_a_while():
     tiny = torch.full((4,), 1e-30)
     with flushed_denormals():
@@ -99,3 +122,124 @@ def test_picked_device_is_the_first_gpu_or_the_cpu():
 ])
 def test_memory_that_ran_out_is_known_by_what_libraries_say(error, expected):
     assert is_out_of_memory(error) is expected
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts a program of two processes that begins with some imports: start(code) -> the main one, a Popen."""
+    started = []
+
+    def start(code):
+        program = tmp_path / "program.py"
+        program.write_text(f"""
+import os, time
+from pathlib import Path
+import torch.distributed
+from pipeline.devices import make_fabric
+from stages.entry import one_line_errors
+folder, rank = Path({str(tmp_path)!r}), os.environ.get("LOCAL_RANK", "0")
+{code}
+""")
+        root = str(Path(__file__).parents[1])
+        started.append(subprocess.Popen([sys.executable, program], env={**os.environ, "PYTHONPATH": root},
+                                        stderr=subprocess.PIPE, text=True, start_new_session=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.stderr.close()
+        process.wait()
+
+
+@pytest.mark.slow
+def test_processes_that_end_well_leave_their_group_before_they_exit(start, tmp_path):
+    process = start("""
+with one_line_errors():
+    fabric = make_fabric(2, accelerator="cpu")
+    inside = torch.distributed.is_initialized()
+(folder / rank).write_text(f"{inside} {torch.distributed.is_initialized()}")
+""")
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert [(tmp_path / rank).read_text() for rank in "01"] == ["True False"] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent is gone")
+def test_processes_end_with_a_main_process_that_a_signal_ends(start, tmp_path):
+    process = start("""
+make_fabric(2, accelerator="cpu")
+(folder / f"new{rank}").write_text(str(os.getpid()))
+os.rename(folder / f"new{rank}", folder / rank)
+time.sleep(600)
+""")
+    notes = [tmp_path / rank for rank in "01"]
+    wait_until(lambda: process.poll() is not None or all(note.exists() for note in notes), 300)
+    other = int(notes[1].read_text())
+    process.terminate()
+    assert process.wait(60) == -signal.SIGTERM
+    wait_until(lambda: has_ended(other), 60)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("fails", "said_by"), [("True", "all"), ("rank == '1'", "1")])
+def test_an_error_is_said_once(start, fails, said_by):
+    process = start(f"""
+from pipeline.errors import UserError
+with one_line_errors():
+    fabric = make_fabric(2, accelerator="cpu")
+    if {fails}:
+        raise UserError("said by {said_by}")
+    fabric.barrier()
+""")
+    _, said = process.communicate(timeout=300)
+    assert process.returncode
+    assert said.count(f"Error: said by {said_by}\n") == 1, said
+
+
+def test_a_process_whose_main_process_is_gone_does_not_begin(monkeypatch):
+    monkeypatch.setenv("PIPELINE_STARTED_BY", str(os.getppid() + 1))
+    monkeypatch.setattr(devices.ctypes, "CDLL", lambda _: SimpleNamespace(prctl=lambda *_: 0))
+    with pytest.raises(SystemExit):
+        make_fabric(1, accelerator="cpu")
+
+
+def wait_until(true, seconds):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def has_ended(process):
+    """Also where nobody has taken note of it yet."""
+    try:
+        return "State:\tZ" in Path("/proc", str(process), "status").read_text()
+    except FileNotFoundError:
+        return True
+
+
+@pytest.mark.parametrize(("failed", "patience"), [(False, 10), (True, 1)])
+def test_all_started_processes_share_the_time_to_end(monkeypatch, failed, patience):
+    now = [0.0]
+
+    class Process:
+        alive = True
+
+        def wait(self, timeout):
+            now[0] += timeout
+            raise subprocess.TimeoutExpired("program", timeout)
+
+        def kill(self):
+            self.alive = False
+
+    monkeypatch.setattr(devices, "monotonic", lambda: now[0])
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: failed)
+    processes = [Process() for _ in range(3)]
+    started = [*processes]
+    devices._end(started)
+    assert now == [patience]
+    assert not any(process.alive for process in processes)
+    assert not started  # Fabric's observer finds none that failed

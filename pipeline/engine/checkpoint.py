@@ -33,6 +33,7 @@ class RunState:
         step: steps done.
         seconds: spent on them.
         losses: of the last log row.
+        processes: that take the steps; each has its own BatchNorm statistics.
     """
 
     module: "nn.Module"
@@ -42,6 +43,7 @@ class RunState:
     step: int = 0
     seconds: float = 0.0
     losses: dict[str, float] = field(default_factory=dict)
+    processes: int = 1
 
     def write(self, path: "Path", identity: str, is_writer: bool,
               mean_over_ranks: "Callable[[torch.Tensor], torch.Tensor]" = lambda tensor: tensor) -> None:
@@ -62,16 +64,19 @@ class RunState:
                 "format": FORMAT, "identity": identity, "step": self.step, "seconds": self.seconds,
                 "losses": self.losses, "module": self.module.state_dict(), "average": self.average.values,
                 "optimizer": self.optimizer.state_dict(), "precision": self.precision.state_dict(),
-                "calculated": self.precision.precision})
+                "calculated": self.precision.precision, "processes": self.processes})
 
-    def read(self, path: "Path", identity: str) -> None:
+    def read(self, path: "Path", identity: str) -> int:
         """Take over a checkpoint, if there is one.
+
+        Returns:
+            How many processes took its steps.
 
         Raises:
             UserError: the file is damaged, of another format, of another run, or of this one in another precision.
         """
         if not path.exists():
-            return
+            return self.processes
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
             found = saved["format"], saved["identity"]
@@ -91,6 +96,7 @@ class RunState:
         self.average.load(saved["average"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.precision.load_state_dict(saved["precision"])
+        return int(saved.get("processes", self.processes))
 
 
 class _Sink:

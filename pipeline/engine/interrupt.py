@@ -6,6 +6,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
+from pipeline.inform import is_main_process
+
 if TYPE_CHECKING:
     from types import FrameType
 
@@ -40,5 +42,7 @@ class Interrupt:
                 raise KeyboardInterrupt
             return
         self.asked = True
+        if not is_main_process():
+            return  # one speaks for all
         again = " (again to stop at once)" if number == signal.SIGINT else ""
         print(f"Interrupted: writing a checkpoint{again}.", file=sys.stderr, flush=True)

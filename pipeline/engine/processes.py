@@ -49,6 +49,31 @@ def of_all_ranks(fabric: "Fabric") -> "Callable[[Tensor], Tensor]":
     return gather
 
 
+class AnyRank:
+    """Whether something is so in any process, without a wait for the device: the answer comes one call later."""
+
+    def __init__(self, fabric: "Fabric") -> None:
+        self.device = fabric.device
+        self.before: tuple[Tensor, torch.cuda.Event | None] | None = None
+
+    def __call__(self, own: bool) -> bool:
+        """Whether it was so in any process at the call before; all processes call it together."""
+        said = self.before
+        flag = torch.full((1,), float(own), device=self.device)  # filled there: bringing it would wait
+        torch.distributed.all_reduce(flag)
+        answer, arrived = flag.to("cpu", non_blocking=True), None
+        if self.device.type == "cuda":
+            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            arrived.record(torch.cuda.current_stream(self.device))
+        self.before = answer, arrived
+        if said is None:
+            return False
+        answer, arrived = said
+        if arrived:
+            arrived.synchronize()  # long since
+        return bool(answer.item())
+
+
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Seed torch for one step, so that its random numbers (dropout) do not hang on the steps before."""
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))

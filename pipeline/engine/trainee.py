@@ -1,5 +1,6 @@
 """A network that is trained, and its training as it goes on."""
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -134,8 +135,13 @@ class Run:
 
         trainee.folder.mkdir(parents=True, exist_ok=True)
         self.checkpoint = trainee.folder / "checkpoint.pt"
-        self.state = RunState(module, self.optimizer, self.average, fabric.strategy.precision)
-        self.state.read(self.checkpoint, trainee.identity)
+        self.state = RunState(module, self.optimizer, self.average, fabric.strategy.precision,
+                              processes=fabric.world_size)
+        processes = self.state.read(self.checkpoint, trainee.identity)
+        if processes != fabric.world_size and fabric.is_global_zero:
+            print(f"Warning: {trainee.label or trainee.folder} goes on in {fabric.world_size} process(es), but began "
+                  f"in {processes}: it ends otherwise, because each has BatchNorm statistics of its share of a batch.",
+                  file=sys.stderr, flush=True)
         self.step = self.start = self.state.step
         self.log = Log(trainee.folder, self.start, fabric.is_global_zero)
 

@@ -14,14 +14,20 @@ from torch import Tensor
 from pipeline.devices import flushed_denormals, is_out_of_memory
 from pipeline.engine.interrupt import Interrupt
 from pipeline.engine.log import progress
-from pipeline.engine.processes import mean_over_ranks
+from pipeline.engine.processes import AnyRank, mean_over_ranks
 from pipeline.engine.trainee import FitSummary, Length, Run, Trainee
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from lightning_fabric import Fabric
+
     from pipeline.engine.trainee import Batch
+
+
+#: Steps between two in which several processes ask each other whether one was told to stop; the next brings the answer.
+ASKED_EVERY = 5
 
 
 class Batches(Protocol):
@@ -59,44 +65,42 @@ def fit(trainees: "Sequence[Trainee]", batches: Batches, *, prepare: "Callable[[
         of several, all would wait for it) memory ran out.
 
     Raises:
-        KeyboardInterrupt: after Ctrl-C or SIGTERM, once checkpoints are written.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, once checkpoints are written: of the step that is under way, or
+            with several processes of one that is at most 2 * ASKED_EVERY later.
+        ValueError: of `batches`, once checkpoints are written; not with several processes, where the others know
+            nothing of it: the run goes on from where `checkpoint_minutes` last left it.
     """
     params, fabric = trainees[0].params, trainees[0].fabric
     length, mean = Length(batches.steps, batches.steps_per_epoch, batches.batch), mean_over_ranks(fabric)
-    together = _Together()
+    together, asked_anywhere = _Together(fabric), AnyRank(fabric)
     for trainee in trainees:
         with together.alone(trainee):
             together.runs[trainee] = Run(trainee, length)
     start = min((run.step for run in together), default=batches.steps)
-    row_time = checkpoint_time = monotonic()
+    together.row_time = checkpoint_time = monotonic()
 
     with (flushed_denormals(), Interrupt() as interrupt, ExitStack() as logs,
           progress(label, start, batches.steps, fabric.is_global_zero) as show):
         for run in together:
             logs.enter_context(run.log)
-        for step, raw in enumerate(batches.iterate(start) if start < batches.steps else (), start + 1):
+        left = batches.iterate(start) if start < batches.steps else iter(())
+        for step, raw in enumerate(together.saved_by_errors(left), start + 1):
             batch = prepare({key: value.to(fabric.device, non_blocking=True) for key, value in raw.items()})
             taking = [run for run in together if run.step < step]  # the others are ahead
             for run in taking:
                 with together.alone(run.trainee):
                     run.take(batch)
 
-            # Several processes stop and save together, so they agree on it where they meet: at a row.
-            last, asked = step == batches.steps, interrupt.asked and fabric.world_size == 1
+            # Several processes stop and save together, so they agree on it where they meet.
+            last, asked = step == batches.steps, interrupt.asked
+            if fabric.world_size > 1:
+                asked = step % ASKED_EVERY == 0 and asked_anywhere(asked)
             if step % params.log_every == 0 or last or asked:
-                busy = {run: run.watch.read() for run in together.still(taking)}
-                now = monotonic()
-                rest = now - row_time - sum(busy.values())
-                for run, own in busy.items():
-                    with together.alone(run.trainee):
-                        run.row(own + rest / len(busy))
-                row_time = now
-                wishes = [interrupt.asked, now - checkpoint_time > 60 * params.checkpoint_minutes]
+                together.row(taking)
+                wishes = [interrupt.asked, together.row_time - checkpoint_time > 60 * params.checkpoint_minutes]
                 stop, save = mean(torch.tensor(wishes, dtype=torch.float32, device=fabric.device)).tolist()
                 if stop or save or last:
-                    for run in together.still(taking):
-                        with together.alone(run.trainee):
-                            run.save()
+                    together.save(taking)
                     checkpoint_time = monotonic()
                 if stop and not last:
                     raise KeyboardInterrupt
@@ -109,7 +113,8 @@ def fit(trainees: "Sequence[Trainee]", batches: Batches, *, prepare: "Callable[[
 class _Together:
     """The runs that go on, and why others stopped."""
 
-    def __init__(self) -> None:
+    def __init__(self, fabric: "Fabric") -> None:
+        self.fabric, self.row_time = fabric, 0.0
         self.runs: dict[Trainee, Run] = {}
         self.stopped: dict[Trainee, UserError] = {}
 
@@ -119,6 +124,32 @@ class _Together:
     def still(self, runs: "Sequence[Run]") -> list[Run]:
         """Those of `runs` that go on."""
         return [run for run in runs if run.trainee in self.runs]
+
+    def row(self, runs: "Sequence[Run]") -> None:
+        """Log what those of `runs` that go on did since the last row."""
+        busy = {run: run.watch.read() for run in self.still(runs)}
+        before, self.row_time = self.row_time, monotonic()
+        rest = self.row_time - before - sum(busy.values())
+        for run, own in busy.items():
+            with self.alone(run.trainee):
+                run.row(own + rest / len(busy))
+
+    def save(self, runs: "Sequence[Run]") -> None:
+        """Write checkpoints of the last row, of those of `runs` that go on."""
+        for run in self.still(runs):
+            with self.alone(run.trainee):
+                run.save()
+        self.fabric.barrier()  # one writes, and a process that leaves sooner has Fabric kill the writer
+
+    def saved_by_errors(self, batches: "Iterator[Batch]") -> "Iterator[Batch]":
+        """The batches; what a person can fix (an image, a shard) and ends them lets one process save first."""
+        try:
+            yield from batches
+        except ValueError:
+            if self.fabric.world_size == 1:
+                self.row([run for run in self if len(run.window)])
+                self.save([run for run in self if run.step > run.start])
+            raise
 
     @contextmanager
     def alone(self, trainee: Trainee) -> "Iterator[None]":

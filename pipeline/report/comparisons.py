@@ -8,7 +8,7 @@ from statistics import fmean
 from pipeline.report.cells import Screened
 from pipeline.report.claims import Interval, interval
 from pipeline.report.leading import UNSEEN, better_teachers, merging
-from pipeline.report.results import Result, fair, minus, same_precision
+from pipeline.report.results import Result, calculated_alike, fair, minus
 from pipeline.report.study import PLAIN, Study, label
 
 FRESH, ORACLE, PAPER = "plain-fresh", "oracle", "-paper"
@@ -159,7 +159,7 @@ def _with_few_labels(study: Study, screening: Sequence[Screened]) -> list[Compar
         student, ours = cell.student or "", (cell.group, cell.variation) == FEW_LABELS
         plain = study.results.runs.get((student, PLAIN), {}).get(cell.seed or 0)
         if ours and cell.data == study.params.data.name and student in found and plain:
-            fairly = cell.passes == plain.passes and same_precision(cell, plain)
+            fairly = cell.passes == plain.passes and calculated_alike(cell, plain)
             found[student].append(_pair(cell, cell.map_area, plain, plain.score("val.map_area"), fairly=fairly))
     return [Comparison("25 % of the labels with all images over plain with all labels, on val", group.recipe, PLAIN,
                        found, least=0.0)]

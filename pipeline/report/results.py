@@ -37,6 +37,7 @@ class Origin(BaseModel):
 
     Attributes:
         precision: that it was trained in, by Fabric's name.
+        processes: that trained it; each has BatchNorm statistics of its share of a batch.
         teachers: those of a student or of an ensemble.
     """
 
@@ -44,6 +45,7 @@ class Origin(BaseModel):
     data: str | None = None
     views: str | None = None
     precision: str | None = None
+    processes: int = 1
     teachers: dict[str, str] = {}
 
     @field_validator("views", mode="before")
@@ -201,12 +203,12 @@ def minus(a: float | None, b: float | None) -> float | None:
 
 
 def fair(a: Result, b: Result) -> bool:
-    """Whether two runs have the same passes, data, views, precision and, where both have teachers, these.
+    """Whether two runs have the same passes, data, views, precision, processes and, where both have teachers, these.
 
     What a run does not name is not held against it. Their code may differ: a fingerprint of it changes with what
     decides no result too.
     """
-    if a.passes != b.passes or not same_precision(a, b):
+    if a.passes != b.passes or not calculated_alike(a, b):
         return False
     if a.origin is None or b.origin is None:
         return True
@@ -215,10 +217,12 @@ def fair(a: Result, b: Result) -> bool:
     return all(None in pair or pair[0] == pair[1] for pair in known)
 
 
-def same_precision(a: Result, b: Result) -> bool:
-    """Whether two runs may be set against each other although all else differs by design."""
-    known = [run.origin.precision if run.origin else None for run in (a, b)]
-    return None in known or known[0] == known[1]
+def calculated_alike(a: Result, b: Result) -> bool:
+    """Whether two runs have precision and processes in common, and may be compared if all else differs by design."""
+    if a.origin is None or b.origin is None:
+        return True
+    known = a.origin.precision, b.origin.precision
+    return (None in known or known[0] == known[1]) and a.origin.processes == b.origin.processes
 
 
 def load_log(path: Path) -> Log:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline.report.cells import Screened
 from pipeline.report.claims import Interval, interval
 from pipeline.report.document import Column, Table, best_in_columns, measured, number, shown, words
-from pipeline.report.results import Result, middle, minus, same_precision, spread
+from pipeline.report.results import Result, calculated_alike, middle, minus, spread
 from pipeline.report.study import PLAIN, Study, label
 from pipeline.report.study_tables import with_interval
 
@@ -75,9 +75,9 @@ def screened_intervals(table: Table) -> int:
 
 def _over(cells: Mapping[int, Screened], reference: Mapping[int, Result], metric: str, *, as_long: bool
           ) -> Interval | None:
-    """Differences on val to what the same seed has there, by `metric`, in the same precision and, if so, passes."""
+    """Differences on val to what the same seed has there, by `metric`, calculated alike and, if asked, as long."""
     differences = [minus(cell.map_area, reference[seed].score(metric)) for seed, cell in cells.items()
-                   if seed in reference and same_precision(cell, reference[seed])
+                   if seed in reference and calculated_alike(cell, reference[seed])
                    and (_as_long(cell, reference[seed]) or not as_long)]
     return interval({"": [value for value in differences if value is not None]})
 

@@ -38,8 +38,8 @@ def claims_table(claims: list[Comparison]) -> Table:
         ]
         for claim in claims
     ]
-    unfair = [f"“{claim.claim}”: {counted(claim.unfair, 'pair')} left out, of other passes, data, views, precision or "
-              "teachers." for claim in claims if claim.unfair]
+    unfair = [f"“{claim.claim}”: {counted(claim.unfair, 'pair')} left out, of other passes, data, views, precision, "
+              "processes or teachers." for claim in claims if claim.unfair]
     return Table(
         key="claims",
         title="Claims",

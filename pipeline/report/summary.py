@@ -121,7 +121,8 @@ def _cautions(study: Study) -> list[str]:
                     if passes else "")
             cautions.append(
                 f"Not compared for {label(student)}: {unfair} of {counted(len(pairs), 'pair')} of runs, whose passes, "
-                f"data, views or precision differ{more}. Train both again with the same params, on one machine.")
+                f"data, views, precision or processes differ{more}. Train both again with the same params, on one "
+                "machine.")
     if not study.of_the_paper:
         height, width = study.params.views.size
         cautions.append(

@@ -26,9 +26,9 @@ def start_tiny():
     """Starts tiny.py in a process of its own: start_tiny(*arguments, launcher=[...], environment={...}) -> Popen."""
     started = []
 
-    def start(*arguments, launcher=(), environment=None):
+    def start(*arguments, launcher=(), environment=None, program=TINY):
         everything = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **(environment or {})}
-        process = subprocess.Popen([sys.executable, *launcher, str(TINY), *map(str, arguments)], cwd=ROOT,
+        process = subprocess.Popen([sys.executable, *launcher, str(program), *map(str, arguments)], cwd=ROOT,
                                    env=everything, stderr=subprocess.PIPE, text=True, start_new_session=True)
         started.append(process)
         return process

@@ -35,6 +35,14 @@ def test_sigterm_is_noted_and_may_come_again(capsys):
     assert capsys.readouterr().err.count("writing a checkpoint") == 1
 
 
+def test_one_process_speaks_for_all(capsys, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with Interrupt() as interrupt:
+        ctrl_c()
+        assert interrupt.asked
+    assert capsys.readouterr().err == ""
+
+
 def test_other_threads_cannot_watch_and_do_without():
     seen = []
 

@@ -106,6 +106,21 @@ def test_an_interrupted_run_leaves_a_checkpoint_to_continue_from(run, tiny, tmp_
     assert same(whole, resumed)
 
 
+@pytest.mark.parametrize("stop", [7, 5])  # after a step, and after a row
+def test_a_batch_that_cannot_be_read_leaves_a_checkpoint_to_continue_from(run, tiny, tmp_path, stop):
+    class Broken(tiny.TinyBatches):
+        def iterate(self, start=0):
+            yield from (batch for _, batch in zip(range(stop), super().iterate(start), strict=False))
+            raise UserError("an image is gone")
+
+    whole, _ = run(15, folder="whole", log_every=5)
+    with pytest.raises(UserError, match="an image is gone"):
+        run(batches=Broken(15), log_every=5)
+    resumed, summary = run(15, log_every=5)
+    assert summary.resumed_from == stop
+    assert same(whole, resumed)
+
+
 def test_a_finished_run_is_not_repeated(run):
     first, summary = run(5)
     again, second = run(5)
@@ -124,6 +139,19 @@ def test_a_checkpoint_of_another_precision_is_refused(run, tiny):
         run(batches=stopping_at(tiny, 2, 3), precision="bf16-mixed", checkpoint_minutes=1e-9)
     with pytest.raises(UserError, match="was calculated in bf16-mixed, but here it would go on in 32-true"):
         run(3)
+
+
+def test_going_on_with_another_number_of_processes_is_told(run, tiny, tmp_path, capsys):
+    with pytest.raises(RuntimeError, match="killed"):
+        run(batches=stopping_at(tiny, 2, 3), checkpoint_minutes=1e-9)
+    path = tmp_path / "run/checkpoint.pt"
+    saved = torch.load(path, weights_only=True)
+    assert saved["processes"] == 1
+    torch.save({**saved, "processes": 2}, path)
+    run(3)
+    assert "goes on in 1 process(es), but began in 2:" in capsys.readouterr().err
+    run(3)  # from the last checkpoint, which this number of processes wrote
+    assert "goes on" not in capsys.readouterr().err
 
 
 def test_a_weight_that_breaks_is_not_blamed_on_a_term(run):

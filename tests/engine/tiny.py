@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pipeline.devices import make_fabric
+from pipeline.devices import leave, make_fabric
 from pipeline.distillation import DistillationLoss, TeacherTargets
 from pipeline.engine import FitSummary, Trainee, fit, mean_over_ranks, seed_everything
 from pipeline.losses import GroundTruthLoss
@@ -132,3 +132,4 @@ def main(folder, kinds, *settings):
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), *sys.argv[2:])
+    leave()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from lightning_fabric import Fabric
 
 from pipeline.cli import main
 from pipeline.targets import ReplayedViews
@@ -92,6 +93,15 @@ def test_each_is_taught_as_if_it_had_been_alone(command, fetched):
     for name in STUDENTS:
         command(*distill(name), *SETTINGS)
     assert {name: weights(name) for name in STUDENTS} == together
+
+
+def test_no_process_goes_on_before_a_student_is_in_its_place(command, monkeypatch):
+    """Another process than the one that brings it there may fail next, and then Fabric kills that one."""
+    brought = []
+    monkeypatch.setattr(Fabric, "barrier", lambda *_: brought.append(
+        Path("models/students/mobilenet_v2", BOTH, "seed3/weights.safetensors").exists()))
+    command(*distill("mobilenet_v2"))
+    assert brought[-1]
 
 
 def test_a_pass_that_was_killed_continues(command, fetched):

@@ -10,13 +10,13 @@ from pipeline.errors import UserError
 from pipeline.report.results import (
     Result,
     Results,
+    calculated_alike,
     fair,
     load_log,
     load_logs,
     mean_log,
     middle,
     minus,
-    same_precision,
     spread,
 )
 
@@ -96,12 +96,15 @@ def origin(**changes):
     ({"origin": origin(data="e")}, False),
     ({"origin": origin(precision="bf16-mixed")}, False),
     ({"origin": origin(precision=None)}, True),
+    ({"origin": origin(processes=1)}, True),  # as those that do not say it
+    ({"origin": origin(processes=2)}, False),
 ])
 def test_pairs_of_other_stores_or_lengths_are_not_fair(student_metrics, changes, same):
     one = Result.model_validate(student_metrics("resnet18", BOTH, 0, 50.0, origin=origin()))
     other = Result.model_validate(student_metrics("resnet18", "plain", 0, 40.0) | {"origin": origin()} | changes)
     assert fair(one, other) is fair(other, one) is same
-    assert same_precision(one, other) is (changes != {"origin": origin(precision="bf16-mixed")})
+    otherwise = [{"origin": origin(precision="bf16-mixed")}, {"origin": origin(processes=2)}]
+    assert calculated_alike(one, other) is (changes not in otherwise)
 
 
 def test_only_fair_pairs_say_what_a_recipe_adds(student_metrics):

@@ -30,6 +30,18 @@ def test_what_a_person_can_cause_is_one_line_and_exit_one(error, words, capsys):
     assert words in printed
 
 
+def test_another_process_leaves_it_to_the_main_one_to_say_the_same(monkeypatch, capsys):
+    waited = []
+    monkeypatch.setattr("stages.entry.sleep", lambda seconds: waited.append((seconds, capsys.readouterr().err)))
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    for error in (KeyboardInterrupt(), UserError("mine")):
+        with pytest.raises(SystemExit) as caught, one_line_errors():
+            raise error
+        assert caught.value.code == 1
+    assert waited == [(5, "")]
+    assert capsys.readouterr().err == "Error: mine\n"
+
+
 def test_pillows_warnings_of_odd_images_are_no_further_lines():
     with one_line_errors():
         warnings.warn_explicit("Corrupt EXIF data", UserWarning, "TiffImagePlugin.py", 1, "PIL.TiffImagePlugin")
