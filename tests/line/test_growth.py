@@ -142,6 +142,31 @@ def test_a_teacher_is_not_asked_again_when_the_work_folders_are_gone(line, comma
         np.testing.assert_array_equal(codes, before[name])
 
 
+def test_a_smaller_batch_is_no_other_dump(command):
+    """It is what one that ran out of memory asks for."""
+    assert "taken over from .work/dump_teachers/resnet18/" in command("dump-teachers", "resnet18", "--set",
+                                                                      "dump.batch=4")
+
+
+def test_what_was_made_of_a_dump_is_stale_where_other_code_made_it_again(command, monkeypatch):
+    """By the same params, weights and views, which alone name a store's fingerprint."""
+    from pipeline.inference import dump
+
+    def other(*given):
+        said = outputs(*given)
+        return {**said, "heatmap": said["heatmap"] / 2}
+
+    outputs = dump.outputs
+    assert "nothing to do" in command(*DISTILL)
+    command("dump-teachers", "resnet18", "--restart")
+    assert "nothing to do" in command(*DISTILL)  # the same again
+    monkeypatch.setattr(dump, "outputs", other)
+    command("dump-teachers", "resnet18", "--restart")
+    assert "members.resnet18 is" in command(*DISTILL, fails=True)
+    assert "taken over" not in command("build-ensemble")
+    assert "stores.resnet18 is" in command(*DISTILL, fails=True)
+
+
 @pytest.mark.parametrize(("what", "change", "out", "words"), [
     (["dump-teachers", "resnet18"], "dump.peaks=10", "resnet18", "peaks is 20, expected 10"),
     (["build-ensemble"], "ensembles.both.iou=0.6", "ensemble-both", "iou is 0.5, expected 0.6"),
