@@ -158,13 +158,6 @@ def test_the_cache_stops_at_its_limit_and_travels_empty(records, monkeypatch):
     assert reads[-1] == "0"
 
 
-@pytest.fixture
-def start_method():
-    before = multiprocessing.get_start_method()
-    yield lambda method: multiprocessing.set_start_method(method, force=True)
-    multiprocessing.set_start_method(before, force=True)
-
-
 @pytest.mark.parametrize(("method", "workers"), [("fork", 2), ("spawn", 1)])
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_workers_load_what_one_process_loads(records, start_method, method, workers):
