@@ -1,6 +1,7 @@
 """Batches for training: which images each step sees, and views of them drawn afresh."""
 
 import signal
+import traceback
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -78,10 +79,15 @@ class Batches:
         loader = DataLoader(
             _Steps(self), batch_size=None, sampler=range(start, self.steps), num_workers=self.workers,
             worker_init_fn=_init_worker, pin_memory=torch.cuda.is_available())
-        for batch in loader:
-            if isinstance(batch, Exception):
-                raise batch
-            yield batch
+        try:
+            for batch in loader:
+                if isinstance(batch, Exception):
+                    raise batch
+                yield batch
+        except BaseException as error:
+            # Its frames would keep the workers until the program ends, and it waits for them: they ignore its SIGTERM.
+            traceback.clear_frames(error.__traceback__)
+            raise
 
 
 class _Steps(Dataset[Tensors | Exception]):

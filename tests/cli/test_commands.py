@@ -2,6 +2,7 @@ import json
 import re
 import subprocess
 import sys
+import textwrap
 
 import click
 import pytest
@@ -33,16 +34,86 @@ def test_every_command_has_help_and_stands_in_the_readme(words, command, request
     assert f"pipeline {' '.join(words)}" in (request.config.rootpath / "README.md").read_text()
 
 
-def test_what_the_readme_types_is_accepted(request):
+def leaf(words):
+    """(the command that words name, the words after its name)."""
+    node, rest = main, list(words)
+    while isinstance(node, click.Group):
+        node = node.commands[rest.pop(0)]
+    return node, rest
+
+
+def assert_params_name(params, given):
+    """What a command is called with are entries of params."""
+    tables = {"name": params.teachers, "names": params.teachers, "keys": params.ensembles, "students": params.students,
+              "recipes": params.recipes, "groups": params.screening}
+    for key, table in tables.items():
+        values = given.get(key) or ()
+        assert ({values} if isinstance(values, str) else set(values)) <= set(table)
+
+
+def test_what_the_readme_types_is_accepted(request, run, tmp_path):
+    """Line by line, with the params that the last `pipeline profile` before it has written."""
     text = (request.config.rootpath / "README.md").read_text()
     typed = re.findall(r"^    pipeline (.*?)(?:\s{2,}#.*)?$", text, re.MULTILINE)
     assert len(typed) > 8
     for line in typed:
-        words, node, context = line.split(), main, click.Context(main)
-        while isinstance(node, click.Group):
-            node = node.commands[words.pop(0)]
-        parser = node.make_parser(context)
-        parser.parse_args(args=words)
+        if line.startswith("profile"):
+            (tmp_path / "params.yaml").unlink(missing_ok=True)
+            assert run(*line.split()).exit_code == 0
+        node, words = leaf(line.split())
+        given = node.make_context(node.name, words).params
+        if "params" in given:
+            assert_params_name(given["params"], given)
+
+
+@pytest.mark.parametrize("page", ["README.md", "architecture.md", "ensembles.md", "losses.md", "store-format.md"])
+def test_what_pages_name_are_commands_and_their_options(request, run, page):
+    """Some are named without their arguments, or with NAME in their place: those that are whole are accepted."""
+    file = request.config.rootpath / ("" if page == "README.md" else "docs") / page
+    named = re.findall(r"`pipeline ([a-z][^`]+)`", file.read_text())
+    assert named
+    for line in named:
+        node, words = leaf(re.sub(r"[\[\]…]|\.{3}", "", line).split())
+        options = {option for parameter in node.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("-")} <= options, line
+        if not any(word.isupper() for word in words) and len(words) > sum(word.startswith("-") for word in words):
+            assert run("profile", "study", "--force").exit_code == 0
+            given = node.make_context(node.name, words).params
+            if "params" in given:
+                assert_params_name(given["params"], given)
+
+
+def test_the_readmes_program_finds_what_evaluation_finds(request, tmp_path, monkeypatch):
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from pipeline.data import ImageRecord
+    from pipeline.inference import detect
+    from pipeline.models import build_detector, load_detector, save_detector
+
+    text = (request.config.rootpath / "README.md").read_text()
+    [program] = [part for part in re.findall(r"(?:^    .*\n|^\n)+", text, re.MULTILINE) if "load_detector" in part]
+    program, [path] = textwrap.dedent(program), re.findall(r'load_detector\("(.*?)"\)', program)
+    (tmp_path / path).parent.mkdir(parents=True)
+    torch.manual_seed(0)
+    model = build_detector("resnet18", 2, deconv=[8, 8, 8], head_channels=8)
+    for parameter in model.heads.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)  # scores that differ, boxes that are larger than nothing
+    save_detector(model, tmp_path / path, ["cat", "dog"])
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 50, 3), np.uint8)).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    said = {}
+    exec(program, said)
+
+    nothing = np.empty(0, bool)
+    record = ImageRecord("photo", tmp_path / "photo.jpg", 50, 30, np.empty((0, 4), np.float32),
+                         np.empty(0, np.int64), nothing, nothing)
+    expected = detect(load_detector(path), [record], size_hw=(512, 512))
+    corners = said["corners"].reshape(-1, 4).numpy().clip(0, [50, 30, 50, 30])
+    np.testing.assert_allclose(corners, expected[:, 3:], atol=1e-2)
+    np.testing.assert_allclose(said["scores"], expected[:, 2], rtol=1e-4)
+    assert said["names"] == [("cat", "dog")[int(number)] for number in expected[:, 1]]
 
 
 def test_help_needs_no_heavy_package():

@@ -159,13 +159,6 @@ def test_the_cache_stops_at_its_limit_and_travels_empty(records, monkeypatch):
     assert reads[-1] == "0"
 
 
-@pytest.fixture
-def start_method():
-    before = multiprocessing.get_start_method()
-    yield lambda method: multiprocessing.set_start_method(method, force=True)
-    multiprocessing.set_start_method(before, force=True)
-
-
 @pytest.mark.parametrize(("method", "workers"), [("fork", 2), ("spawn", 1)])
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_workers_load_what_one_process_loads(records, start_method, method, workers):
@@ -219,3 +212,17 @@ def test_an_error_in_a_worker_is_one_line_as_well(records, workers):
         list(batches.iterate())
     assert "0.png" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+class Buggy(Numbers):
+    def fetch(self, items):
+        raise RuntimeError("a bug")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_no_worker_outlives_an_error_in_one():
+    """At exit they would be sent a SIGTERM, which they ignore, and waited for."""
+    with pytest.raises(RuntimeError, match="a bug") as caught:
+        list(Batches(Buggy(10), batch=5, epochs=2, seed=0, workers=2).iterate())
+    assert caught.tb
+    assert not multiprocessing.active_children()

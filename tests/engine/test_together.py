@@ -114,13 +114,29 @@ def test_a_batch_is_read_and_prepared_once_and_stays_as_it_is(tiny, trainee):
         assert torch.equal(told.features["teacher"], wanted.features["teacher"])
 
 
-def test_their_seconds_are_those_of_the_pass(trainee, teach, monkeypatch):
-    clock = iter(range(10**6))
+def test_their_seconds_are_those_of_the_pass(tiny, trainee, teach, monkeypatch):
+    """What each step of its own takes, and an equal share of what all wait for."""
+    now, own = [100.0], {"plain": 1.0, "student": 2.0, "slow": 4.0}
     for module in ("stopwatch", "training"):
-        monkeypatch.setattr(f"pipeline.engine.{module}.monotonic", lambda: float(next(clock)))
-    outcomes = teach(*(trainee(kind) for kind in KINDS))
-    # The clock ticks twice in a trainee's step, once per row and once per checkpoint, and it ended with one.
-    assert sum(outcome.seconds for outcome in outcomes) == pytest.approx(next(clock) - 2)
+        monkeypatch.setattr(f"pipeline.engine.{module}.monotonic", lambda: now[0])
+
+    class Reading(tiny.TinyBatches):
+        def iterate(self, start=0):
+            for batch in super().iterate(start):
+                now[0] += 9.0
+                yield batch
+
+    class Taking(GroundTruthLoss):
+        def __init__(self, seconds):
+            super().__init__()
+            self.seconds = seconds
+
+        def forward(self, outputs, batch):
+            now[0] += self.seconds
+            return super().forward(outputs, batch)
+
+    outcomes = teach(*(trainee(kind, objective=Taking(own[kind])) for kind in KINDS), batches=Reading(STEPS))
+    assert [outcome.seconds for outcome in outcomes] == pytest.approx([STEPS * (own[kind] + 3) for kind in KINDS])
 
 
 def test_one_that_breaks_stops_alone_with_its_checkpoint_kept(tiny, trainee, teach, assert_as_alone, capsys):

@@ -1,9 +1,4 @@
 import copy
-import os
-import pickle
-import signal
-import subprocess
-import sys
 import threading
 from types import SimpleNamespace
 
@@ -172,22 +167,6 @@ def test_mixed_precision_keeps_the_heads_exact(detector, data, views, fabric, tm
     assert len(np.unique(wh_offset)) > 0.9 * wh_offset.size
 
 
-KILLED = """
-import os, pickle, signal, sys
-from lightning_fabric import Fabric
-from pipeline.inference.dump import dump_teacher
-
-def kill(done, total, what):
-    if done >= 8:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-with open(sys.argv[1], "rb") as file:
-    detector, data, views, params, named = pickle.load(file)
-dump_teacher(detector, data, views, sys.argv[2], params=params, fabric=Fabric(accelerator="cpu", devices=1),
-             progress=kill, **named)
-"""
-
-
 def test_a_teacher_that_breaks_down_stops_the_dump_and_spoils_nothing(detector, data, views, fabric, tmp_path):
     class Breaking(type(detector)):
         left = 1000
@@ -207,22 +186,6 @@ def test_a_teacher_that_breaks_down_stops_the_dump_and_spoils_nothing(detector, 
     dump_teacher(detector, data, views, broken, params=PARAMS, fabric=fabric, **NAMED)
     for name, codes in contents(whole).items():
         np.testing.assert_array_equal(contents(broken)[name], codes)
-
-
-def test_a_killed_dump_continues_to_the_same_bytes(detector, data, views, fabric, tmp_path):
-    out = tmp_path / "killed.zarr"
-    (tmp_path / "job").write_bytes(pickle.dumps((detector, data, views, PARAMS, NAMED)))
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "job"), str(out)],
-                            env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}, check=False)
-    assert killed.returncode == -signal.SIGKILL
-    with pytest.raises(StoreError, match="not finished"):
-        open_store(out)
-    calls = []
-    dump_teacher(detector, data, views, out, params=PARAMS, fabric=fabric, **NAMED,
-                 progress=lambda *call: calls.append(call[0]))
-    assert calls[0] == 6  # the first shard, of four views, was kept
-    dump_teacher(detector, data, views, tmp_path / "whole.zarr", params=PARAMS, fabric=fabric, **NAMED)
-    assert files(out) == files(tmp_path / "whole.zarr")
 
 
 def test_ctrl_c_leaves_it_resumable_and_another_teacher_is_refused(detector, data, views, fabric, tmp_path):

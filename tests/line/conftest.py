@@ -72,12 +72,19 @@ def tiny():
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """A folder in which every command ran once. Read it, don't write in it."""
+    """A folder in which every command ran once. Read it, don't write in it: that is looked after at the end."""
     folder = tmp_path_factory.mktemp("line")
     (folder / "params.yaml").write_text(PARAMS)
     for step in STEPS:
         run_pipeline(*step, folder=folder)
-    return folder
+
+    def files():
+        return {path: path.lstat().st_mtime_ns for path in folder.rglob("*")}
+
+    before = files()
+    yield folder
+    changed = {path for path, _ in before.items() ^ files().items()}
+    assert not changed, "a test wrote into the finished folder, and not into a copy"
 
 
 @pytest.fixture

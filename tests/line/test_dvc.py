@@ -65,3 +65,16 @@ def test_a_killed_repro_continues_and_a_second_one_does_nothing(project):
     assert "Running stage 'report'" in changed
     shutil.rmtree(project / ".work")
     assert "up to date" in dvc(project, "repro")
+
+
+@pytest.mark.slow
+def test_what_was_run_by_hand_is_taken_over(project, finished, trained):
+    """DVC, which knows nothing of it yet, deletes the outs of a stage and runs it; here a teacher and a student."""
+    shutil.copytree(finished, project, symlinks=True, dirs_exist_ok=True)
+    weights = {path: path.read_bytes() for path in project.glob("models/**/weights.safetensors")}
+    made = trained(project)
+    assert len(weights) == len(made) == 4
+    said = dvc(project, "repro", "--single-item", "--glob", "train_teacher@resnet18", "distill@*hourglass*")
+    assert said.count("Running stage") == said.count(": taken over from .work/") == 2
+    assert trained(project) == made
+    assert {path: path.read_bytes() for path in project.glob("models/**/weights.safetensors")} == weights

@@ -83,6 +83,16 @@ def test_w_of_zeros_trains_as_plain_does_and_says_so(line, monkeypatch):
     assert losses[0] == losses[1]
 
 
+def test_a_student_is_taught_with_no_teacher_left(line, pipeline):
+    weights = line / STUDENTS / BOTH / "seed0/weights.safetensors"
+    before, made = weights.read_bytes(), weights.stat().st_mtime_ns
+    for teachers in ("models/teachers", ".work/train_teacher"):
+        shutil.rmtree(line / teachers)
+    pipeline("distill", "--student", "mobilenet_v2", "--recipe", BOTH, "--restart", folder=line)
+    assert weights.stat().st_mtime_ns > made
+    assert weights.read_bytes() == before
+
+
 def test_a_recipe_of_one_teacher_needs_no_ensemble(line, pipeline):
     pipeline("distill", "--student", "mobilenet_v2", "--recipe", "resnet18", "--seed", "3", folder=line)
     assert (line / STUDENTS / "resnet18/seed3/weights.safetensors").exists()

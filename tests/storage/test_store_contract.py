@@ -29,7 +29,7 @@ def _read_sum(store: Store, views: list[int], results: "multiprocessing.Queue[fl
     results.put(float(store.read("heatmap", views).astype(np.float64).sum()))
 
 
-class StoreContract:
+class ReaderContract:
     """A subclass of a local backend names it in the fixture `backend`; one of stores elsewhere has an `address`."""
 
     @pytest.fixture
@@ -152,61 +152,6 @@ class StoreContract:
         again.finish()
         assert np.array_equal(open(location).read("peaks", range(11)), rows["peaks"])
 
-    def test_is_never_written_twice(self, store: Store, location: Path, create: Create, spec):
-        writer = create(location, spec)
-        assert writer.complete
-        assert writer.pending() == []
-        assert writer.claim(0) is None
-        assert writer.finish(cost={"seconds": 99}) == store.manifest
-
-    def test_another_spec_is_refused_by_name(self, store: Store, location: Path, create: Create, make_spec):
-        with pytest.raises(FingerprintMismatch, match=r"teacher\.name is \"resnet50\".*views is 11, expected 12"):
-            create(location, make_spec(12, teacher={"name": "hourglass", "weights": "ab"}))
-
-    def test_a_shard_has_one_writer(self, location: Path, create: Create, spec, rows, write):
-        first, second = create(location, spec), create(location, spec)
-        claim = first.claim(0)
-        with claim:
-            assert second.claim(0) is None
-            for view in claim.views:
-                claim.append({name: np.asarray(codes[view]) for name, codes in rows.items()})
-        assert second.claim(0) is None
-        assert second.pending() == [1, 2]
-
-    def test_a_shard_given_up_is_free_again(self, location: Path, create: Create, spec, rows, write):
-        writer = create(location, spec)
-        with pytest.raises(KeyboardInterrupt), writer.claim(0) as claim:
-            claim.append(_Interrupting({name: np.asarray(codes[0]) for name, codes in rows.items()}))
-        with pytest.raises(StoreError, match="got 0 of 4 views"), writer.claim(0):
-            pass
-        assert writer.pending() == [0, 1, 2]
-        write(writer, rows)
-        writer.finish()
-        assert storage.verify(location).ok
-
-    def test_codes_of_another_kind_are_refused(self, location: Path, create: Create, spec, rows):
-        good = {name: np.asarray(codes[0]) for name, codes in rows.items()}
-        for name, wrong in [("heatmap", good["heatmap"].astype(np.float32)), ("peaks", good["peaks"][:4])]:
-            with pytest.raises(StoreError, match=f"{name!r} takes"), create(location, spec).claim(0) as claim:
-                claim.append({**good, name: wrong})
-
-    def test_an_error_beyond_the_bound_is_refused(self, location: Path, create: Create, spec, rows):
-        good = {name: np.asarray(codes[0]) for name, codes in rows.items()}
-        for error in (1e-3, float("nan")):
-            with pytest.raises(StoreError, match="view 0 of 'heatmap' is off"), \
-                    create(location, spec).claim(0) as claim:
-                claim.append(good, {"heatmap": error})
-
-    def test_the_largest_error_is_kept_over_a_resume(self, location: Path, create: Create, spec, rows):
-        errors = np.linspace(0, 4e-4, spec.views)[::-1]
-        for shard in range(spec.shards):
-            with create(location, spec).claim(shard) as claim:
-                for view in claim.views:
-                    claim.append({name: np.asarray(codes[view]) for name, codes in rows.items()},
-                                 {"heatmap": errors[view]})
-        manifest = create(location, spec).finish()
-        assert manifest["arrays"]["heatmap"]["error"]["measured"] == pytest.approx(4e-4)
-
     @settings(max_examples=25, deadline=None, suppress_health_check=[
         HealthCheck.function_scoped_fixture, HealthCheck.differing_executors])  # every backend is one
     @given(data=st.data())
@@ -316,6 +261,65 @@ def _listing(folder: Path) -> dict[Path, tuple[int, int]]:
     return {each: (each.stat().st_mtime_ns, each.stat().st_size) for each in (folder, *folder.rglob("*"))}
 
 
+class WriterContract(ReaderContract):
+    """What a backend that writes does too; how its stores are read from elsewhere, or in parts, is no matter."""
+
+    def test_is_never_written_twice(self, store: Store, location: Path, create: Create, spec):
+        writer = create(location, spec)
+        assert writer.complete
+        assert writer.pending() == []
+        assert writer.claim(0) is None
+        assert writer.finish(cost={"seconds": 99}) == store.manifest
+
+    def test_another_spec_is_refused_by_name(self, store: Store, location: Path, create: Create, make_spec):
+        with pytest.raises(FingerprintMismatch, match=r"teacher\.name is \"resnet50\".*views is 11, expected 12"):
+            create(location, make_spec(12, teacher={"name": "hourglass", "weights": "ab"}))
+
+    def test_a_shard_has_one_writer(self, location: Path, create: Create, spec, rows, write):
+        first, second = create(location, spec), create(location, spec)
+        claim = first.claim(0)
+        with claim:
+            assert second.claim(0) is None
+            for view in claim.views:
+                claim.append({name: np.asarray(codes[view]) for name, codes in rows.items()})
+        assert second.claim(0) is None
+        assert second.pending() == [1, 2]
+
+    def test_a_shard_given_up_is_free_again(self, location: Path, create: Create, spec, rows, write):
+        writer = create(location, spec)
+        with pytest.raises(KeyboardInterrupt), writer.claim(0) as claim:
+            claim.append(_Interrupting({name: np.asarray(codes[0]) for name, codes in rows.items()}))
+        with pytest.raises(StoreError, match="got 0 of 4 views"), writer.claim(0):
+            pass
+        assert writer.pending() == [0, 1, 2]
+        write(writer, rows)
+        writer.finish()
+        assert storage.verify(location).ok
+
+    def test_codes_of_another_kind_are_refused(self, location: Path, create: Create, spec, rows):
+        good = {name: np.asarray(codes[0]) for name, codes in rows.items()}
+        for name, wrong in [("heatmap", good["heatmap"].astype(np.float32)), ("peaks", good["peaks"][:4])]:
+            with pytest.raises(StoreError, match=f"{name!r} takes"), create(location, spec).claim(0) as claim:
+                claim.append({**good, name: wrong})
+
+    def test_an_error_beyond_the_bound_is_refused(self, location: Path, create: Create, spec, rows):
+        good = {name: np.asarray(codes[0]) for name, codes in rows.items()}
+        for error in (1e-3, float("nan")):
+            with pytest.raises(StoreError, match="view 0 of 'heatmap' is off"), \
+                    create(location, spec).claim(0) as claim:
+                claim.append(good, {"heatmap": error})
+
+    def test_the_largest_error_is_kept_over_a_resume(self, location: Path, create: Create, spec, rows):
+        errors = np.linspace(0, 4e-4, spec.views)[::-1]
+        for shard in range(spec.shards):
+            with create(location, spec).claim(shard) as claim:
+                for view in claim.views:
+                    claim.append({name: np.asarray(codes[view]) for name, codes in rows.items()},
+                                 {"heatmap": errors[view]})
+        manifest = create(location, spec).finish()
+        assert manifest["arrays"]["heatmap"]["error"]["measured"] == pytest.approx(4e-4)
+
+
 def _open_files() -> list[str]:
     links = []
     for descriptor in os.listdir("/proc/self/fd"):
@@ -342,17 +346,17 @@ def _in_new_process(store: Store, views: list[int]) -> bytes:
                           stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": os.getcwd()}).stdout
 
 
-class TestZarrStore(StoreContract):
+class TestZarrStore(WriterContract):
     """The default."""
 
 
-class TestHdf5Store(StoreContract):
+class TestHdf5Store(WriterContract):
     @pytest.fixture
     def backend(self) -> str:
         return "hdf5"
 
 
-class TestZarrStoreInParts(StoreContract):
+class TestZarrStoreInParts(ReaderContract):
     """Every batch is decoded by several threads."""
 
     @pytest.fixture(autouse=True)
@@ -361,7 +365,7 @@ class TestZarrStoreInParts(StoreContract):
         monkeypatch.setattr("storage.threads.THREADS", 3)
 
 
-class _FromElsewhere(StoreContract):
+class _FromElsewhere(ReaderContract):
     @pytest.fixture
     def unfinished(self) -> tuple[str, str]:
         return "so there is no store, or none that is finished", "so there is no store, or none that is finished"

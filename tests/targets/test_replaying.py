@@ -95,6 +95,21 @@ def test_a_pickled_source_goes_on_reading(data, recorded, two_teachers):
     assert all(np.array_equal(here[name], there[name]) for name in here)
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_workers_read_of_open_stores_what_one_process_reads(data, recorded, two_teachers, start_method):
+    start_method("fork")
+    stores = {name: open_store(path) for name, path in two_teachers.items()}
+    source = ReplayedViews(data, recorded, stores, arrays={"ensemble": ["heatmap", "peaks"], "large": ["features"]},
+                           flip=True)
+    alone, shared = (Batches(source, batch=2, epochs=12, seed=0, workers=number) for number in (0, 2))
+    expected = list(alone.iterate())  # so that descriptors are open when the fork comes
+    found = list(shared.iterate())
+    assert len(found) == len(expected) == 36
+    for one, other in zip(expected, found, strict=True):
+        assert one.keys() == other.keys() > {"ensemble/heatmap", "ensemble/peaks", "large/features"}
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_a_changed_image_is_noticed(data, views):
     from PIL import Image
 
