@@ -28,7 +28,7 @@ test: setup ## run the linters and all tests
 	ruff check .
 	mypy
 	lint-imports
-	pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=90
+	pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 test-faults: setup ## damage stores and kill writers as often as docs/faults.md says, and write what came out there
 	FAULTS=full pytest tests/faults
