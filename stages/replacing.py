@@ -28,8 +28,8 @@ def refuse_loss(stage: str, out: Path, result: Path, *, old: Path | str | None =
     """
     if not out.exists() or result.exists() or old == Path(os.path.abspath(out)):
         return
-    found = _fingerprint(out)
-    if found and found in map(_fingerprint, work.finished(stage, out.name)):
+    found = _content(out)
+    if found and found in map(_content, work.finished(stage, out.name)):
         return
     try:
         open_store(out, expect)
@@ -39,8 +39,8 @@ def refuse_loss(stage: str, out: Path, result: Path, *, old: Path | str | None =
     raise UserError(f"{said}. There is no other copy of it: move it away, or add --restart to replace it.")
 
 
-def _fingerprint(path: Path) -> str | None:
+def _content(path: Path) -> str | None:
     try:
-        return open_store(path).fingerprint
+        return open_store(path).content
     except (StoreError, OSError):
         return None
