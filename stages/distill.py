@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import paths
-from pipeline.errors import UserError
+from pipeline.errors import FULL, UserError
 from stages import entry, inputs, training, work
 from stages.views import recorded_views
 
@@ -62,8 +62,9 @@ def run_all(params: "Params", students: Sequence[str] = (), recipes: Sequence[st
     for together in _passes(lessons):
         try:
             outcomes = _teach(params, together, devices, restart)
-        except (UserError, StoreError) as error:  # a target, an image or a folder of this pass
-            if process_count(devices) > 1:  # the others know nothing of it
+        except (UserError, StoreError, OSError) as error:  # a target, an image or a folder of this pass
+            full = isinstance(error, OSError) and error.errno in FULL
+            if full or process_count(devices) > 1:  # the others would meet it too, or know nothing of it
                 raise
             outcomes = [UserError(entry.told(error))] * len(together)
         for lesson, outcome in zip(together, outcomes, strict=True):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import paths
 from pipeline.errors import UserError
+from pipeline.inform import is_main_process
 from stages import entry, inputs, replacing, work
 from stages.code import code_fingerprint
 from stages.views import recorded_views
@@ -75,7 +76,7 @@ def run(params: "Params", name: str, *, devices: str = "auto", restart: bool = F
              "dump": inputs.values(params.dump, without=("batch",))}
     store, stage = paths.teacher_store(name), _stage(name)
     work.run(stage, module=MODULE, inputs=given, out=store, build=build, shared=True, restart=restart)
-    if not work.is_main_process():
+    if not is_main_process():
         return {}
     bill = _bill(store)
     work.write_text(paths.dump_results(name), json.dumps(bill, indent=1) + "\n")
@@ -136,9 +137,9 @@ def _older(params: "Params", name: str, teacher: "Detector", data: "DataSet", re
 def _bill(store: Path) -> dict[str, Any]:
     from storage import open_store, seconds_to_make
 
-    manifest = open_store(store).manifest
-    return {**manifest["counts"], "seconds": seconds_to_make(manifest),
-            "fingerprint": manifest["fingerprint"]}
+    made = open_store(store)
+    return {**made.manifest["counts"], "seconds": seconds_to_make(made.manifest), "fingerprint": made.fingerprint,
+            "content": made.content}
 
 
 if __name__ == "__main__":

@@ -43,10 +43,7 @@ def one_line_errors() -> Iterator[None]:
     except UserError as error:
         _fail(str(error))
     except OSError as error:
-        names = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
-        if error.errno in FULL:  # a write through a buffer does not know its file
-            names = f"{names or Path.cwd()}; free some space and run the same command again"
-        _fail(f"{error.strerror or error}{': ' + names if names else ''}")
+        _fail(told(error))
     except Exception as error:
         from storage import StoreError
 
@@ -65,6 +62,11 @@ def told(error: Exception) -> str:
     """An error's words; of a damaged store also how it becomes whole, where they do not name the command."""
     from storage import CorruptStore
 
+    if isinstance(error, OSError):
+        names = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+        if error.errno in FULL:  # a write through a buffer does not know its file
+            names = f"{names or Path.cwd()}; free some space and run the same command again"
+        return f"{error.strerror or error}{': ' + names if names else ''}"
     advice = "; run the command that made this store, which makes again what is damaged"
     return f"{error}{advice if isinstance(error, CorruptStore) and 'again' not in str(error) else ''}"
 

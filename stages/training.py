@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pipeline import paths
 from pipeline.errors import UserError
+from pipeline.inform import is_main_process
 from stages import inputs as stage_inputs
 from stages import work
 from stages.code import code_fingerprint
@@ -116,7 +117,7 @@ def run(cells: Sequence[Cell], *, source: "Callable[[], Source]", devices: str, 
                 folder.deliver()
         if fabric:
             fabric.barrier()  # only the main process delivers, and one that failed sooner would have it killed
-    main = work.is_main_process()
+    main = is_main_process()
     return [stopped.get(cell) or (stage_inputs.training_summary(cell.out) if main else {}) for cell in cells]
 
 
@@ -147,8 +148,11 @@ def refuse_another(cell: Cell) -> None:
         UserError: what is at `cell.out` is another, and this one was not begun.
     """
     if cell.found not in (None, cell.fingerprint) and not work.is_begun(cell.stage, cell.fingerprint):
-        what = work.changes(cell.stage, cell.found or "", cell.decisive)
-        raise UserError(f"{cell.out} was finished with {what}: fingerprint {(cell.found or 'none')[:16]}, now "
+        if not cell.found:
+            raise UserError(f"{cell.out} is not whole: it has no weights, or no summary that says what made them. Add "
+                            "--restart to replace it.")
+        what = work.changes(cell.stage, cell.found, cell.decisive)
+        raise UserError(f"{cell.out} was finished with {what}: fingerprint {cell.found[:16]}, now "
                         f"{cell.fingerprint[:16]}. Add --restart to replace it.")
 
 
@@ -226,6 +230,6 @@ def _write(cell: Cell, folder: work.Work, trainee: "Trainee", summary: "FitSumma
     (fresh / "summary.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     shutil.copy(folder.folder / "log.csv", fresh)
     shutil.copytree(folder.folder / "tensorboard", fresh / "tensorboard")
-    work.sync(fresh)  # the checkpoint goes next
     shutil.rmtree(folder.result, ignore_errors=True)
     os.replace(fresh, folder.result)
+    work.sync(folder.folder)  # the checkpoint goes next

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pipeline.errors import UserError
-from pipeline.inform import is_main_process as is_main_process
+from pipeline.inform import is_main_process
 from pipeline.paths import WORK
 from stages.code import code_fingerprint
 from storage import differences

@@ -79,8 +79,6 @@ def convert(
                 if progress:
                     progress(rows.stop, len(source), "views")
     kept = {key: source.manifest["created"][key] for key in ("flip", "code") if key in source.manifest["created"]}
-    if not changed:
-        kept["content"] = source.content
     manifest = writer.finish(seconds=round(time.perf_counter() - start, 3), source=str(source.path),
                              inherited_seconds=seconds_to_make(source.manifest), **kept)
     _check_result(source, path, [array.name for array in source.spec.arrays if array.name not in changed])

@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from storage.layout import documents
 from storage.spec import StoreSpec, fingerprint
 
 FORMAT = "centernet-distill store"
-VERSION = 2
+VERSION = 3
 NAME = "manifest.json"
 WORK = ".writing"  # an unfinished store's journals, locks and temporary files
 BEGUN = "spec.json"
@@ -45,14 +46,6 @@ def seconds_to_make(manifest: Manifest) -> float:
     return float(shared + created.get("inherited_seconds", 0.0))
 
 
-def content(manifest: Manifest) -> str:
-    """sha256 of the fingerprint and of all shards; a copy in another layout or backend has that of its source."""
-    shards = [{name: entry["sha256"] for name, entry in shard["arrays"].items()} for shard in manifest["shards"]]
-    found: str = (manifest["created"].get("content")
-                  or fingerprint({"fingerprint": manifest["fingerprint"], "shards": shards}))
-    return found
-
-
 def parse(raw: bytes) -> dict[str, Any]:
     """Inverse of `render`.
 
@@ -74,7 +67,7 @@ def build(spec: StoreSpec, shards: list[dict[str, Any]], files: dict[str, bytes]
     """The manifest of a finished store.
 
     Args:
-        shards: in order, {"arrays": {name: {"bytes", "sha256"}}, "errors": {name: largest}}.
+        shards: in order, {"arrays": {name: {"bytes", "sha256"}}, "content", "errors": {name: largest}}.
         files: the other files of the store by path.
         created: when, at what cost, by what; the only part that differs between two equal stores.
     """
@@ -95,7 +88,7 @@ def build(spec: StoreSpec, shards: list[dict[str, Any]], files: dict[str, bytes]
         "spec": spec.to_json(),
         "counts": _counts(spec, shards),
         "arrays": arrays,
-        "shards": [{"origin": spec.fingerprint, "arrays": shard["arrays"]} for shard in shards],
+        "shards": [{"content": shard["content"], "arrays": shard["arrays"]} for shard in shards],
         "files": {path: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
                   for path, data in files.items()},
         "created": created,
@@ -228,8 +221,10 @@ def _check(manifest: Manifest, spec: StoreSpec) -> None:
     if len(manifest["shards"]) != spec.shards:
         raise CorruptStore(f"lists {len(manifest['shards'])} shards, expected {spec.shards}")
     for shard in manifest["shards"]:
-        if set(shard["arrays"]) != names or not isinstance(shard["origin"], str):
+        if set(shard["arrays"]) != names:
             raise CorruptStore("a shard does not list the arrays of the spec")
+        if not re.fullmatch("[0-9a-f]{64}", shard["content"]):
+            raise CorruptStore("a shard does not say what it holds")
         for entry in shard["arrays"].values():
             if set(entry) != {"bytes", "sha256"} or not _is_count(entry["bytes"]):
                 raise CorruptStore("a shard does not have a length and a sha256")
@@ -260,8 +255,6 @@ def _check_created(created: dict[str, Any]) -> None:
     if not all(_is_amount(created.get(key, 0)) for key in ("shard_seconds", "shared_seconds", "inherited_seconds")) or (
             "shard_seconds" not in created or not _is_count(processes) or processes < 1):
         raise CorruptStore("does not say what the store cost")
-    if not isinstance(created.get("content", ""), str):
-        raise CorruptStore("does not say what it is a copy of")
     if flip is not None and (not {"views", "error"} <= set(flip) or not all(map(_is_amount, flip.values()))):
         raise CorruptStore("does not say what a mirror changes")
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from storage import manifest as manifests
 from storage.base import Array, Indices, Store
+from storage.content import content_of
 from storage.encodings import decode, encoding_of
 from storage.errors import CorruptStore, FingerprintMismatch
 from storage.files import is_url, read_start
@@ -84,7 +85,7 @@ class ShardedStore(ABC):
 
     @property
     def content(self) -> str:
-        return manifests.content(self.manifest)
+        return content_of(self.fingerprint, (shard["content"] for shard in self.manifest["shards"]))
 
     def __len__(self) -> int:
         return self.spec.views
@@ -129,8 +130,8 @@ class ShardedStore(ABC):
 
     def _shard_entry(self, array: ArraySpec, shard: int) -> tuple[int, bytes]:
         """The bytes that a shard has by the manifest, and its tag."""
-        entry = self.manifest["shards"][shard]
-        return entry["arrays"][array.name]["bytes"], shard_tag(entry["origin"], array.name, shard)
+        entry = self.manifest["shards"][shard]["arrays"][array.name]
+        return entry["bytes"], shard_tag(self.fingerprint, array.name, shard)
 
     def _bad_shard(self, array: ArraySpec, shard: int, what: Exception) -> CorruptStore:
         views = self.spec.shard_range(shard)

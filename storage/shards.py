@@ -36,9 +36,9 @@ class Written(NamedTuple):
     sha256: str
 
 
-def shard_tag(origin: str, array: str, shard: int) -> bytes:
-    """The first 32 bytes of a shard; `origin` is the fingerprint of the store it was written for."""
-    return _MAGIC + hashlib.sha256(canonical([origin, array, shard]).encode()).digest()[:24]
+def shard_tag(fingerprint: str, array: str, shard: int) -> bytes:
+    """The first 32 bytes of a shard of the store with this fingerprint."""
+    return _MAGIC + hashlib.sha256(canonical([fingerprint, array, shard]).encode()).digest()[:24]
 
 
 def index_bytes(slots: int) -> int:

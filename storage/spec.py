@@ -1,4 +1,4 @@
-"""What a store holds: its arrays, how many views, and everything that decided the content."""
+"""What a store is: its arrays, how many views, and everything that was asked for."""
 
 import hashlib
 import json
@@ -121,7 +121,7 @@ class StoreSpec:
         arrays: written together, one row per view each.
         views: length of axis 0 of every array.
         shard_views: views per shard file; layout only, not part of the fingerprint.
-        identity: JSON, everything that decides the content.
+        identity: JSON, everything that was asked for.
         attributes: JSON, for information: classes, stride, size, licence.
         backend: "zarr" or "hdf5"; layout like `shard_views`.
     """
@@ -157,12 +157,12 @@ class StoreSpec:
 
     @property
     def fingerprint(self) -> str:
-        """Of everything that decides the content; the same whatever the shards or the backend."""
-        return fingerprint({"identity": self.identity, **self.content})
+        """Of everything that was asked for; the same whatever the shards or the backend."""
+        return fingerprint({"identity": self.identity, **self.form})
 
     @property
-    def content(self) -> dict[str, Any]:
-        """What beside the identity decides the bytes that a reader gets."""
+    def form(self) -> dict[str, Any]:
+        """What beside the identity a reader has to know, whatever the layout."""
         return {"views": self.views, "arrays": {array.name: array.to_json() for array in self.arrays}}
 
     @property

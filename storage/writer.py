@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from storage import manifest as manifests
+from storage.content import ShardContent
 from storage.encodings import encode_views, encoding_of
 from storage.errors import FingerprintMismatch, IncompleteStore, StoreError
 from storage.files import Lock, local_path, sync_folder, write_whole
@@ -74,7 +75,7 @@ def _same(path: Path, found: StoreSpec, wanted: StoreSpec) -> StoreSpec:
         raise StoreError(f"{path}: the store there is {found.backend}, not {wanted.backend}. Choose another path or "
                          "remove it")
     if different := (differences(found.identity, wanted.identity, both_ways=True)
-                     + differences(found.content, wanted.content, both_ways=True)):
+                     + differences(found.form, wanted.form, both_ways=True)):
         more = f"; and {len(different) - 3} more" if len(different) > 3 else ""
         raise FingerprintMismatch(f"{path}: the store there is another one: {'; '.join(different[:3])}{more}. "
                                   "Choose another path or remove it")
@@ -188,7 +189,7 @@ class ShardClaim:
         self._writer, self._shard, self._lock = writer, shard, lock
         self._files: dict[str, ShardWriter | Hdf5ShardWriter] = {}
         self._errors: dict[str, float] = {}
-        self._count = 0
+        self._count, self._content = 0, ShardContent()
 
     def __enter__(self) -> "ShardClaim":
         spec, self._started = self._writer.spec, time.monotonic()
@@ -220,6 +221,7 @@ class ShardClaim:
                 raise StoreError(f"{self._writer.path}: array {array.name!r} takes {array.dtype} codes of "
                                  f"shape {array.shape}, not {row.dtype.name} {row.shape}")
             self._files[array.name].append(self._count, row)
+            self._content.add(self.views[self._count], array.name, row)
         for name, error in (errors or {}).items():
             bound = encoding_of(spec[name].encoding).bound
             if not error <= bound * (1 + 1e-6):  # NaN is wrong too; the error itself is rounded
@@ -263,8 +265,8 @@ class ShardClaim:
             sync_folder(path / array.name)
         self._writer._journal.add(self._shard, {
             "arrays": {name: entry._asdict() for name, entry in written.items()},
-            "errors": self._errors, "seconds": round(time.monotonic() - self._started, 3),
-            "processes": self._processes})
+            "content": str(self._content), "errors": self._errors,
+            "seconds": round(time.monotonic() - self._started, 3), "processes": self._processes})
 
     def _abandon(self) -> None:
         for file in self._files.values():

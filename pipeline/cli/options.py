@@ -58,7 +58,7 @@ def path_or_url(value: str) -> Path | str:
 
 def print_answer(answer: Any, as_json: bool, lines: Callable[[Any], list[str]] | None = None) -> None:
     """Prints a result to stdout, once for all processes: JSON for machines, `lines` of it for people."""
-    from stages.work import is_main_process
+    from pipeline.inform import is_main_process
 
     if not is_main_process():
         return

@@ -26,13 +26,13 @@ def info(path: Path | str) -> dict[str, Any]:
     """
     try:
         store = open_store(path)
-        manifest, spec, views, complete = store.manifest, store.spec, len(store), True
+        manifest, spec, views, complete, content = store.manifest, store.spec, len(store), True, store.content
     except IncompleteStore:
         found = None if isinstance(path, str) else unfinished(path)
         if found is None:
             raise
         manifest, spec, views = found
-        complete = False
+        complete, content = False, ""
     written, arrays = manifest["counts"]["bytes"], {}
     for array in spec.arrays:
         about = manifest["arrays"][array.name]
@@ -44,7 +44,7 @@ def info(path: Path | str) -> dict[str, Any]:
         "path": str(path), "backend": spec.backend, "complete": complete, "views": spec.views, "shards": spec.shards,
         "shards_written": len(manifest["shards"]), "shard_views": spec.shard_views,
         "bytes": written, "bytes_per_view": round(written / max(views, 1)),
-        "fingerprint": spec.fingerprint, "arrays": arrays, "identity": dict(spec.identity),
+        "fingerprint": spec.fingerprint, "content": content, "arrays": arrays, "identity": dict(spec.identity),
         "licence": spec.attributes.get("licence"), "attributes": dict(spec.attributes), "created": manifest["created"],
     }
 
@@ -67,7 +67,7 @@ def info_lines(answer: Mapping[str, Any]) -> list[str]:
                      f"{_number(error['bound'])} {error['unit']}" if error["bound"] else "exact"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines += ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    lines += [f"fingerprint: {answer['fingerprint']}", "made from:"]
+    lines += [f"fingerprint: {answer['fingerprint']}", f"content: {answer['content'] or 'not known yet'}", "made from:"]
     lines += [f"  {key}: {_value(value)}" for key, value in answer["identity"].items()]
     if known := answer["attributes"].get("known"):
         lines.append(f"classes that teachers know: {', '.join(known)}")
@@ -205,7 +205,7 @@ def convert(source: Path | str, out: Path | str, *, backend: str | None, encodin
     counts = manifest["counts"]
     return {"path": str(out), "backend": manifest["spec"]["backend"], "views": counts["views"],
             "bytes": counts["bytes"], "bytes_before": store.manifest["counts"]["bytes"],
-            "fingerprint": manifest["fingerprint"], "same_content": manifest["fingerprint"] == store.fingerprint}
+            "fingerprint": manifest["fingerprint"], "same_content": open_store(out).content == store.content}
 
 
 def ranges(numbers: Iterable[int]) -> list[str]:

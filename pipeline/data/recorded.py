@@ -30,10 +30,9 @@ def drawn(params: "Views", without: str = "shard_views") -> dict[str, Any]:
     return {"size": list(params.size), "views": rules}
 
 
-def views_fingerprint(store: Store) -> str:
+def views_fingerprint(store: Store, records: npt.NDArray[np.int64]) -> str:
     """sha256 of a store's fingerprint and of its views' pixels: another OpenCV gives others by the same params."""
-    crc32 = store.read("record", np.arange(len(store)))[:, 5]
-    return hashlib.sha256(store.fingerprint.encode() + crc32.tobytes()).hexdigest()
+    return hashlib.sha256(store.fingerprint.encode() + records[:, 5].tobytes()).hexdigest()
 
 
 class RecordedViews:
@@ -78,7 +77,8 @@ class RecordedViews:
         self.pixels: Form | None = identity["views"]["image"]
         self.grown_from: dict[str, int] = identity["grown_from"]
         rows = np.arange(len(store))
-        self.records, self.fingerprint = store.read("record", rows), views_fingerprint(store)
+        self.records = store.read("record", rows)
+        self.fingerprint = views_fingerprint(store, self.records)
         self.rows = _table(path, self.records, self.per_image)
         self.matrix, self.color = store.read("matrix", rows), store.read("color", rows)
         # Most rows of `boxes` are unused: keep the others only.

@@ -140,8 +140,8 @@ class Run:
         processes = self.state.read(self.checkpoint, trainee.identity)
         if processes != fabric.world_size and fabric.is_global_zero:
             print(f"Warning: {trainee.label or trainee.folder} goes on in {fabric.world_size} process(es), but began "
-                  f"in {processes}: it ends otherwise, because each has BatchNorm statistics of its share of a batch.",
-                  file=sys.stderr, flush=True)
+                  f"in {processes}. The result will be another one: each has BatchNorm statistics of its share of a "
+                  "batch.", file=sys.stderr, flush=True)
         self.step = self.start = self.state.step
         self.log = Log(trainee.folder, self.start, fabric.is_global_zero)
 

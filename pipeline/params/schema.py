@@ -165,7 +165,7 @@ class Dump(Block):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What of this, and of how it is done, decides the content of a store, as the store's identity names it."""
+        """What of this, and of how it is done, a store's identity names: all that changes what is stored."""
         encodings = self.encodings.model_dump(mode="json", exclude=set() if self.features else {"features"})
         return {"encodings": encodings, "peaks": self.peaks, "precision": self.precision,
                 "tta": self.tta.model_dump(mode="json"), "dump_version": DUMP_VERSION}
@@ -195,7 +195,7 @@ class Ensemble(Block):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What of this beside the teachers, and of how it is done, decides the content of a store."""
+        """What of this beside the teachers, and of how it is done, changes what is stored."""
         return {**self.model_dump(mode="json", exclude={"teachers"}), "ensemble_version": ENSEMBLE_VERSION}
 
     def check_known(self, known: Mapping[str, Sequence[str] | None]) -> None:

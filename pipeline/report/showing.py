@@ -33,7 +33,8 @@ def open_of_views(path: Path | str, recorded: "RecordedViews") -> Store:
     """
     store = open_store(path)
     identity = store.spec.identity
-    named = views_fingerprint(store) if identity.get("kind") == "views" else identity.get("views")
+    named = (views_fingerprint(store, store.read("record", range(len(store)))) if identity.get("kind") == "views"
+             else identity.get("views"))
     if named not in (recorded.fingerprint, *recorded.grown_from):
         raise FingerprintMismatch(f"{path}: its views are {named}, those recorded for params are "
                                   f"{recorded.fingerprint}. Name the --params it belongs to, or write it again.")

@@ -106,15 +106,16 @@ def test_an_interrupted_run_leaves_a_checkpoint_to_continue_from(run, tiny, tmp_
     assert same(whole, resumed)
 
 
+@pytest.mark.parametrize("error", [UserError("an image is gone"), OSError(5, "an image is gone")])
 @pytest.mark.parametrize("stop", [7, 5])  # after a step, and after a row
-def test_a_batch_that_cannot_be_read_leaves_a_checkpoint_to_continue_from(run, tiny, tmp_path, stop):
+def test_a_batch_that_cannot_be_read_leaves_a_checkpoint_to_continue_from(run, tiny, tmp_path, stop, error):
     class Broken(tiny.TinyBatches):
         def iterate(self, start=0):
             yield from (batch for _, batch in zip(range(stop), super().iterate(start), strict=False))
-            raise UserError("an image is gone")
+            raise error
 
     whole, _ = run(15, folder="whole", log_every=5)
-    with pytest.raises(UserError, match="an image is gone"):
+    with pytest.raises(type(error), match="an image is gone"):
         run(batches=Broken(15), log_every=5)
     resumed, summary = run(15, log_every=5)
     assert summary.resumed_from == stop
@@ -149,7 +150,7 @@ def test_going_on_with_another_number_of_processes_is_told(run, tiny, tmp_path, 
     assert saved["processes"] == 1
     torch.save({**saved, "processes": 2}, path)
     run(3)
-    assert "goes on in 1 process(es), but began in 2:" in capsys.readouterr().err
+    assert "goes on in 1 process(es), but began in 2. The result" in capsys.readouterr().err
     run(3)  # from the last checkpoint, which this number of processes wrote
     assert "goes on" not in capsys.readouterr().err
 

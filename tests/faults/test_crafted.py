@@ -30,7 +30,9 @@ from storage.compressors import LZ4_BITSHUFFLE
     lambda content: content.update(spec=3),
     lambda content: content.update(fingerprint="0" * 64),
     lambda content: content["shards"].pop(),
-    lambda content: content["shards"][0].pop("origin"),
+    lambda content: content["shards"][0].pop("content"),
+    lambda content: content["shards"][0].update(content="many"),
+    lambda content: content["shards"][0].update(content=3),
     lambda content: content["shards"][0]["arrays"].pop("record"),
     lambda content: content["shards"][0]["arrays"]["record"].update(bytes="many"),
     lambda content: content["shards"][0]["arrays"]["record"].pop("sha256"),
@@ -83,7 +85,7 @@ def test_a_text_made_to_fill_the_memory_is_refused_unread(tmp_path, file):
     """Lists of nothing take 20 times their text when they are parsed."""
     path = tmp_path / "s" / file
     path.parent.mkdir(parents=True)
-    path.write_bytes(b'{"format": "centernet-distill store", "version": 2, "x": [' + b"[]," * 2**23)
+    path.write_bytes(b'{"format": "centernet-distill store", "version": 3, "x": [' + b"[]," * 2**23)
     code = ("import resource, sys, storage\n"
             "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
             "try:\n"

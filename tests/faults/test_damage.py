@@ -211,10 +211,10 @@ def test_a_manifest_of_another_store_is_refused(tmp_path, store_path, make_spec,
         storage.open_store(store_path).read("heatmap", [0])
 
 
-@pytest.mark.parametrize("change", [{"version": 1}, {"version": 3}, {"version": "2"}, {"format": "pictures"}])
+@pytest.mark.parametrize("change", [{"version": 2}, {"version": 4}, {"version": "3"}, {"format": "pictures"}])
 def test_another_format_is_refused_with_what_to_do(store_path, edit_manifest, change):
     edit_manifest(store_path, lambda content: content.update(change))
-    with pytest.raises(FormatError, match="reads 2; use the program that wrote it, or write the store anew"):
+    with pytest.raises(FormatError, match="reads 3; use the program that wrote it, or write the store anew"):
         storage.open_store(store_path)
     with pytest.raises(FormatError):
         storage.create_store(store_path, StoreSpec((ArraySpec("x", (), "uint8"),), 1, 1, {}))

@@ -60,7 +60,7 @@ def test_a_store_that_is_none_says_what_makes_it_and_that_does(refused, line, pi
     whole = manifest.read_text()
     for content, word in (
             (None, "no finished store"), ("", "is not readable"), (whole[:-9], "is not readable"),
-            (whole.replace('"version": 2', '"version": 1'), "format version is 1, this program reads 2"),
+            (whole.replace('"version": 3', '"version": 1'), "format version is 1, this program reads 3"),
             (whole.replace('"fingerprint": "', '"fingerprint": "0'), "damaged or edited")):
         manifest.unlink(missing_ok=True)
         if content is not None:

@@ -1,5 +1,6 @@
 """Many students in one pass over the store, by the command."""
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -163,18 +164,21 @@ def test_what_reads_otherwise_does_not(command, grouped, other):
     assert grouped == [[f"{name}/{BOTH}/seed3"] for name in ("mobilenet_v2", "other")]
 
 
-def test_a_pass_that_cannot_be_read_stops_no_other_pass(command, monkeypatch):
+@pytest.mark.parametrize(("error", "words"), [
+    (StoreError("a shard is damaged"), "a shard is damaged"),
+    (OSError(errno.EIO, "Input/output error", "a.zarr/peaks/c.0"), "Input/output error: a.zarr/peaks/c.0"),
+])
+def test_a_pass_that_cannot_be_read_stops_no_other_pass(command, monkeypatch, error, words):
     fetch = ReplayedViews.fetch
 
     def broken(self, items):
         if self.stores:
-            raise StoreError("a shard is damaged")
+            raise error
         return fetch(self, items)
 
     monkeypatch.setattr(ReplayedViews, "fetch", broken)
     said = command(*distill("mobilenet_v2"), "--recipe", "plain", fails=True)
-    assert said.splitlines()[-1] == f"Error: 1 of 2 students stopped. distill/mobilenet_v2/{BOTH}/seed3: " \
-                                    "a shard is damaged"
+    assert said.splitlines()[-1] == f"Error: 1 of 2 students stopped. distill/mobilenet_v2/{BOTH}/seed3: {words}"
     assert weights("mobilenet_v2", "plain")
 
 

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from pipeline.errors import UserError
+from pipeline.inform import is_main_process
 from stages import work
 
 MODULE = "stages.work"
@@ -247,7 +248,7 @@ def test_the_main_process_is_known_by_its_rank(monkeypatch, environment, main):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert work.is_main_process() is main
+    assert is_main_process() is main
 
 
 def test_what_other_inputs_began_is_named(tmp_path, capsys):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,11 +65,11 @@ class ReaderContract:
     def test_the_content_is_that_of_the_codes(self, store: Store, tmp_path: Path, create: Create, open: Open, spec,
                                               rows, write):
         other = {name: codes[::-1].copy() for name, codes in rows.items()}
-        for name, codes in (("same", rows), ("other", other)):
-            write(writer := create(tmp_path / name, spec), codes)
+        for name, codes, views in (("same", rows, spec.shard_views), ("shards", rows, 3), ("other", other, 3)):
+            write(writer := create(tmp_path / name, replace(spec, shard_views=views)), codes)
             writer.finish(cost={"seconds": 3})
             assert open(tmp_path / name).fingerprint == store.fingerprint
-            assert (open(tmp_path / name).content == store.content) == (name == "same")
+            assert (open(tmp_path / name).content == store.content) == (name != "other")
 
     def test_reads_back_what_was_written(self, store: Store, spec, rows):
         assert len(store) == spec.views

@@ -298,7 +298,7 @@ def test_a_manifest_needs_no_more_than_is_kept_free_for_it(name: str, arrays: in
     spec = storage.StoreSpec(tuple(ArraySpec(f"{name[:-1]}{number}", (), "uint8") for number in range(arrays)), 1000, 1,
                              {})
     entry = {"bytes": 2**48, "sha256": "f" * 64}
-    shards = [{"arrays": {array.name: entry for array in spec.arrays}, "errors": {}}] * spec.shards
+    shards = [{"arrays": {array.name: entry for array in spec.arrays}, "content": "f" * 64, "errors": {}}] * spec.shards
     content = manifests.build(spec, shards, {}, {})
     assert len(manifests.render(content)) < 2000 + 1000 * arrays * manifests.ENTRY_BYTES
 
