@@ -15,8 +15,8 @@ those of a trained one.) The settings:
     make bench-distill ROUNDS=1              one turn instead of 5, to see that it runs
     make bench-distill ONLY=live             one part (64, 512, live, loading or students), recorded apart
 
-About ten minutes on two cores with bfloat16, most of them hourglass104's. In float32 the part `live` alone takes more than
-fourteen (add ROUNDS=1).
+About ten minutes on two cores with bfloat16, most of them hourglass104's. In float32 the part `live` alone takes more
+than fourteen (add ROUNDS=1).
 
 Targets: a step from the store takes at most 1.05 of the plain one with heads and 1.15 with features, .95 from stored
 pixels where loading bounds it; one with live teachers at least 5 times as long; four students in one pass at most .85
