@@ -15,7 +15,7 @@ PACKAGES = ("pipeline", "stages", "storage")
 #: carry values, errors and progress from one place to another, start processes or guard outs.
 PLUMBING = ("pipeline.devices", "pipeline.engine.interrupt", "pipeline.engine.log", "pipeline.engine.stopwatch",
             "pipeline.engine.window", "pipeline.errors", "pipeline.inform", "pipeline.params", "pipeline.paths",
-            "stages.code", "stages.entry", "stages.replacing", "stages.work",
+            "stages.code", "stages.entry", "stages.placing", "stages.replacing", "stages.work",
             "storage.conversion", "storage.remote", "storage.remote_files", "storage.verification")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import paths
-from stages import entry, work
+from stages import entry, placing
 
 if TYPE_CHECKING:
     from pipeline.params import Params
@@ -25,7 +25,7 @@ def run(params: "Params") -> dict[str, Any]:
     try:
         with progress_bar("report") as progress:
             write_report(params, Path(), fresh, progress=progress)
-        work.place(fresh, OUT)
+        placing.place(fresh, OUT)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return {"page": str(OUT / "index.html"), "markdown": str(OUT / "report.md")}

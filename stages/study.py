@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import paths
 from pipeline.errors import UserError
-from stages import inputs, work
+from stages import inputs, placing
 
 if TYPE_CHECKING:
     from pipeline.params import Params
@@ -34,7 +34,7 @@ def run(params: "Params") -> dict[str, Any]:
     try:
         write_study(params, data, cells, fresh)
         for part in sorted(fresh.iterdir()):
-            work.place(part, OUT / part.name)
+            placing.place(part, OUT / part.name)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return {"page": str(OUT / "README.md"), "teachers": len(cells.teachers), "students": len(cells.students),

@@ -14,7 +14,7 @@ from pipeline import paths
 from pipeline.errors import UserError
 from pipeline.inform import is_main_process
 from stages import inputs as stage_inputs
-from stages import work
+from stages import placing, work
 from stages.code import code_fingerprint
 
 if TYPE_CHECKING:
@@ -232,4 +232,4 @@ def _write(cell: Cell, folder: work.Work, trainee: "Trainee", summary: "FitSumma
     shutil.copytree(folder.folder / "tensorboard", fresh / "tensorboard")
     shutil.rmtree(folder.result, ignore_errors=True)
     os.replace(fresh, folder.result)
-    work.sync(folder.folder)  # the checkpoint goes next
+    placing.sync(folder.folder)  # the checkpoint goes next

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.inform import is_main_process
-from stages import work
+from stages import placing, work
 
 MODULE = "stages.work"
 
@@ -121,7 +121,7 @@ def test_an_out_that_cannot_be_replaced_is_there_again(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", breaks)
     with pytest.raises(KeyboardInterrupt):
-        work.place(source, out)
+        placing.place(source, out)
     assert (out / "name").read_text() == "out"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
 
@@ -135,7 +135,7 @@ def test_an_out_that_a_killed_process_moved_away_returns_before_anything_else(tm
     monkeypatch.setattr(shutil, "copytree", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
     for name in ("out", "other"):
         with pytest.raises(OSError, match="disk full"):
-            work.place(tmp_path, tmp_path / name)
+            placing.place(tmp_path, tmp_path / name)
     assert (tmp_path / "out/name").read_text() == "moved"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "out"]
 
