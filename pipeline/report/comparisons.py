@@ -156,7 +156,7 @@ def _with_few_labels(study: Study, screening: Sequence[Screened]) -> list[Compar
         return []
     found: dict[str, list[Pair]] = {student: [] for student in study.params.distill.students}
     for cell in screening:
-        student, ours = cell.student or "", (cell.group, cell.variation) == FEW_LABELS
+        student, ours = cell.student or "", (cell.group, cell.variation, cell.recipe) == (*FEW_LABELS, group.recipe)
         plain = study.results.runs.get((student, PLAIN), {}).get(cell.seed or 0)
         if ours and cell.data == study.params.data.name and student in found and plain:
             fairly = cell.passes == plain.passes and calculated_alike(cell, plain)

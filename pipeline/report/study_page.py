@@ -236,9 +236,10 @@ def _facts(study: Study, cells: Cells, screened: Mapping[str, list[Screened]]) -
 
 
 def _screened(study: Study, cells: Cells) -> dict[str, list[Screened]]:
-    """The cells of each group of the params, of its own variations on the params' data."""
+    """The cells of each group of the params, of its own recipe and variations on the params' data."""
     groups = study.params.screening
-    found = {name: [cell for cell in cells.screening if cell.group == name and cell.variation in group.variations
+    found = {name: [cell for cell in cells.screening
+                    if cell.group == name and cell.recipe == group.recipe and cell.variation in group.variations
                     and cell.data == study.params.data.name] for name, group in groups.items()}  # fmt: skip
     return {name: own for name, own in found.items() if own}
 

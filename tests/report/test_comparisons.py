@@ -180,7 +180,8 @@ def test_few_labels_are_compared_on_val_at_equal_passes(found, tree, student_met
     study.results.runs["resnet18", "plain"][3] = study.results.runs["resnet18", "plain"][0].model_copy(
         update={"seed": 3, "origin": Origin(precision="32-true")})
     cells = [cell(0, 45.0), cell(1, 45.0), cell(2, 99.0, passes=9.0), cell(0, 9.0, variation="25"),
-             cell(3, 99.0, origin={"precision": "bf16-mixed"}), cell(5, 9.0), cell(0, 9.0, data="other")]
+             cell(3, 99.0, origin={"precision": "bf16-mixed"}), cell(5, 9.0), cell(0, 9.0, data="other"),
+             cell(0, 9.0, recipe=f"{BOTH}-paper")]
     few = comparisons(study, cells)[-1]
     assert few.claim.startswith("25 % of the labels")
     assert (few.differences["resnet18"], few.unfair, few.asked, few.reached) == ({0: 4.0, 1: 3.0}, 2, "not worse", True)

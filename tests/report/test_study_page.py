@@ -191,6 +191,13 @@ def test_cells_of_variations_that_params_no_longer_have_are_kept_and_not_told(pa
     assert len(Cells.load(tmp_path / "study").screening) == 1
 
 
+def test_cells_of_another_recipe_than_the_groups_are_not_told_either(page, tree):
+    screened = {("weights", "table4-1"): ([30.0], 24000)}
+    assert "Screening: weights" in page(RUNS, screened)
+    tree["screening"]["weights"]["recipe"] = PAPER
+    assert "Screening: weights" not in page(RUNS, screened)
+
+
 def test_the_papers_orders_are_held_against_what_came_out(page, tree):
     tree["distill"]["recipes"] = ["plain", "resnet50", PAPER, BOTH]
     runs = {**RUNS, ("resnet18", "resnet50"): [45.0], ("mobilenet_v2", "resnet50"): [35.0]}
