@@ -54,7 +54,8 @@ def one_line_errors() -> Iterator[None]:
 
             if is_out_of_memory(error):
                 said = str(error).partition("\n")[0] or type(error).__name__
-                _fail(f"out of memory ({said}); lower the batch: train.batch, dump.batch or evaluate.batch of params")
+                _fail(f"out of memory ({said}); lower the batch where params set it: teachers.NAME.train or train for "
+                      "a teacher, students.NAME.train or distill.train for a student, dump.batch, evaluate.batch")
         raise
 
 

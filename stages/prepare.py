@@ -47,8 +47,8 @@ def run(params: "Params", *, strict: bool = False) -> dict[str, Any]:
         work.say(f"prepare: images set aside: {manifest['set_aside']}; problems: {len(manifest['problems'])}, all in "
             f"{out / 'manifest.json'}, the first: {first['file']}: {first['message']}")
     if not manifest["splits"].get("test"):
-        work.say("prepare: no test images: nothing can be evaluated. data.sets names some; data.val_fraction holds "
-                 "them out where the source names no splits.")
+        work.say("prepare: no test images: nothing can be evaluated, and adding them later makes all else anew. "
+                 "data.sets names some; data.val_fraction holds them out where the source names no splits.")
     if manifest["copies"]:
         work.say(f"prepare: images of {data.unlabelled} that the data set has already, and that were left out: "
                  f"{manifest['copies']}")

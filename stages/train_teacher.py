@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from pipeline import paths
-from stages import entry, inputs, training, work
+from stages import ahead, entry, inputs, training, work
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -24,11 +24,12 @@ def run(params: "Params", name: str, *, devices: str = "auto", restart: bool = F
         keep: without `restart`, another one that is finished stays.
 
     Raises:
-        UserError: there is such another one.
+        UserError: there is such another one, or params have what a later stage could not work with.
     """
     from pipeline.params import train_params
 
     teacher = inputs.entry(params.teachers, name, "teacher")
+    ahead.check(params)
     train = train_params(params.train, teacher.train, f"teachers.{name}.train")
     whole = inputs.prepared_data(params)
     data = inputs.taught_data(params, name, whole)

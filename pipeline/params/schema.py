@@ -145,7 +145,7 @@ class Dump(Block):
     """`dump_teachers`: what of a teacher's outputs is kept.
 
     Attributes:
-        batch: views per forward pass.
+        batch: views per forward pass of each process.
         peaks: peaks kept exactly, per view.
         features: keep the map that the heads read.
         precision: of the body; heads and sigmoid are always fp32. It is part of what a store is, so no machine
