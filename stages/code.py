@@ -12,10 +12,10 @@ from pathlib import Path
 PACKAGES = ("pipeline", "stages", "storage")
 
 #: Not part of a stage's fingerprint: the *values* of params are in it already, and these modules only
-#: carry values, errors and progress from one place to another, start processes or guard outs.
+#: carry values, errors and progress from one place to another, start processes, guard outs or refuse params.
 PLUMBING = ("pipeline.devices", "pipeline.engine.interrupt", "pipeline.engine.log", "pipeline.engine.stopwatch",
             "pipeline.engine.window", "pipeline.errors", "pipeline.inform", "pipeline.params", "pipeline.paths",
-            "stages.code", "stages.entry", "stages.placing", "stages.replacing", "stages.work",
+            "stages.ahead", "stages.code", "stages.entry", "stages.placing", "stages.replacing", "stages.work",
             "storage.conversion", "storage.remote", "storage.remote_files", "storage.verification")
 
 
