@@ -10,9 +10,10 @@ import sys
 import warnings
 from contextlib import contextmanager, suppress
 from functools import lru_cache
+from inspect import signature
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.distributed
@@ -20,6 +21,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
+from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.errors import UserError
 from pipeline.inform import is_main_process
@@ -29,6 +31,11 @@ if TYPE_CHECKING:
 
 Accelerator = Literal["auto", "cpu", "cuda"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+#: Has DistributedDataParallel not copy the first process's buffers to all others in each step; renamed in torch 2.14.
+_NAMED = "forward_sync_buffers" if "forward_sync_buffers" in signature(DistributedDataParallel).parameters else (
+    "broadcast_buffers")
+_OWN_BUFFERS: dict[str, Any] = {_NAMED: False}
 
 #: The environment of a process that Fabric starts has here the one that called it.
 _STARTED_BY = "PIPELINE_STARTED_BY"
@@ -49,16 +56,21 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def flushed_denormals() -> "Iterator[None]":
-    """Treat numbers under 1e-38 as 0: in Adam's state they slow training several times.
+def fast_arithmetic() -> "Iterator[None]":
+    """Arithmetic as it suits many steps of one shape.
 
-    The flag is this thread's; the threads that share its work have it since `make_fabric`.
+    Numbers under 1e-38 are 0: in Adam's state they slow training several times. The flag is this thread's; the threads
+    that share its work have it since `make_fabric`. And cuDNN tries which of its convolutions is fastest.
     """
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark
+    cudnn.benchmark = True
     torch.set_flush_denormal(True)
     try:
         yield
     finally:
         torch.set_flush_denormal(False)
+        cudnn.benchmark = before
 
 
 def pick_device() -> torch.device:
@@ -114,7 +126,7 @@ def make_fabric(devices: int | str = "auto",
                         "all of them.")
     # Every process has its own BatchNorm statistics and the first one's are kept, as in the official code.
     # A recipe may leave out heads (no ground truth, a W with zeros): a static graph lets them go unused.
-    strategy = DDPStrategy(broadcast_buffers=False, static_graph=True) if count * num_nodes > 1 else "auto"
+    strategy = DDPStrategy(static_graph=True, **_OWN_BUFFERS) if count * num_nodes > 1 else "auto"
     # Fabric takes any process in a SLURM job for one of srun's.
     own = LightningEnvironment() if SLURMEnvironment.detect() and launched() is None else None
     return _launch(Fabric(accelerator=accelerator, devices=count, num_nodes=num_nodes, precision=resolved,
@@ -153,9 +165,10 @@ def _launch(fabric: Fabric) -> Fabric:
         fabric.launch()
     finally:
         del os.environ[_STARTED_BY]
-        if started := getattr(fabric.strategy.launcher, "procs", None):
-            atexit.register(_end, started)
-    with flushed_denormals():
+        started = getattr(fabric.strategy.launcher, "procs", None) or []
+        if started or torch.distributed.is_initialized():
+            atexit.register(_end, started)  # runs before what Fabric has registered
+    with fast_arithmetic():
         torch.ones(1 << 20).add_(1)  # starts OpenMP's threads, which inherit the flag and keep it
     return fabric
 
@@ -180,18 +193,24 @@ def leave() -> None:
 
 
 def _end(started: "list[subprocess.Popen[bytes]]") -> None:
-    """Ends the processes that this one started.
+    """Ends the processes that this one started and, where it failed, this one.
 
-    Where this one failed, and never came to `leave`, the others may wait for it and hold their GPUs.
+    Then it never came to `leave`, and the others may wait for it and hold their GPUs. To leave NCCL's group is to wait
+    for them in turn, and Fabric would have it leave at exit.
     """
     processes = list(started)
     started.clear()  # Fabric's observer has the same list, and would kill this process for one that failed too
-    deadline = monotonic() + (1 if torch.distributed.is_initialized() else 10)
+    failed = torch.distributed.is_initialized()
+    deadline = monotonic() + (1 if failed else 10)
     for process in processes:
         with suppress(subprocess.TimeoutExpired):
             process.wait(max(0.0, deadline - monotonic()))
     for process in processes:
         process.kill()
+    if failed and torch.distributed.get_backend() == "nccl":
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def process_count(devices: int | str = "auto") -> int:

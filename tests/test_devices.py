@@ -14,7 +14,7 @@ import torch
 
 from pipeline import devices
 from pipeline.devices import (
-    flushed_denormals,
+    fast_arithmetic,
     is_out_of_memory,
     launched,
     lone_fabric,
@@ -105,9 +105,17 @@ def test_the_script_of_a_job_with_one_task_starts_its_own_processes(monkeypatch)
 
 def test_denormals_are_flushed_for_a_while():
     tiny = torch.full((4,), 1e-30)
-    with flushed_denormals():
+    with fast_arithmetic():
         assert (tiny * 1e-10 == 0).all()
     assert (tiny * 1e-10 != 0).all()
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_cudnn_tries_its_convolutions_for_a_while(monkeypatch, before):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", before)
+    with fast_arithmetic():
+        assert torch.backends.cudnn.benchmark
+    assert torch.backends.cudnn.benchmark == before
 
 
 def test_picked_device_is_the_first_gpu_or_the_cpu():
@@ -199,6 +207,26 @@ with one_line_errors():
     assert said.count(f"Error: said by {said_by}\n") == 1, said
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("failing", "01")
+def test_a_process_that_fails_does_not_wait_for_the_others_of_nccl(start, failing):
+    """Fabric has a process leave NCCL's group at exit, where it waits for the others; here that is a long sleep."""
+    process = start(f"""
+import atexit
+from pipeline.errors import UserError
+atexit.register(time.sleep, 600)
+with one_line_errors():
+    make_fabric(2, accelerator="cpu")
+    torch.distributed.get_backend = lambda: "nccl"
+    if rank == "{failing}":
+        raise UserError("said by {failing}")
+    time.sleep(600)
+""")
+    _, said = process.communicate(timeout=120)
+    assert process.returncode
+    assert f"Error: said by {failing}" in said
+
+
 def test_a_process_whose_main_process_is_gone_does_not_begin(monkeypatch):
     monkeypatch.setenv("PIPELINE_STARTED_BY", str(os.getppid() + 1))
     monkeypatch.setattr(devices.ctypes, "CDLL", lambda _: SimpleNamespace(prctl=lambda *_: 0))
@@ -237,6 +265,7 @@ def test_all_started_processes_share_the_time_to_end(monkeypatch, failed, patien
 
     monkeypatch.setattr(devices, "monotonic", lambda: now[0])
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: failed)
+    monkeypatch.setattr(torch.distributed, "get_backend", lambda: "gloo")
     processes = [Process() for _ in range(3)]
     started = [*processes]
     devices._end(started)

@@ -55,7 +55,8 @@ class Batches:
         workers: int = 0, rank: int = 0, world: int = 1,
     ) -> None:
         if batch % world:
-            raise UserError(f"train.batch is {batch}: expected a multiple of the {world} processes.")
+            raise UserError(f"train.batch is {batch}: expected a multiple of the {world} processes. Change it, or take "
+                            "fewer: --devices N, or with fewer GPUs in CUDA_VISIBLE_DEVICES (dvc repro).")
         self.source, self.workers = source, workers
         self.batch = min(batch, len(source) // world * world)
         if not self.batch:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     Batch = dict[str, Any]  # tensors, and what a `prepare` adds
     Objective = Callable[[list[DenseOutputs], Batch], dict[str, Tensor]]
 
+#: Images that a process has of each batch, below which statistics of BatchNorm are poor.
+LEAST_SHARE = 8
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Trainee:
@@ -142,6 +145,11 @@ class Run:
             print(f"Warning: {trainee.label or trainee.folder} goes on in {fabric.world_size} process(es), but began "
                   f"in {processes}. The result will be another one: each has BatchNorm statistics of its share of a "
                   "batch.", file=sys.stderr, flush=True)
+        share = length.batch // fabric.world_size
+        if share < LEAST_SHARE and fabric.world_size > 1 and fabric.is_global_zero and not params.freeze_batchnorm:
+            print(f"Warning: {trainee.label or trainee.folder}: each of {fabric.world_size} processes has {share} "
+                  f"images of a batch for its BatchNorm, where {LEAST_SHARE} are wanted. Take fewer or a larger batch.",
+                  file=sys.stderr, flush=True)
         self.step = self.start = self.state.step
         self.log = Log(trainee.folder, self.start, fabric.is_global_zero)
 
@@ -163,7 +171,9 @@ class Run:
         loss = self.runner(_Held(own))
         self.window.add(self.module.terms, batch.get("view"))
         if params.grad_norm_every and self.step % params.grad_norm_every == 0:
-            self.norms = gradient_norms(self.module.terms, self.trainee.model.parameters())
+            scaler = getattr(fabric.strategy.precision, "scaler", None)
+            self.norms = gradient_norms(self.module.terms, self.trainee.model.parameters(),
+                                        scaler.get_scale() if scaler else 1.0)
         self.optimizer.zero_grad()
         fabric.backward(loss)
         if params.clip:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from pipeline.devices import flushed_denormals, is_out_of_memory
+from pipeline.devices import fast_arithmetic, is_out_of_memory
 from pipeline.engine.interrupt import Interrupt
 from pipeline.engine.log import progress
 from pipeline.engine.processes import AnyRank, mean_over_ranks
@@ -79,7 +79,7 @@ def fit(trainees: "Sequence[Trainee]", batches: Batches, *, prepare: "Callable[[
     start = min((run.step for run in together), default=batches.steps)
     together.row_time = checkpoint_time = monotonic()
 
-    with (flushed_denormals(), Interrupt() as interrupt, ExitStack() as logs,
+    with (fast_arithmetic(), Interrupt() as interrupt, ExitStack() as logs,
           progress(label, start, batches.steps, fabric.is_global_zero) as show):
         for run in together:
             logs.enter_context(run.log)

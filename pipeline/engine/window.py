@@ -62,14 +62,18 @@ class Window:
         return {"loss": sum(means), **dict(zip(self.names, means, strict=True))}
 
 
-def gradient_norms(terms: "Mapping[str, Tensor]", parameters: "Iterable[nn.Parameter]") -> dict[str, float]:
+def gradient_norms(terms: "Mapping[str, Tensor]", parameters: "Iterable[nn.Parameter]",
+                   scale: float = 1.0) -> dict[str, float]:
     """Norm of each weighted term's gradient with respect to the parameters, on this process's images.
 
     Leaves the graph usable and every `.grad` as it is. Waits for the device.
+
+    Args:
+        scale: of a term while gradients are calculated, as a GradScaler has it: small ones would be 0 in fp16.
     """
     trained = [p for p in parameters if p.requires_grad]
     norms = {}
     for name, term in terms.items():
-        gradients = torch.autograd.grad(term, trained, retain_graph=True, allow_unused=True)
-        norms[name] = nn.utils.get_total_norm([g for g in gradients if g is not None]).item()
+        gradients = torch.autograd.grad(term * scale, trained, retain_graph=True, allow_unused=True)
+        norms[name] = nn.utils.get_total_norm([g for g in gradients if g is not None]).item() / scale
     return norms

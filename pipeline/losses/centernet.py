@@ -39,7 +39,7 @@ def focal_loss(logits_BCHW: Tensor, target_BCHW: Tensor, *, labelled_B: Tensor |
         mean_over_ranks: mean of a scalar count over all processes.
 
     Returns:
-        float32 scalar. Without any centre in the batch the sum over the background, undivided.
+        float32 scalar. Without any centre in the batch the sum over this process's background, undivided.
 
     Reference: Objects as Points, eq. 1; the official code clamps p to [1e-4, 1 - 1e-4].
     """
