@@ -8,7 +8,7 @@ same at every input size and class count. The paper does not publish its feature
 ours is a reading of them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -39,11 +39,11 @@ class DistillationLoss(nn.Module):
       class, found in float32), so that a coarse encoding of the maps does not move them.
     - kd_features: w4 x 0.005 x the distance of the recipe's form between standardised maps, the
       student's through a trained 1x1 convolution per teacher; the mean over teachers. Where a
-      teacher's map is coarser, the student's is averaged to its grid first.
+      teacher's map is coarser, the student's is averaged to its grid first, once for all teachers of that grid.
 
     Of teachers that are kept separate, each is compared with by itself, and the first three terms are
-    the means over them. A term of weight 0 is neither computed nor named. Everything is float32 whatever
-    autocast says.
+    the means over them. A term of weight 0 is neither computed nor named. Everything but that average is float32
+    whatever autocast says.
 
     Args:
         recipe: weights, forms and attention.
@@ -89,7 +89,9 @@ class DistillationLoss(nn.Module):
                 if weight:
                     terms[name] = weight * torch.stack(distances).mean()
         if self.w_features:
-            per_teacher = [self._features(student.features, name, maps[name], teacher) for name in self.channels]
+            averaged = _on_grids(student.features, maps.values())
+            per_teacher = [self._features(averaged[told.shape[2], told.shape[3]], name, told, teacher)
+                           for name, told in maps.items()]
             terms["kd_features"] = self.w_features * FEATURE_SCALE * torch.stack(per_teacher).mean()
         return terms
 
@@ -114,9 +116,7 @@ class DistillationLoss(nn.Module):
         return (weights_BK * wh_BK).sum() / total, (weights_BK * offset_BK).sum() / total
 
     def _features(self, student: Tensor, name: str, told: Tensor, teacher: TeacherTargets) -> Tensor:
-        form, grid_hw, student = self.recipe.features, (told.shape[2], told.shape[3]), student.float()
-        if student.shape[2:] != grid_hw:
-            student = F.adaptive_avg_pool2d(student, grid_hw)
+        form, grid_hw = self.recipe.features, (told.shape[2], told.shape[3])
         with torch.autocast(student.device.type, enabled=False):
             adapted, spread_F11 = self._standard(name, self.adapters[f"of {name}"](student)), self._spread(name)
         if form == "pkd":
@@ -155,3 +155,11 @@ class DistillationLoss(nn.Module):
 
     def _spread(self, name: str) -> Tensor:
         return self.get_buffer(f"spread of {name}")
+
+
+def _on_grids(map_BFHW: Tensor, others: Iterable[Tensor]) -> dict[tuple[int, int], Tensor]:
+    """A map on the grid of each of the others, float32; averaged before that, which is half the work in bfloat16."""
+    def on(grid_hw: tuple[int, int]) -> Tensor:
+        return map_BFHW if map_BFHW.shape[2:] == grid_hw else F.adaptive_avg_pool2d(map_BFHW, grid_hw)
+
+    return {grid_hw: on(grid_hw).float() for grid_hw in {(other.shape[2], other.shape[3]) for other in others}}
