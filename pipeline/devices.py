@@ -161,15 +161,17 @@ def _launch(fabric: Fabric) -> Fabric:
     if main := os.environ.pop(_STARTED_BY, None):
         _end_with(int(main))
     os.environ[_STARTED_BY] = str(os.getpid())  # for those that are started now, and for no other
+    joined = torch.distributed.is_initialized()  # by an earlier one
     try:
         fabric.launch()
     finally:
         del os.environ[_STARTED_BY]
         started = getattr(fabric.strategy.launcher, "procs", None) or []
-        if started or torch.distributed.is_initialized():
+        if started or (torch.distributed.is_initialized() and not joined):
             atexit.register(_end, started)  # runs before what Fabric has registered
-    with fast_arithmetic():
-        torch.ones(1 << 20).add_(1)  # starts OpenMP's threads, which inherit the flag and keep it
+    torch.set_flush_denormal(True)
+    torch.ones(1 << 20).add_(1)  # starts OpenMP's threads, which inherit the flag and keep it
+    torch.set_flush_denormal(False)
     return fabric
 
 

@@ -11,20 +11,19 @@ if TYPE_CHECKING:
 
 
 def check(params: "Params") -> None:
-    """That all networks of the params exist, fit the size of their images, and can be stored as `dump` says.
+    """That all networks of the params exist and fit the size of their images, teachers at the scales of the dump too.
 
     Raises:
         UserError: one does not; it names the entry.
     """
-    from pipeline.inference.dump import dump_arrays
+    from pipeline.inference.augmentation import check_scales
     from pipeline.models import check_size, detector_config
 
     for name, teacher in params.teachers.items():
         with _named(f"teachers.{name}"):
             config = detector_config(teacher.model, 1, **teacher.arch)
             check_size(config, params.views.size)
-        with _named(f"teachers.{name} could not be dumped"):
-            dump_arrays(config, params.views.size, params.dump)
+            check_scales(config, params.views.size, params.dump.tta)
     for name, student in params.students.items():
         with _named(f"students.{name}"):
             check_size(detector_config(student.model, 1, **student.arch), student.size or params.views.size)
@@ -32,9 +31,7 @@ def check(params: "Params") -> None:
 
 @contextmanager
 def _named(where: str) -> Iterator[None]:
-    from storage import StoreError
-
     try:
         yield
-    except (UserError, StoreError) as error:
+    except UserError as error:
         raise UserError(f"{where}: {error}") from None

@@ -6,7 +6,7 @@ docs/store-format.md.
 
 from storage.base import Store
 from storage.conversion import convert
-from storage.encodings import ENCODINGS, compressed_size, decode, encode, encode_views, encoding_of, measure
+from storage.encodings import ENCODINGS, compressed_size, decode, encode, encode_views, measure
 from storage.errors import CorruptStore, FingerprintMismatch, FormatError, IncompleteStore, RemoteError, StoreError
 from storage.features import channel_variances, codec, fit_parameters, reduce, reduced_shape, reduction, sample_cells
 from storage.files import is_url
@@ -21,6 +21,6 @@ __all__ = [
     "ENCODINGS", "ArraySpec", "CorruptStore", "FingerprintMismatch", "FormatError", "IncompleteStore", "Manifest",
     "RemoteError", "Report", "ShardClaim", "Store", "StoreError", "StoreSpec", "StoreWriter", "begun", "canonical",
     "channel_variances", "codec", "compressed_size", "continues", "convert", "copy_views", "create_store", "decode",
-    "differences", "encode", "encode_views", "encoding_of", "fingerprint", "fit_parameters", "is_url", "measure",
-    "open_store", "reduce", "reduced_shape", "reduction", "sample_cells", "seconds_to_make", "unfinished", "verify",
+    "differences", "encode", "encode_views", "fingerprint", "fit_parameters", "is_url", "measure", "open_store",
+    "reduce", "reduced_shape", "reduction", "sample_cells", "seconds_to_make", "unfinished", "verify",
 ]

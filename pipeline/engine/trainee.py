@@ -145,12 +145,13 @@ class Run:
             print(f"Warning: {trainee.label or trainee.folder} goes on in {fabric.world_size} process(es), but began "
                   f"in {processes}. The result will be another one: each has BatchNorm statistics of its share of a "
                   "batch.", file=sys.stderr, flush=True)
+        self.step = self.start = self.state.step
         share = length.batch // fabric.world_size
-        if share < LEAST_SHARE and fabric.world_size > 1 and fabric.is_global_zero and not params.freeze_batchnorm:
+        if (share < LEAST_SHARE and self.start < length.steps and fabric.world_size > 1 and fabric.is_global_zero
+                and not params.freeze_batchnorm):
             print(f"Warning: {trainee.label or trainee.folder}: each of {fabric.world_size} processes has {share} "
                   f"images of a batch for its BatchNorm, where {LEAST_SHARE} are wanted. Take fewer or a larger batch.",
                   file=sys.stderr, flush=True)
-        self.step = self.start = self.state.step
         self.log = Log(trainee.folder, self.start, fabric.is_global_zero)
 
     def take(self, batch: "Batch") -> None:

@@ -30,7 +30,6 @@ from storage import (
     continues,
     create_store,
     encode_views,
-    encoding_of,
     reduced_shape,
     seconds_to_make,
 )
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
     from pipeline.data import DataSet
     from pipeline.data.recorded import RecordedViews
     from pipeline.inform import Progress
-    from pipeline.models import Detector, DetectorConfig
+    from pipeline.models import Detector
     from pipeline.params import Dump
     from storage import Manifest
 
@@ -195,12 +194,22 @@ def dump_spec(
         StoreError: an encoding is unknown, or does not suit the features.
     """
     config = model.config
-    arrays = dump_arrays(config, views.size, params, fitted)
+    check_size(config, views.size)
+    check_scales(config, views.size, params.tta)
     if config.num_classes != len(data.classes) or config.classes not in (None, data.classes):
         known, wanted = ", ".join(config.classes or ["unnamed"]), ", ".join(data.classes)
         raise UserError(
             f"Teacher {teacher!r} knows {config.num_classes} classes ({known}), expected the "
             f"{len(data.classes)} of data {data.name!r} ({wanted}). Train the teacher on this data.")
+    grid = views.size[0] // config.stride, views.size[1] // config.stride
+    encodings = params.identity["encodings"]
+    arrays = [ArraySpec("heatmap", (config.num_classes, *grid), encoding=encodings["heatmap"]),
+              ArraySpec("wh_offset", (4, *grid), encoding=encodings["wh_offset"]),
+              ArraySpec("peaks", (params.peaks, 7), encoding="exact-fp32")]
+    if params.features:
+        shape = reduced_shape(encodings[FEATURES], (config.feature_channels, *grid))
+        if fitted is not None:
+            arrays.append(ArraySpec(FEATURES, shape, encoding=encodings[FEATURES], parameters=fitted))
     return StoreSpec(
         arrays=tuple(arrays),
         views=len(views),
@@ -216,29 +225,6 @@ def dump_spec(
             **({"known": list(config.known)} if config.known is not None else {}),
         },
     )
-
-
-def dump_arrays(config: "DetectorConfig", size: tuple[int, int], params: "Dump",
-                fitted: dict[str, Any] | None = None) -> list[ArraySpec]:
-    """The arrays in the store of a teacher, of views of `size` (height, width); features only with `fitted`.
-
-    Raises:
-        UserError: the network does not fit the size, or a scale of it.
-        StoreError: an encoding is unknown, or does not suit its array.
-    """
-    check_size(config, size)
-    check_scales(config, size, params.tta)
-    grid = size[0] // config.stride, size[1] // config.stride
-    encodings = params.identity["encodings"]
-    arrays = [ArraySpec("heatmap", (config.num_classes, *grid), encoding=encodings["heatmap"]),
-              ArraySpec("wh_offset", (4, *grid), encoding=encodings["wh_offset"]),
-              ArraySpec("peaks", (params.peaks, 7), encoding="exact-fp32")]
-    if params.features:
-        encoding_of(encodings[FEATURES], f"array {FEATURES!r}")
-        shape = reduced_shape(encodings[FEATURES], (config.feature_channels, *grid))
-        if fitted is not None:
-            arrays.append(ArraySpec(FEATURES, shape, encoding=encodings[FEATURES], parameters=fitted))
-    return arrays
 
 
 def outputs(

@@ -4,6 +4,7 @@ Names are strings here. `load_params` finds those of other entries (the teachers
 models and classes are resolved by the stage before any work.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -105,18 +106,23 @@ class Student(Detector):
     size: tuple[Positive, Positive] | None = None
 
 
+def _of_features(name: str) -> str:
+    if not re.fullmatch(r"(pca-[1-9]\d{0,3}\+)?(pooled\+)?(u8-channel|exact-fp16)", name):
+        raise ValueError("expected u8-channel or exact-fp16, before it pooled+ or not, and before that pca-K+ or not: "
+                         "pca-32+pooled+u8-channel, say")
+    return name
+
+
 class Encodings(Block):
     """How the arrays of a teacher's store are written: names in docs/store-format.md.
 
     Attributes:
-        heatmap: u8-sqrt-sparse, u8-sqrt, exact-fp16 or exact-fp32.
-        wh_offset: exact-fp16-sparse, exact-fp16 or exact-fp32.
         features: [pca-K+][pooled+](u8-channel or exact-fp16).
     """
 
-    heatmap: str = "u8-sqrt-sparse"
-    wh_offset: str = "exact-fp16-sparse"
-    features: str = "pca-32+pooled+u8-channel"
+    heatmap: Literal["u8-sqrt-sparse", "u8-sqrt", "exact-fp16", "exact-fp32"] = "u8-sqrt-sparse"
+    wh_offset: Literal["exact-fp16-sparse", "exact-fp16", "exact-fp32"] = "exact-fp16-sparse"
+    features: Annotated[str, AfterValidator(_of_features)] = "pca-32+pooled+u8-channel"
 
 
 def _with_the_plain_pass(scales: list[float]) -> list[float]:

@@ -224,7 +224,7 @@ def _facts(study: Study, cells: Cells, screened: Mapping[str, list[Screened]]) -
     teachers = sorted({f"{label(name)} {sha[:12]}" for origin in origins for name, sha in origin.teachers.items()})
     told = sum(map(len, screened.values()))
     others = len(cells.screening) - told
-    more = f"; {others} more of variations that these params do not have" if others else ""
+    more = f"; {others} more of variations and recipes that these params do not have" if others else ""
     precisions = Counter(origin.precision for origin in origins if origin.precision)
     return [
         ("Precision", listed([f"{name} in {counted(count, 'cell')}" for name, count in precisions.most_common()])

@@ -76,6 +76,31 @@ def test_everything_is_float32_under_autocast():
         assert found[name].item() == value.item(), name
 
 
+def test_features_in_half_precision_are_averaged_for_each_grid():
+    teacher = random_teacher(size=8)
+    big = teacher.features["big"]
+    teacher = teacher._replace(features={"big": big, "small": big[:, :, ::2, ::2], "other": -big[:, :, ::2, ::2]})
+    loss = loss_of(channels=dict.fromkeys(teacher.features, [1.0] * 5), teachers=["a", "b"], ensemble="both")
+    features = torch.randn(2, 4, 8, 8).bfloat16()
+
+    def found(features):
+        given = features.clone().requires_grad_()
+        term = loss(student_like(teacher, features=given), teacher)["kd_features"]
+        term.backward()
+        return term, given.grad
+
+    (exact, gradient), (term, half) = found(features.float()), found(features)
+    assert (term.dtype, half.dtype) == (torch.float32, torch.bfloat16)
+    assert term.item() == pytest.approx(exact.item(), rel=1e-2)
+    assert torch.nn.functional.cosine_similarity(half.float().flatten(), gradient.flatten(), 0) > 0.999
+    averaged = torch.nn.functional.avg_pool2d(features.float(), 2)
+    alone = DistillationLoss(loss.recipe, {"small": [1.0] * 5}, 4)
+    alone.adapters["of small"] = loss.adapters["of small"]
+    coarse = alone(student_like(teacher, features=averaged), teacher)["kd_features"]
+    fine = alone(student_like(teacher, features=features.float()), teacher)["kd_features"]
+    assert fine.item() == pytest.approx(coarse.item(), rel=1e-5)
+
+
 def test_heatmap_term_is_w1_times_the_paper_mean_at_twenty_classes():
     teacher = random_teacher(classes=20)
     student = student_like(teacher, heatmap=torch.randn(2, 20, 6, 6))

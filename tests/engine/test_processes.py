@@ -98,7 +98,8 @@ def test_two_processes_train_a_student_as_one_does_and_continue_after_a_kill(tin
     one, two, killed = (tmp_path / name for name in ("one", "two", "killed"))
     process = start_tiny(two, "student", *FROZEN, "devices=2")
     tiny.main(one, "student", *FROZEN)
-    assert finish(process)[0] == 0
+    code, said = finish(process)
+    assert (code, "BatchNorm" in said) == (0, False)
     assert_trained_alike(one, two)
 
     process = start_tiny(killed, "student", *FROZEN, "devices=2", ALWAYS)
@@ -132,7 +133,9 @@ def test_on_two_processes_one_that_breaks_stops_alone(start_tiny, tmp_path):
     code, said = finish(start_tiny(together, "broken+student", "steps=20", "devices=2", "log_every=4"))
     assert code == 0
     assert "broken stops, the others go on: the loss term 'wh' became nan in step 5 on views [401, 403, 405];" in said
-    assert finish(start_tiny(alone, "student", "steps=20", "devices=2", "log_every=4"))[0] == 0
+    code, said = finish(start_tiny(alone, "student", "steps=20", "devices=2", "log_every=4"))
+    assert code == 0
+    assert said.count("each of 2 processes has 3 images of a batch for its BatchNorm") == 1
     assert_same(result_of(alone), result_of(together / "student"))
     assert not (together / "broken/result.pt").exists()
 

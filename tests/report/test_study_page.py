@@ -185,7 +185,7 @@ def test_cells_of_variations_that_params_no_longer_have_are_kept_and_not_told(pa
                 ("away", "x"): ([9.0], 24000)}
     text = page(RUNS, screened)
     assert "1 variation in 1 group" in text
-    assert "1 of screening; 2 more of variations that these params do not have" in text
+    assert "1 of screening; 2 more of variations and recipes that these params do not have" in text
     assert "99.0" not in text
     assert "Nothing was screened yet" in page(RUNS, {("weights", "gone"): ([99.0], 24000)})
     assert len(Cells.load(tmp_path / "study").screening) == 1
