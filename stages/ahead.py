@@ -1,4 +1,4 @@
-"""What `train_teacher` looks at before it begins: what would stop a later stage, days after."""
+"""What is looked at before a teacher is trained: what would stop a later stage, days after."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import sleep
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import FULL, UserError
 from pipeline.inform import is_main_process
 from pipeline.seeds import SEEDS
+
+if TYPE_CHECKING:
+    from pipeline.params import Params
 
 #: Seconds that a process waits for the main one to say the same error.
 PATIENCE = 5
@@ -91,12 +94,13 @@ def _one_line_warnings() -> Iterator[None]:
         warnings.formatwarning = before
 
 
-def stage_main(run: Callable[..., Any], *arguments: str) -> None:
+def stage_main(run: Callable[..., Any], *arguments: str, check: "Callable[[Params], None]" = lambda _: None) -> None:
     """The command line of one stage: its positional arguments, `--params` and `--set`.
 
     Args:
         run: called with (params, *arguments).
         arguments: names of the positional arguments; "seed" is a whole number.
+        check: called with params before that; unlike `run` it may read those that the stage does not depend on.
     """
     main = sys.modules["__main__"]
     parser = argparse.ArgumentParser(prog=f"python -m {main.__spec__.name if main.__spec__ else run.__module__}",
@@ -110,6 +114,7 @@ def stage_main(run: Callable[..., Any], *arguments: str) -> None:
         from pipeline.params import load_params
 
         params = load_params(given.pop("params"), given.pop("overrides"))
+        check(params)
         run(params, *given.values())
 
 

@@ -24,12 +24,11 @@ def run(params: "Params", name: str, *, devices: str = "auto", restart: bool = F
         keep: without `restart`, another one that is finished stays.
 
     Raises:
-        UserError: there is such another one, or params have what a later stage could not work with.
+        UserError: there is such another one.
     """
     from pipeline.params import train_params
 
     teacher = inputs.entry(params.teachers, name, "teacher")
-    ahead.check(params)
     train = train_params(params.train, teacher.train, f"teachers.{name}.train")
     whole = inputs.prepared_data(params)
     data = inputs.taught_data(params, name, whole)
@@ -65,4 +64,4 @@ def run(params: "Params", name: str, *, devices: str = "auto", restart: bool = F
 
 
 if __name__ == "__main__":
-    entry.stage_main(run, "name")
+    entry.stage_main(run, "name", check=ahead.check)

@@ -55,8 +55,10 @@ def train_teacher(params: "Params", name: str, devices: str, restart: bool, as_j
 
     A finished one of other params or code is replaced with --restart alone.
     """
+    from stages import ahead
     from stages import train_teacher as stage
 
+    ahead.check(params)
     print_answer(stage.run(params, name, devices=devices, restart=restart, keep=True), as_json)
 
 

@@ -1,8 +1,16 @@
-import pytest
+import os
+import subprocess
+import sys
+from pathlib import Path
 
+import pytest
+from click.testing import CliRunner
+
+import stages
+from pipeline.cli import main
 from pipeline.errors import UserError
 from pipeline.params import load_params, profiles
-from stages import ahead, train_teacher
+from stages import ahead
 
 BASE = """
 data: {name: mine, source: coco}
@@ -36,4 +44,15 @@ def test_profiles_pass(name):
 def test_what_would_stop_a_later_stage_is_named_before_a_teacher_is_trained(params, override, words):
     ahead.check(params())
     with pytest.raises(UserError, match=words):
-        train_teacher.run(params(override), "a")
+        ahead.check(params(override))
+
+
+def test_both_commands_look_ahead(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text(BASE.replace("resnet18", "resnt18"))
+    said = "Error: students.s: Model 'resnt18' is unknown"
+    assert said in CliRunner().invoke(main, ["train-teacher", "a"]).stderr
+    root = str(Path(stages.__file__).parents[1])
+    found = subprocess.run([sys.executable, "-m", "stages.train_teacher", "a"], check=False, capture_output=True,
+                           text=True, env={**os.environ, "PYTHONPATH": root})
+    assert (found.returncode, found.stderr.startswith(said)) == (1, True), found.stderr
