@@ -1,8 +1,9 @@
 """What every block of params.yaml is made of."""
 
+import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from pipeline.seeds import SEEDS
 
@@ -31,3 +32,14 @@ def _list_of_one(value: Any) -> Any:
 
 #: One name, or a list of them.
 Names = Annotated[list[str], BeforeValidator(_list_of_one), Field(min_length=1)]
+
+
+def _of_features(name: str) -> str:
+    if not re.fullmatch(r"(pca-[1-9]\d{0,3}\+)?(pooled\+)?(u8-channel|exact-fp16)", name):
+        raise ValueError("expected u8-channel or exact-fp16, before it pooled+ or not, and before that pca-K+ or not: "
+                         "pca-32+pooled+u8-channel, say")
+    return name
+
+
+#: An encoding of features: the names that `storage.features` reads, which params are checked without.
+OfFeatures = Annotated[str, AfterValidator(_of_features)]

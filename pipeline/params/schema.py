@@ -1,17 +1,16 @@
 """The schema of params.yaml: one frozen block per stage, every key with its type and range.
 
 Names are strings here. `load_params` finds those of other entries (the teachers of a recipe);
-models and classes are resolved by the stage before any work.
+classes are resolved by the stage before any work, models before a teacher is trained.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
 from pipeline.errors import UserError
-from pipeline.params.blocks import Block, Fraction, Name, Positive, Seed, distinct
+from pipeline.params.blocks import Block, Fraction, Name, OfFeatures, Positive, Seed, distinct
 from pipeline.params.data import Data, Views
 from pipeline.params.recipe import Recipe
 
@@ -106,13 +105,6 @@ class Student(Detector):
     size: tuple[Positive, Positive] | None = None
 
 
-def _of_features(name: str) -> str:
-    if not re.fullmatch(r"(pca-[1-9]\d{0,3}\+)?(pooled\+)?(u8-channel|exact-fp16)", name):
-        raise ValueError("expected u8-channel or exact-fp16, before it pooled+ or not, and before that pca-K+ or not: "
-                         "pca-32+pooled+u8-channel, say")
-    return name
-
-
 class Encodings(Block):
     """How the arrays of a teacher's store are written: names in docs/store-format.md.
 
@@ -122,7 +114,7 @@ class Encodings(Block):
 
     heatmap: Literal["u8-sqrt-sparse", "u8-sqrt", "exact-fp16", "exact-fp32"] = "u8-sqrt-sparse"
     wh_offset: Literal["exact-fp16-sparse", "exact-fp16", "exact-fp32"] = "exact-fp16-sparse"
-    features: Annotated[str, AfterValidator(_of_features)] = "pca-32+pooled+u8-channel"
+    features: OfFeatures = "pca-32+pooled+u8-channel"
 
 
 def _with_the_plain_pass(scales: list[float]) -> list[float]:

@@ -1,8 +1,14 @@
+from contextlib import nullcontext
+from typing import get_args
+
 import pytest
 
 from pipeline.errors import UserError
 from pipeline.params import changed, load_params, train_params
 from pipeline.params.recipe import PAPER_WEIGHTS
+from pipeline.params.schema import Encodings
+from storage.encodings import ENCODINGS
+from storage.features import feature_encoding
 
 SMALLEST = """
 teachers: {resnet50: {model: resnet50}}
@@ -223,3 +229,17 @@ def test_changed_params_are_checked_like_a_file(params_file):
 def test_a_teachers_classes_are_a_list_of_different_ones(params_file, classes):
     with pytest.raises(UserError, match=r"teachers\.a\.classes"):
         load_params(params_file, [f"teachers.a={{model: resnet18, classes: {classes}}}"])
+
+
+@pytest.mark.parametrize("name", [
+    "u8-channel", "exact-fp16", "pca-32+pooled+u8-channel", "pca-4+exact-fp16", "pooled+pca-4+u8-channel",
+    "pca-0+u8-channel", "pca-10000+u8-channel", "pca-4", "pooled", "raw+u8-channel"])
+def test_encodings_of_features_are_those_that_stores_know(params_file, name):
+    known = name == "exact-fp16" or feature_encoding(name) is not None
+    with nullcontext() if known else pytest.raises(UserError, match=r"dump\.encodings\.features"):
+        load_params(params_file, [f"dump.encodings.features={name}"])
+
+
+@pytest.mark.parametrize("array", ["heatmap", "wh_offset"])
+def test_encodings_of_heads_are_those_that_stores_know(array):
+    assert {*get_args(Encodings.model_fields[array].annotation)} <= {*ENCODINGS}
