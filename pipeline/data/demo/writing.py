@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 from PIL import Image
 
-from pipeline.data.demo.artwork import STRIPS, backgrounds, drawings, require_packages, scenery
+from pipeline.data.dataset import ImageRecord
+from pipeline.data.demo.artwork import CLASSES, STRIPS, backgrounds, drawings, require_packages, scenery
 from pipeline.data.demo.scenes import Material, SceneObject, compose
+from pipeline.data.voc import write_annotation
 from pipeline.params import DemoScenes
 
 JPEG_QUALITY = 92
@@ -38,32 +39,19 @@ def write_demo(params: DemoScenes, out: Path, progress: Callable[[int, int], Non
         names = [f"{split}_{index:06d}" for index in range(count)]
         for index, name in enumerate(names):
             image, objects = compose(params, material, np.random.default_rng([params.seed, number, index]))
-            Image.fromarray(image).save(out / "JPEGImages" / f"{name}.jpg", quality=JPEG_QUALITY)
-            annotation = _annotation(name, image.shape[:2], objects)
-            annotation.write(out / "Annotations" / f"{name}.xml", encoding="utf-8")
+            path = out / "JPEGImages" / f"{name}.jpg"
+            Image.fromarray(image).save(path, quality=JPEG_QUALITY)
+            write_annotation(out / "Annotations" / f"{name}.xml", _record(path, image.shape[:2], objects), CLASSES)
             done += 1
             if progress:
                 progress(done, sum(counts.values()))
         (out / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
 
 
-def _annotation(name: str, size_hw: Sequence[int], objects: list[SceneObject]) -> ElementTree.ElementTree:
-    root = ElementTree.Element("annotation")
-    _fields(root, folder="demo", filename=f"{name}.jpg")
-    _fields(ElementTree.SubElement(root, "source"), database="centernet-distill demo",
-            annotation="composed", image="openmoji, scikit-image")
-    _fields(ElementTree.SubElement(root, "size"), width=size_hw[1], height=size_hw[0], depth=3)
-    _fields(root, segmented=0)
-    for one in objects:
-        node = ElementTree.SubElement(root, "object")
-        _fields(node, name=one.name, pose="Unspecified", truncated=int(one.truncated),
-                difficult=int(one.difficult))
-        box = dict(zip(("xmin", "ymin", "xmax", "ymax"), one.box, strict=True))
-        _fields(ElementTree.SubElement(node, "bndbox"), **box)
-    ElementTree.indent(root)
-    return ElementTree.ElementTree(root)
-
-
-def _fields(node: ElementTree.Element, **values: object) -> None:
-    for key, value in values.items():
-        ElementTree.SubElement(node, key).text = str(value)
+def _record(path: Path, size_hw: Sequence[int], objects: list[SceneObject]) -> ImageRecord:
+    boxes = np.array([one.box for one in objects]).reshape(-1, 4) - (1, 1, 0, 0)
+    return ImageRecord(
+        id=path.stem, path=path, width=size_hw[1], height=size_hw[0], boxes=boxes.astype(np.float32),
+        labels=np.array([CLASSES.index(one.name) for one in objects], np.int64),
+        difficult=np.array([one.difficult for one in objects], np.bool_),
+        truncated=np.array([one.truncated for one in objects], np.bool_))
