@@ -73,9 +73,7 @@ def convert(
             continue
         with claim:
             for rows in _batches(claim.views):
-                codes, errors = _converted(source, writer.spec, list(changed), rows)
-                for row in zip(*codes.values(), strict=True):
-                    claim.append(dict(zip(codes, row, strict=True)), errors)
+                claim.add(*_converted(source, writer.spec, list(changed), rows))
                 if progress:
                     progress(rows.stop, len(source), "views")
     kept = {key: source.manifest["created"][key] for key in ("flip", "code") if key in source.manifest["created"]}
@@ -138,7 +136,7 @@ def _converted(source: Store, spec: StoreSpec, changed: list[str],
     errors = {name: error for name, error in measured.items() if error is not None}
     if changed:
         # Which cells matter to wh_offset is read off the heatmap.
-        needed = {*changed, *({"heatmap"} if "wh_offset" in changed else ())}
+        needed = {*changed, *({HEATMAP} if "wh_offset" in changed else ())}
         values = {name: source.decode(name, codes[name]) for name in needed}
         for name in changed:
             if reduction(spec[name].encoding) != reduction(source.spec[name].encoding):
