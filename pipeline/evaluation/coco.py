@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def coco_ap(
     detections: NDArray[np.floating], records: "Sequence[ImageRecord]", num_classes: int
 ) -> dict[str, float]:
-    """COCO's AP over IoU .5:.05:.95, at .5 and at .75, over all areas, 100 detections an image.
+    """COCO's AP over IoU .5:.05:.95 and at .75, over all areas, 100 detections an image.
 
     A VOC object that is difficult becomes COCO's `iscrowd`, as the usual conversions do: it need not
     be found, and detections on it count neither way.
@@ -27,7 +27,7 @@ def coco_ap(
         records: the images with their ground truth.
 
     Returns:
-        {"ap", "ap50", "ap75"} in 0..1, means over the classes; NaN where no class has an object
+        {"ap", "ap75"} in 0..1, means over the classes; NaN where no class has an object
         that counts.
 
     Reference: Lin et al., "Microsoft COCO: Common Objects in Context" (2014) and cocodataset.org.
@@ -49,7 +49,7 @@ def coco_ap(
     run.evaluate()
     run.accumulate()
     precision = run.eval["precision"]  # (IoU, recall, class, area, maxDets), -1 where undefined
-    return {"ap": _mean(precision), "ap50": _mean(precision[0]), "ap75": _mean(precision[5])}
+    return {"ap": _mean(precision), "ap75": _mean(precision[5])}
 
 
 def _annotations(records: "Sequence[ImageRecord]") -> list[dict[str, object]]:

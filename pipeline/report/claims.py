@@ -26,6 +26,7 @@ from typing import Literal
 
 from scipy.stats import t as student_t
 
+#: Share of intervals that cover the true mean.
 CONFIDENCE = 0.95
 Verdict = Literal["holds", "does not hold", "undecided"]
 
@@ -65,13 +66,12 @@ class Interval:
         return "undecided"
 
 
-def interval(differences: Mapping[str, Sequence[float]], confidence: float = CONFIDENCE) -> Interval | None:
+def interval(differences: Mapping[str, Sequence[float]]) -> Interval | None:
     """The mean difference over students with its interval.
 
     Args:
         differences: of each student, one per seed that has both runs, in points; students without any are
             left out.
-        confidence: share of intervals that cover the true mean.
 
     Returns:
         None where there is no pair at all.
@@ -87,7 +87,7 @@ def interval(differences: Mapping[str, Sequence[float]], confidence: float = CON
     if freedom and sum(len(pairs) == 1 for pairs in blocks) <= 1:
         squares = sum((d - middle) ** 2 for pairs, middle in zip(blocks, means, strict=True) for d in pairs)
         error = math.sqrt(squares / freedom * sum(1 / len(pairs) for pairs in blocks)) / len(blocks)
-        half = float(student_t.ppf((1 + confidence) / 2, freedom)) * error
+        half = float(student_t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
         p = float(2 * student_t.sf(abs(mean) / error, freedom)) if error else float(mean == 0)
     return Interval(mean=mean, half=half, p=p, pairs=sum(map(len, blocks)), students=len(blocks))
 

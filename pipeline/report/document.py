@@ -97,13 +97,13 @@ def number(value: float | None, digits: int = 1, *, sign: bool = False, unit: st
     return Cell(text=shown(value, digits, sign=sign) + unit, value=value)
 
 
-def measured(spread: Spread | None, digits: int = 1, *, sign: bool = False, seeds: bool = True) -> Cell:
+def measured(spread: Spread | None, *, sign: bool = False, seeds: bool = True) -> Cell:
     """A number with its spread and, unless a column of its own tells, its seeds; None becomes an en dash."""
     if spread is None:
         return Cell(text=DASH)
-    text = shown(spread.mean, digits, sign=sign)
+    text = shown(spread.mean, sign=sign)
     if spread.std is not None:
-        text += f" ± {spread.std:.{digits}f}"
+        text += f" ± {spread.std:.1f}"
     return Cell(text=text, value=spread.mean, std=spread.std, n=spread.n if seeds else None)
 
 

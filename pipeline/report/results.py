@@ -137,9 +137,8 @@ class Results:
         ours, theirs = (self.runs.get((student or "", name or ""), {}) for name in (recipe, over))
         return [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
 
-    def fair_pairs(self, student: str | None, recipe: str | None, over: str | None = "plain"
-                   ) -> list[tuple[Result, Result]]:
-        return [pair for pair in self.pairs(student, recipe, over) if fair(*pair)]
+    def fair_pairs(self, student: str | None, recipe: str | None) -> list[tuple[Result, Result]]:
+        return [pair for pair in self.pairs(student, recipe) if fair(*pair)]
 
     def differences(self, student: str | None, recipe: str | None, metric: str = "map_area") -> list[float]:
         """What the recipe adds to `plain`, in points, for every seed that has both, fairly."""
