@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 VERSION = 2
 
 
-def drawn(params: "Views", without: str = "shard_views") -> dict[str, Any]:
-    """What of the params decides the views, as a store's identity names it; `without` one more key."""
-    rules = params.model_dump(mode="json", exclude={"size", "shard_views", "on_mismatch", without})
+def drawn(params: "Views", *without: str) -> dict[str, Any]:
+    """What of the params decides the views, as a store's identity names it; `without` these keys."""
+    rules = params.model_dump(mode="json", exclude={"size", "shard_views", "on_mismatch", *without})
     return {"size": list(params.size), "views": rules}
 
 
@@ -111,15 +111,13 @@ class RecordedViews:
         codes["record"][0] = image
         return codes
 
-    def render(
-        self, row: int, pixels: Image | Callable[[], Image], path: Path,
-        on_mismatch: Literal["error", "warn"] = "error",
-    ) -> Image:
+    def render(self, row: int, read: Callable[[], Image], path: Path,
+               on_mismatch: Literal["error", "warn"] = "error") -> Image:
         """The (h, w, 3) uint8 RGB pixels of a view, the same that were recorded.
 
         Args:
             row: which view.
-            pixels: its image, or what reads it: nobody asks where the store keeps rendered pixels.
+            read: reads its image; not called if the store holds the pixels.
             path: the image's file, for messages.
             on_mismatch: what happens when they are others; a warning comes once.
 
@@ -133,7 +131,7 @@ class RecordedViews:
             except CorruptStore as error:
                 raise CorruptStore(f"{self._store.path}: view {row} {error}") from None
         else:
-            image = render_view(pixels() if callable(pixels) else pixels, self.view(row), self.size)
+            image = render_view(read(), self.view(row), self.size)
         if zlib.crc32(image.data) != int(self.records[row, 5]) and not self._warned:
             problem = (f"{path}: view {row} (number {self.records[row, 1]} of the image) has other pixels "
                        "than were recorded; the file or the version of OpenCV changed.")

@@ -93,7 +93,7 @@ def growable(path: Path, data: "DataSet", split: str, params: "Views") -> Record
     still gives the same pixels.
     """
     try:
-        open_store(path, {"kind": "views", **drawn(params, without="per_image")})
+        open_store(path, {"kind": "views", **drawn(params, "per_image")})
         old = RecordedViews(path)  # of whatever split: its images are looked for
     except (StoreError, OSError):
         return None

@@ -39,18 +39,17 @@ class ReplayedViews:
     """
 
     def __init__(
-        self, data: "DataSet", recorded: "RecordedViews", stores: "Mapping[str, Store] | None" = None, *,
-        arrays: Mapping[str, Sequence[str]] | None = None, size: tuple[int, int] | None = None, stride: int = 4,
-        unlabelled: bool = False, flip: bool = False, seed: int = 0,
-        on_mismatch: Literal["error", "warn"] = "error", cache_mb: float = 1024,
+        self, data: "DataSet", recorded: "RecordedViews", stores: "Mapping[str, Store]", *,
+        arrays: Mapping[str, Sequence[str]], size: tuple[int, int], stride: int, unlabelled: bool, flip: bool,
+        seed: int, on_mismatch: Literal["error", "warn"], cache_mb: float,
     ) -> None:
         assert recorded.data == data.fingerprint, "RecordedViews(path, data) refuses other views"
         records = data.records(recorded.split)
         self.records = records if unlabelled else tuple(record for record in records if record.labelled)
         assert self.records == records[: len(self.records)], "labelled images come first, so that rows of images stay"
         self.unlabelled, self.num_classes = unlabelled, len(data.classes)
-        self.recorded, self.stores, self.arrays = recorded, dict(stores or {}), dict(arrays or {})
-        self.size, self.stride, self.flip = size or recorded.size, stride, flip
+        self.recorded, self.stores, self.arrays = recorded, dict(stores), dict(arrays)
+        self.size, self.stride, self.flip = size, stride, flip
         self.seed, self.on_mismatch = seed, on_mismatch
         self.images = ImageCache(cache_mb)
         self._checked: set[int] = set()
@@ -113,7 +112,7 @@ class ReplayedViews:
             return self.recorded.render(row, lambda: self.images.read(record), record.path, self.on_mismatch)
         pixels = self.images.read(record)
         if index not in self._checked:  # that the image is the recorded one; once, since it costs another rendering
-            self.recorded.render(row, pixels, record.path, self.on_mismatch)
+            self.recorded.render(row, lambda: pixels, record.path, self.on_mismatch)
             self._checked.add(index)
         view = self.recorded.view(row)
         return render_view(pixels, view._replace(matrix=view.matrix * np.array(self._scale)[:, None]), self.size)

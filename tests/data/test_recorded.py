@@ -70,7 +70,7 @@ def test_a_replayed_view_is_the_drawn_one(data, path):
         assert (view.image, view.number, view.flip) == (drawn.image, drawn.number, drawn.flip)
         np.testing.assert_array_equal(view.matrix, drawn.matrix)
         np.testing.assert_array_equal(view.color, drawn.color)
-        pixels = recorded.render(row, record.read(), record.path)
+        pixels = recorded.render(row, record.read, record.path)
         np.testing.assert_array_equal(pixels, render_view(record.read(), drawn, VIEWS.size))
         assert recorded.records[row, 5] == zlib.crc32(pixels.tobytes())
 
@@ -160,10 +160,10 @@ def test_changed_pixels_are_an_error_or_one_warning(data, path):
     pixels[30, 40] ^= 255
     recorded = RecordedViews(path)
     with pytest.raises(UserError, match=r"1\.png: view 3 \(number 0 .* Run .* views\.on_mismatch: warn"):
-        recorded.render(3, pixels, record.path)
+        recorded.render(3, lambda: pixels, record.path)
     with pytest.warns(UserWarning, match="view 3"):
-        shown = recorded.render(3, pixels, record.path, "warn")
-    np.testing.assert_array_equal(shown, recorded.render(3, pixels, record.path, "warn"))
+        shown = recorded.render(3, lambda: pixels, record.path, "warn")
+    np.testing.assert_array_equal(shown, recorded.render(3, lambda: pixels, record.path, "warn"))
 
 
 def test_a_split_without_images_is_named(data, tmp_path):

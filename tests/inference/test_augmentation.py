@@ -149,7 +149,7 @@ def test_a_dump_holds_the_merged_answers(detector, data, views, fabric, augmente
     store = open_store(tmp_path / "t.zarr")
     assert store.spec.identity["tta"] == {"flip": True, "scales": [1.0, 2.0]}
     records = data.records("train")
-    pixels = np.stack([views.render(row, records[row // 2].read(), records[row // 2].path) for row in range(10)])
+    pixels = np.stack([views.render(row, records[row // 2].read, records[row // 2].path) for row in range(10)])
     said = ask(detector, torch.from_numpy(pixels).permute(0, 3, 1, 2), augmented.tta, peaks=6)
     for name in ("heatmap", "wh_offset", "peaks"):
         np.testing.assert_allclose(store.decode(name, store.read(name, range(10))), getattr(said, name), atol=1e-4)

@@ -54,7 +54,7 @@ def test_the_store_holds_what_the_teacher_says(detector, data, views, fabric, tm
         "heatmap": (3, 8, 8), "wh_offset": (4, 8, 8), "features": (8, 8, 8), "peaks": (6, 7)}
 
     records = data.records("train")
-    images = np.stack([views.render(row, records[row // 2].read(), records[row // 2].path) for row in range(10)])
+    images = np.stack([views.render(row, records[row // 2].read, records[row // 2].path) for row in range(10)])
     with inference(detector, "cpu"):
         heatmap, wh, offset, features = predict(
             detector, torch.from_numpy(images).permute(0, 3, 1, 2), "32-true")

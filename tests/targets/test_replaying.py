@@ -14,17 +14,23 @@ from pipeline.targets import ReplayedViews
 from storage import open_store
 
 
+def replayed(data, recorded, stores=None, **changes):
+    options = {"arrays": {}, "size": recorded.size, "stride": 4, "unlabelled": False, "flip": False, "seed": 0,
+               "on_mismatch": "error", "cache_mb": 1024}
+    return ReplayedViews(data, recorded, stores or {}, **(options | changes))
+
+
 @given(st.integers(0, 5), st.integers(0, 20), st.integers(0, 2**32 - 1))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_v_epochs_show_each_view_once(data, recorded, index, cycle, seed):
-    source = ReplayedViews(data, recorded, seed=seed)
+    source = replayed(data, recorded, seed=seed)
     rows = [source.row(index, epoch) for epoch in range(3 * cycle, 3 * cycle + 3)]
     assert sorted(rows) == [3 * index, 3 * index + 1, 3 * index + 2]
 
 
 def test_orders_differ_between_images_cycles_and_seeds(data, recorded):
     def orders(seed):
-        source = ReplayedViews(data, recorded, seed=seed)
+        source = replayed(data, recorded, seed=seed)
         return [source.row(index, epoch) % 3 for index in range(6) for epoch in range(12)]
 
     assert orders(0) == orders(0)
@@ -35,14 +41,14 @@ def test_orders_differ_between_images_cycles_and_seeds(data, recorded):
 
 
 def test_a_batch_holds_the_recorded_views(data, recorded):
-    source = ReplayedViews(data, recorded)
+    source = replayed(data, recorded)
     items = [(index, epoch) for index in range(6) for epoch in range(3)]
     batch = source.fetch(items)
     for place, (index, epoch) in enumerate(items):
         row = source.row(index, epoch)
         record = data.splits["train"][index]
         assert batch["view"][place] == row
-        pixels = recorded.render(row, record.read(), record.path)
+        pixels = recorded.render(row, record.read, record.path)
         np.testing.assert_array_equal(batch["image"][place], pixels.transpose(2, 0, 1))
         boxes = recorded.boxes(row)
         expected = encode_targets(boxes[:, :4] / 4, boxes[:, 4], 2, (8, 8), 5)
@@ -52,7 +58,7 @@ def test_a_batch_holds_the_recorded_views(data, recorded):
 
 def test_codes_belong_to_the_view_beside_them(data, recorded, two_teachers):
     stores = {name: open_store(path) for name, path in two_teachers.items()}
-    source = ReplayedViews(data, recorded, stores, arrays={"ensemble": ["heatmap"], "large": ["features"]})
+    source = replayed(data, recorded, stores, arrays={"ensemble": ["heatmap"], "large": ["features"]})
     batch = source.fetch([(4, 1), (0, 0), (4, 2)])
     assert "small/features" not in batch
     for place, row in enumerate(batch["view"]):
@@ -73,15 +79,15 @@ def test_each_array_is_read_once_per_batch(data, recorded, two_teachers):
             return self.store.read(array, rows)
 
     store = Counting(open_store(two_teachers["small"]))
-    source = ReplayedViews(data, recorded, {"small": store}, arrays={"small": ["heatmap", "features"]})
+    source = replayed(data, recorded, {"small": store}, arrays={"small": ["heatmap", "features"]})
     source.fetch([(index, 0) for index in range(6)])
     assert store.reads == [("heatmap", 6), ("features", 6)]
 
 
 def test_plain_and_distilled_students_see_the_same(data, recorded, two_teachers):
     stores = {"small": open_store(two_teachers["small"])}
-    plain = ReplayedViews(data, recorded, seed=3)
-    taught = ReplayedViews(data, recorded, stores, arrays={"small": ["heatmap"]}, seed=3)
+    plain = replayed(data, recorded, seed=3)
+    taught = replayed(data, recorded, stores, arrays={"small": ["heatmap"]}, seed=3)
     one, other = (next(Batches(source, batch=4, epochs=1, seed=0).iterate()) for source in (plain, taught))
     assert set(other) - set(one) == {"small/heatmap"}
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -89,7 +95,7 @@ def test_plain_and_distilled_students_see_the_same(data, recorded, two_teachers)
 
 def test_a_pickled_source_goes_on_reading(data, recorded, two_teachers):
     stores = {"small": open_store(two_teachers["small"])}
-    source = ReplayedViews(data, recorded, stores, arrays={"small": ["peaks"]})
+    source = replayed(data, recorded, stores, arrays={"small": ["peaks"]})
     here, there = source.fetch([(1, 0), (2, 5)]), pickle.loads(pickle.dumps(source)).fetch([(1, 0), (2, 5)])
     assert here.keys() == there.keys()
     assert all(np.array_equal(here[name], there[name]) for name in here)
@@ -99,7 +105,7 @@ def test_a_pickled_source_goes_on_reading(data, recorded, two_teachers):
 def test_workers_read_of_open_stores_what_one_process_reads(data, recorded, two_teachers, start_method):
     start_method("fork")
     stores = {name: open_store(path) for name, path in two_teachers.items()}
-    source = ReplayedViews(data, recorded, stores, arrays={"ensemble": ["heatmap", "peaks"], "large": ["features"]},
+    source = replayed(data, recorded, stores, arrays={"ensemble": ["heatmap", "peaks"], "large": ["features"]},
                            flip=True)
     alone, shared = (Batches(source, batch=2, epochs=12, seed=0, workers=number) for number in (0, 2))
     expected = list(alone.iterate())  # so that descriptors are open when the fork comes
@@ -116,9 +122,9 @@ def test_a_changed_image_is_noticed(data, views):
     path = data.splits["train"][2].path
     Image.new("RGB", (50, 40)).save(path)
     with pytest.raises(UserError, match=r"2\.png: view [678] .* other pixels"):
-        ReplayedViews(data, RecordedViews(views)).fetch([(1, 0), (2, 0)])
+        replayed(data, RecordedViews(views)).fetch([(1, 0), (2, 0)])
     with pytest.warns(UserWarning, match=r"2\.png"):
-        ReplayedViews(data, RecordedViews(views), on_mismatch="warn").fetch([(2, 0), (2, 1)])
+        replayed(data, RecordedViews(views), on_mismatch="warn").fetch([(2, 0), (2, 1)])
 
 
 @pytest.mark.parametrize(("array", "term"), [
@@ -134,7 +140,7 @@ def test_targets_that_are_not_finite_are_named(data, recorded, two_teachers, arr
             codes[np.array(rows) == 4, 0] = value
             return codes
 
-    source = ReplayedViews(data, recorded, {"large": Broken(open_store(two_teachers["large"]))},
+    source = replayed(data, recorded, {"large": Broken(open_store(two_teachers["large"]))},
                            arrays={"large": [array]})
     source.fetch([(0, 0)])
     items = [(index, epoch) for index in (0, 1) for epoch in range(3)]

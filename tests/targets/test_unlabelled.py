@@ -14,7 +14,7 @@ from pipeline.data.recording import growable, record_views
 from pipeline.losses import GroundTruthLoss
 from pipeline.outputs import DenseOutputs
 from pipeline.params import Recipe, Views
-from pipeline.targets import ReplayedViews, open_targets
+from pipeline.targets import open_targets
 
 SPLIT = f"train+{UNLABELLED}"
 VIEWS = Views(per_image=3, size=(32, 32), max_objects=5)
@@ -63,7 +63,7 @@ def test_views_are_recorded_of_both_and_have_boxes_of_the_labelled_alone(data, r
     assert [len(recorded.boxes(3 * image)) for image in range(6)] == [0, 1, 2, 0, 0, 0]
     for row in (0, 17):
         record = data.records(SPLIT)[recorded.view(row).image]
-        assert recorded.render(row, record.read(), record.path).shape == (32, 32, 3)
+        assert recorded.render(row, record.read, record.path).shape == (32, 32, 3)
 
 
 def test_views_grow_by_images_without_labels(data, labelled, tmp_path):
@@ -87,7 +87,7 @@ def test_views_whose_labels_are_withheld_now_are_recorded_again(data, labelled, 
 
 def test_a_student_without_them_sees_what_it_would_see_if_there_were_none(data, labelled, recorded, tmp_path):
     record_views(labelled, "train", VIEWS, tmp_path / "labelled.zarr")
-    alone = ReplayedViews(labelled, RecordedViews(tmp_path / "labelled.zarr"), seed=3)
+    alone = open_targets({}, Recipe(), labelled, RecordedViews(tmp_path / "labelled.zarr")).source(seed=3)
     plain = open_targets({}, Recipe(), data, recorded).source(seed=3)
     for epoch in range(3):
         items = [(index, epoch) for index in range(4)]
