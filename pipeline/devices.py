@@ -78,6 +78,14 @@ def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def device_name(device: torch.device) -> str:
+    """The GPU, or how many threads of the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"cpu, {threads} thread{'s' * (threads > 1)}"
+
+
 def machine() -> str:
     """This machine in one line: processor, cores, GPUs, Python and torch."""
     info = Path("/proc/cpuinfo")

@@ -135,9 +135,12 @@ def break_even(setup: float, live: float, offline: float) -> float | None:
     return setup / (live - offline) if live > offline else None
 
 
-def students_to_pay(epochs: float, of_one: float) -> int:
-    """How many students of `of_one` epochs each it takes to train for `epochs` at least."""
-    return max(1, math.ceil(round(epochs / of_one, 6)))
+def pays_in_words(epochs: float | None, of_one: float) -> str:
+    """`break_even`, and how many students of `of_one` epochs each that is: "7.5 epochs = 2 students of 5 each"."""
+    if epochs is None:
+        return "never"
+    count = max(1, math.ceil(round(epochs / of_one, 6)))
+    return f"{epochs:,.1f} epochs = {count} student{'s' * (count > 1)} of {of_one:g} each"
 
 
 def what_happened(root: Path, stores: Iterable[str], students: Collection[str],

@@ -15,7 +15,7 @@ from pipeline.billing.live import LiveTeachers
 from pipeline.billing.rehearsal import VIEWS, Rehearsal, images_needed, rehearse
 from pipeline.billing.steps import AHEAD, Arm, seconds_of_steps
 from pipeline.data.dataset import TRAIN
-from pipeline.devices import lone_fabric
+from pipeline.devices import device_name, lone_fabric
 from pipeline.engine import seed_everything
 from pipeline.inference.prediction import inference, predict
 from pipeline.inference.sampling import FEWEST
@@ -89,7 +89,7 @@ def make_plan(asked: Question, *, say: Callable[[str], None], progress: "Progres
     rounds, seconds = _measuring(asked, students, images, device)
     say(f"plan: about {seconds:.0f} s of measuring: {', '.join(asked.teachers)} over {images * VIEWS} views, then "
         f"{rounds} x {STEPS} steps each of {', '.join(asked.students)} plain, from the store and with live teachers")
-    blocks = sum(rounds * len(_arm_names(asked)) for _ in students)
+    blocks = rounds * len(_arm_names(asked)) * len(students)
     done = 0
 
     def block_done() -> None:
@@ -141,14 +141,6 @@ def _arm(asked: Question, small: Rehearsal, student: str, targets: "Targets",
         return {**prepare(batch), "image": preprocess(batch["image"], model.config)}
 
     return Arm(model, source, (losses_of or targets).objective(model), on_device)
-
-
-def device_name(device: torch.device) -> str:
-    """The GPU, or how many threads of the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f"cpu, {threads} thread{'s' * (threads > 1)}"
 
 
 def _network(asked: Question, student: str) -> "Detector":

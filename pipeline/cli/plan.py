@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.billing.bill import Happened, Plan, students_to_pay
+from pipeline.billing.bill import Happened, Plan, pays_in_words
 
 
 def plan_lines(answer: Mapping[str, Any]) -> list[str]:
@@ -37,18 +37,8 @@ def _students(plan: Plan, happened: Happened) -> list[tuple[str, ...]]:
         for recipe, taught in cost.taught.items():
             rows.append((student, recipe, _number(cost.plain), _number(happened.epoch(student, "plain")),
                          _number(taught.offline), _number(happened.epoch(student, recipe)), _number(taught.live),
-                         pays(plan, student, recipe)))
+                         pays_in_words(plan.pays_from(student, recipe), cost.epochs)))
     return rows
-
-
-def pays(plan: Plan, student: str, recipe: str) -> str:
-    """From when on a recipe's stores cost less than live teachers, in words."""
-    epochs = plan.pays_from(student, recipe)
-    if epochs is None:
-        return "never"
-    of_one = plan.students[student].epochs
-    count = students_to_pay(epochs, of_one)
-    return f"{_number(epochs)} epochs = {count} student{'s' * (count > 1)} of {of_one:g} each"
 
 
 def _number(value: float | None) -> str:
@@ -56,7 +46,7 @@ def _number(value: float | None) -> str:
 
 
 def _table(rows: Sequence[Sequence[str]], words: int = 1) -> list[str]:
-    """Aligned columns, the first `words` and the last of them to the left where they are not numbers."""
+    """Aligned columns, the first `words` of them to the left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) if place < words else cell.rjust(width)
                       for place, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows]

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.devices import device_name
 from pipeline.errors import UserError
 from pipeline.inference.augmentation import answer, check_scales
 from pipeline.inference.growing import sample_of, taken_over
@@ -124,7 +125,7 @@ def dump_teacher(
     fabric.barrier()
     if fabric.is_global_zero:
         writer.finish(seconds=round(time.perf_counter() - start, 3), processes=fabric.world_size,
-                      device=_device_name(fabric.device), cpus=os.cpu_count(), torch=str(torch.__version__),
+                      device=device_name(fabric.device), cpus=os.cpu_count(), torch=str(torch.__version__),
                       flip=spec.attributes["flip"], code=code,
                       **({"inherited_seconds": seconds_to_make(old.manifest)} if old else {}))
     fabric.barrier()
@@ -237,7 +238,3 @@ def outputs(
     if params.features:
         found[FEATURES] = reduce_features(said.features, spec[FEATURES])
     return {name: values.cpu().numpy() for name, values in found.items()}
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -8,12 +8,12 @@ from pipeline.billing.bill import (
     Plan,
     break_even,
     images_of,
+    pays_in_words,
     read_plan,
     stores_of,
-    students_to_pay,
     what_happened,
 )
-from pipeline.report.document import DASH, Cell, Column, Section, Table, number, shown, words
+from pipeline.report.document import DASH, Cell, Column, Section, Table, number, words
 from pipeline.report.study import PLAIN, Study, label
 
 
@@ -97,7 +97,7 @@ def epochs_table(study: Study, plan: Plan | None, happened: Happened) -> Table:
             Column(title="happened", group="Alone"), Column(title="planned", group="Alone"),
             Column(title="happened", group="From the store"), Column(title="planned", group="From the store"),
             Column(title="estimated", group="Live teachers"),
-            Column(title="epochs", group="The store pays from"),
+            Column(title="The store pays from"),
         ],
         rows=rows,
         notes=[] if plan else [f"To fill a {DASH}: `pipeline plan`, then `pipeline report`."],
@@ -114,7 +114,4 @@ def _pays(live: float | None, offline: float | None, setup: float | None, of_one
     if live is None or offline is None or setup is None or of_one is None:
         return Cell(text=DASH)
     epochs = break_even(setup, live, offline)
-    if epochs is None:
-        return Cell(text="never")
-    count = students_to_pay(epochs, of_one)
-    return Cell(text=f"{shown(epochs)} = {count} student{'s' * (count > 1)} of {of_one:g} each", value=epochs)
+    return Cell(text=pays_in_words(epochs, of_one), value=epochs)
