@@ -86,8 +86,8 @@ def check(path: Path | str) -> dict[str, Any]:
     """
     try:
         open_store(path)
-    except IncompleteStore as error:
-        raise StoreError(str(error)) from None
+    except IncompleteStore:
+        raise
     except StoreError:
         pass  # a damaged store: `verify` says so
     report = verify(path)
