@@ -28,8 +28,13 @@ def teacher_store(teacher: str) -> Path:
     return store(teacher)
 
 
+def ensemble_name(key: str) -> str:
+    """Of an ensemble among the stores."""
+    return f"ensemble-{key}"
+
+
 def ensemble_store(key: str) -> Path:
-    return store(f"ensemble-{key}")
+    return store(ensemble_name(key))
 
 
 def teacher_model(teacher: str) -> Path:

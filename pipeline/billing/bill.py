@@ -114,7 +114,7 @@ def teachers_of(recipe: "Recipe", ensembles: Mapping[str, "Ensemble"]) -> list[s
 
 def stores_of(recipe: "Recipe", ensembles: Mapping[str, "Ensemble"]) -> list[str]:
     """The names under targets/ of what has to be made for a recipe, beside the views."""
-    return [*teachers_of(recipe, ensembles), *([f"ensemble-{recipe.merged}"] if recipe.merged else [])]
+    return [*teachers_of(recipe, ensembles), *([paths.ensemble_name(recipe.merged)] if recipe.merged else [])]
 
 
 def images_of(recipe: "Recipe", data: "DataSet") -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline import paths
 from pipeline.billing.bill import StoreCost
 from pipeline.data.recorded import RecordedViews
 from pipeline.data.recording import record_views
@@ -49,7 +50,7 @@ class Rehearsal:
         """What students of a recipe, with an input of `size`, learn from."""
         stores = {teacher: self.folder / f"{teacher}.zarr" for teacher in recipe.teachers}
         if recipe.merged is not None:
-            stores["ensemble"] = self.folder / f"ensemble-{recipe.merged}.zarr"
+            stores["ensemble"] = self.folder / f"{paths.ensemble_name(recipe.merged)}.zarr"
         return open_targets(stores, recipe, self.data, self.recorded, size=size)
 
 
@@ -89,10 +90,11 @@ def rehearse(params: "Params", data: "DataSet", split: str, images: int, teacher
     # Nobody was scored yet; how classes are weighed changes no time.
     alike = {name: dict.fromkeys(data.classes, 50.0) for name in teachers}
     for key in ensembles:
-        stores = {name: open_store(folder / f"{name}.zarr") for name in params.ensembles[key].teachers}
-        out = folder / f"ensemble-{key}.zarr"
+        name = paths.ensemble_name(key)
+        stores = {teacher: open_store(folder / f"{teacher}.zarr") for teacher in params.ensembles[key].teachers}
+        out = folder / f"{name}.zarr"
         build_ensemble(stores, out, params=params.ensembles[key], class_ap=alike, truth=recorded.boxes)
-        costs[f"ensemble-{key}"] = _cost(out, times)
+        costs[name] = _cost(out, times)
     share = len(small.records(split)) / len(data.records(split))
     return Rehearsal(small, recorded, share, folder, costs)
 

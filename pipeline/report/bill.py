@@ -32,7 +32,7 @@ def bill_sections(study: Study, root: Path) -> list[Section]:
     plan = read_plan(path) if path.is_file() else None
     if plan and plan.data != study.data.fingerprint:
         plan = None  # of other images
-    stores = ["views", *params.teachers, *(f"ensemble-{key}" for key in params.ensembles)]
+    stores = ["views", *params.teachers, *map(paths.ensemble_name, params.ensembles)]
     images = {name: images_of(recipe, study.data) for name, recipe in params.recipes.items()}
     happened = what_happened(root, stores, params.students, images)
     tables = [stores_table(stores, plan, happened), epochs_table(study, plan, happened)]
