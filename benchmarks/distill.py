@@ -39,7 +39,7 @@ from common import Row, record
 from PIL import Image
 
 from pipeline import paths
-from pipeline.billing.planning import PLAIN, Question, student_arms
+from pipeline.billing.planning import Question, student_arms
 from pipeline.billing.rehearsal import rehearse
 from pipeline.billing.steps import Arm, seconds_of_steps
 from pipeline.data import DataSet, load_data
@@ -49,6 +49,7 @@ from pipeline.devices import lone_fabric, pick_device, suited_precision
 from pipeline.engine import seed_everything
 from pipeline.models import build_detector, save_detector
 from pipeline.params import DemoScenes, Params, load_params, profiles, train_params
+from pipeline.params.recipe import PLAIN
 from stages import build_ensemble, distill, dump_teachers, record_views
 
 ROUNDS = int(os.environ.get("ROUNDS") or 5)

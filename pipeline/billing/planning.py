@@ -21,6 +21,7 @@ from pipeline.inference.prediction import inference, predict
 from pipeline.inference.sampling import FEWEST
 from pipeline.models import build_detector, check_size, preprocess
 from pipeline.params import Recipe, train_params
+from pipeline.params.recipe import PLAIN
 
 if TYPE_CHECKING:
     from pipeline.data import DataSet
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from pipeline.params import Params, Train
     from pipeline.targets import Targets
 
-PLAIN = "plain"
 #: Measured steps of a block, blocks of an arm at most, and seconds in which all blocks should be done.
 STEPS, ROUNDS, BUDGET = 4, 5, 60.0
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.billing.bill import Happened, Plan, pays_in_words
+from pipeline.params.recipe import PLAIN
 
 
 def plan_lines(answer: Mapping[str, Any]) -> list[str]:
@@ -35,7 +36,7 @@ def _students(plan: Plan, happened: Happened) -> list[tuple[str, ...]]:
                                     "live teachers", "the store pays from")]
     for student, cost in plan.students.items():
         for recipe, taught in cost.taught.items():
-            rows.append((student, recipe, _number(cost.plain), _number(happened.epoch(student, "plain")),
+            rows.append((student, recipe, _number(cost.plain), _number(happened.epoch(student, PLAIN)),
                          _number(taught.offline), _number(happened.epoch(student, recipe)), _number(taught.live),
                          pays_in_words(plan.pays_from(student, recipe), cost.epochs)))
     return rows

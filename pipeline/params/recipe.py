@@ -6,6 +6,8 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from pipeline.params.blocks import Block, Fraction, Name
 
+#: The recipe without teachers that others are compared with.
+PLAIN = "plain"
 #: Value of `ensemble` that merges nothing.
 SEPARATE = "separate"
 

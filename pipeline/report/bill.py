@@ -13,8 +13,9 @@ from pipeline.billing.bill import (
     stores_of,
     what_happened,
 )
+from pipeline.params.recipe import PLAIN
 from pipeline.report.document import DASH, Cell, Column, Section, Table, number, words
-from pipeline.report.study import PLAIN, Study, label
+from pipeline.report.study import Study, label
 
 
 def bill_sections(study: Study, root: Path) -> list[Section]:

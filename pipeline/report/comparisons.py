@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
 
+from pipeline.params.recipe import PLAIN
 from pipeline.report.cells import Screened
 from pipeline.report.claims import Interval, interval
 from pipeline.report.leading import UNSEEN, better_teachers, merging
 from pipeline.report.results import Result, calculated_alike, fair, minus
-from pipeline.report.study import PLAIN, Study, label
+from pipeline.report.study import Study, label
 
 FRESH, ORACLE, PAPER = "plain-fresh", "oracle", "-paper"
 #: A group of the screening and its variation.

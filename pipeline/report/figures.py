@@ -8,11 +8,12 @@ from textwrap import fill
 import numpy as np
 from matplotlib.figure import Figure
 
+from pipeline.params.recipe import PLAIN
 from pipeline.report.comparisons import Comparison
 from pipeline.report.document import Picture, listed, shown
 from pipeline.report.drawing import Theme, legend, panels, plain_ticks, save, title
 from pipeline.report.results import Log, middle
-from pipeline.report.study import PLAIN, Study, label
+from pipeline.report.study import Study, label
 
 GROUND_TRUTH = {"heatmap": "Heatmap (focal)", "wh": "Width and height (L1)", "offset": "Offset (L1)"}
 DISTILLATION = {

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from pipeline.params.recipe import PAPER_WEIGHTS
+from pipeline.params.recipe import PAPER_WEIGHTS, PLAIN
 from pipeline.report import paper
 from pipeline.report.document import (
     DASH,
@@ -18,7 +18,7 @@ from pipeline.report.document import (
     words,
 )
 from pipeline.report.results import middle, minus, spread
-from pipeline.report.study import PLAIN, Study, label
+from pipeline.report.study import Study, label
 
 NOTE = "Ours: mAP@.5 (area) on test in percent, mean ± standard deviation over n seeds."
 

@@ -20,10 +20,11 @@ from pipeline.inference.augmentation import answer
 from pipeline.inference.prediction import inference
 from pipeline.inform import Progress
 from pipeline.models import Detector, load_trained
+from pipeline.params.recipe import PLAIN
 from pipeline.report.document import Picture, listed
 from pipeline.report.drawing import save
 from pipeline.report.overlays import Box, Content, Heat, draw_panels, say
-from pipeline.report.study import PLAIN, Study, label
+from pipeline.report.study import Study, label
 
 Outputs = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
 Column = tuple[str, Sequence[Content]]

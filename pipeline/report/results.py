@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, mo
 from pipeline import paths
 from pipeline.errors import UserError
 from pipeline.params import Params
+from pipeline.params.recipe import PLAIN
 from pipeline.report.document import Spread
 
 #: In percent; none where there was no object that counts.
@@ -132,7 +133,7 @@ class Results:
     def score(self, student: str | None, recipe: str | None, metric: str = "map_area") -> Spread | None:
         return spread(self.values(student, recipe, metric))
 
-    def pairs(self, student: str | None, recipe: str | None, over: str | None = "plain") -> list[tuple[Result, Result]]:
+    def pairs(self, student: str | None, recipe: str | None, over: str | None = PLAIN) -> list[tuple[Result, Result]]:
         """The runs of two recipes, paired by seed."""
         ours, theirs = (self.runs.get((student or "", name or ""), {}) for name in (recipe, over))
         return [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from pipeline.params.recipe import PLAIN
 from pipeline.report.cells import Screened
 from pipeline.report.claims import Interval, interval
 from pipeline.report.document import Column, Table, best_in_columns, measured, number, shown, words
 from pipeline.report.results import Result, calculated_alike, middle, minus, spread
-from pipeline.report.study import PLAIN, Study, label
+from pipeline.report.study import Study, label
 from pipeline.report.study_tables import with_interval
 
 if TYPE_CHECKING:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from pipeline.params import Params, Recipe
 from pipeline.params.recipe import PAPER_WEIGHTS
+from pipeline.params.recipe import PLAIN as PLAIN
 from pipeline.report.document import DASH, counted, listed
 from pipeline.report.results import Results
 
 if TYPE_CHECKING:
     from pipeline.data import DataSet
 
-PLAIN = "plain"
 #: Of VOC07+12, whose trainval has 16,551 images; some may be held out.
 VOC_CLASSES, VOC_IMAGES = 20, 14_000
 NOBODY = "nobody"

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from statistics import fmean
 
+from pipeline.params.recipe import PLAIN
 from pipeline.report.claims import Interval, recovered
 from pipeline.report.comparisons import Comparison
 from pipeline.report.document import (
@@ -20,7 +21,7 @@ from pipeline.report.document import (
 )
 from pipeline.report.leading import CLOSE
 from pipeline.report.results import spread
-from pipeline.report.study import PLAIN, Study, label
+from pipeline.report.study import Study, label
 
 
 def claims_table(claims: list[Comparison]) -> Table:

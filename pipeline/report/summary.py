@@ -2,9 +2,10 @@
 
 from statistics import fmean
 
+from pipeline.params.recipe import PLAIN
 from pipeline.report.document import counted, listed, shown
 from pipeline.report.results import fair, middle, minus
-from pipeline.report.study import PLAIN, Study, label
+from pipeline.report.study import Study, label
 
 #: Points of mAP below which the mean gain is called none.
 NOTHING = 0.05

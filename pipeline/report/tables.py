@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from itertools import groupby
 
+from pipeline.params.recipe import PLAIN
 from pipeline.report.document import (
     DASH,
     Cell,
@@ -16,7 +17,7 @@ from pipeline.report.document import (
     words,
 )
 from pipeline.report.results import Result, middle, minus, spread
-from pipeline.report.study import PLAIN, Study, label
+from pipeline.report.study import Study, label
 
 METRICS = ("map_area", "map07", "ap", "ap75", "unseen.map_area")
 FITTED = ("val.map_area", "train.map_area")
