@@ -9,7 +9,7 @@ from pipeline.params import Params
 from pipeline.report.results import Result, Results, Scores, parse, spread
 
 AGAIN = "Run 'pipeline evaluate' again."
-METRICS = [name for name in Scores.model_fields if name != "per_class"]
+SCORES = [name for name in Scores.model_fields if name != "per_class"]
 BESIDE = ("unseen", "val", "train")
 
 
@@ -74,7 +74,7 @@ def averaged(results: Sequence[Result]) -> Result:
 
 
 def _means(several: Sequence[Scores]) -> dict[str, float | None]:
-    means = {metric: spread(getattr(scores, metric) for scores in several) for metric in METRICS}
+    means = {metric: spread(getattr(scores, metric) for scores in several) for metric in SCORES}
     return {metric: found.mean if found else None for metric, found in means.items()}
 
 

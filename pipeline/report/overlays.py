@@ -82,7 +82,7 @@ def draw_panels(
     return figure
 
 
-def say(boxes: Sequence[Box], classes: Sequence[str]) -> str:
+def in_words(boxes: Sequence[Box], classes: Sequence[str]) -> str:
     """Boxes in words: "cat 0.91, dog 0.40"."""
     named = [f"{classes[box.label]}{'' if box.score is None else f' {box.score:.2f}'}" for box in boxes]
     return ", ".join(named) or "nothing"

@@ -23,7 +23,7 @@ from pipeline.models import Detector, load_trained
 from pipeline.params.recipe import PLAIN
 from pipeline.report.document import Picture, listed
 from pipeline.report.drawing import save
-from pipeline.report.overlays import Box, Content, Heat, draw_panels, say
+from pipeline.report.overlays import Box, Content, Heat, draw_panels, in_words
 from pipeline.report.study import Study, label
 
 Outputs = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
@@ -159,7 +159,7 @@ def _truth(record: ImageRecord) -> list[Box]:
 def _row(study: Study, record: ImageRecord, panels: list[tuple[str, Content]], out: Path, place: int) -> Picture:
     image, classes = record.read(), study.data.classes
     boxes = [(heading, content) for heading, content in panels if isinstance(content, list)]
-    sayings = [f"{heading}: {say(content, classes)}" for heading, content in boxes]
+    sayings = [f"{heading}: {in_words(content, classes)}" for heading, content in boxes]
     return save(
         lambda theme: draw_panels(theme, image, panels, classes),
         out,

@@ -11,7 +11,7 @@ from pipeline.data.recorded import views_fingerprint
 from pipeline.errors import UserError
 from pipeline.models import peaks_to_boxes
 from pipeline.report.drawing import DPI, LIGHT
-from pipeline.report.overlays import Box, Content, Heat, draw_panels, say
+from pipeline.report.overlays import Box, Content, Heat, draw_panels, in_words
 from storage import FingerprintMismatch, Store, open_store
 
 if TYPE_CHECKING:
@@ -110,6 +110,6 @@ def show_view(
     panels += [(heading, stored_view(store, row, score=score)) for heading, store in stores.items()]
     figure = draw_panels(LIGHT, image, panels, data.classes, panel=PANEL)
     figure.savefig(out, dpi=DPI, facecolor=LIGHT.paper)
-    seen = {heading: say(content.boxes if isinstance(content, Heat) else content, data.classes)
+    seen = {heading: in_words(content.boxes if isinstance(content, Heat) else content, data.classes)
             for heading, content in panels}
     return seen if record.labelled else {**seen, NO_TRUTH: "the image has no labels"}

@@ -19,7 +19,7 @@ from pipeline.report.document import (
 from pipeline.report.results import Result, middle, minus, spread
 from pipeline.report.study import Study, label
 
-METRICS = ("map_area", "map07", "ap", "ap75", "unseen.map_area")
+SHOWN_METRICS = ("map_area", "map07", "ap", "ap75", "unseen.map_area")
 FITTED = ("val.map_area", "train.map_area")
 METRIC_COLUMNS = [
     Column(title="mAP@.5 area", group="Test"),
@@ -70,14 +70,14 @@ def students_table(study: Study, *, timed: bool = True) -> Table:
             [
                 words(label(student)),
                 words(study.taught_by(recipe)),
-                *(measured(results.score(student, recipe, metric), seeds=False) for metric in METRICS),
+                *(measured(results.score(student, recipe, metric), seeds=False) for metric in SHOWN_METRICS),
                 words("") if recipe == PLAIN else _gain(study, student, recipe),
                 number(len(results.of(student, recipe)), 0),
                 *([_minutes(results.of(student, recipe))] if timed else []),
             ]
             for _, recipe in cells
         ]
-        rows += best_in_columns(of_student, list(range(2, 2 + len(METRICS))))
+        rows += best_in_columns(of_student, list(range(2, 2 + len(SHOWN_METRICS))))
     return Table(
         key="students",
         title="Students",
@@ -210,14 +210,14 @@ def _trainings(study: Study, known: list[tuple[str, Result]], *, timed: bool) ->
     rows = [
         [
             words(name if trained is mean else f"{name}, {_whose(study, trained)}"),
-            *(number(trained.score(metric)) for metric in (*METRICS, *FITTED)),
+            *(number(trained.score(metric)) for metric in (*SHOWN_METRICS, *FITTED)),
             *([_minutes([trained]) if trained.kind == "teacher" else words("")] if timed else []),
         ]
         for name, mean in known
         for trained in sorted(results.trainings.get((mean.kind, str(mean.teacher or mean.ensemble)), [mean]),
                               key=lambda each: (not results.taught(each), results.taught(each)))
     ]
-    return best_in_columns(rows, list(range(1, 1 + len(METRICS) + len(FITTED))))
+    return best_in_columns(rows, list(range(1, 1 + len(SHOWN_METRICS) + len(FITTED))))
 
 
 def _whose(study: Study, trained: Result) -> str:
