@@ -75,7 +75,8 @@ def _teachers(study: Study, root: Path, records: Sequence[ImageRecord]) -> tuple
     key = params.recipes[study.headline].ensemble if study.headline else None
     ensemble = params.ensembles.get(key or "")
     if ensemble and outputs.keys() >= {*ensemble.teachers}:
-        shares = class_weights([_class_ap(study, name) for name in ensemble.teachers], study.data.classes)
+        shares = (class_weights([_class_ap(study, name) for name in ensemble.teachers], study.data.classes)
+                  if ensemble.heatmap == "class-ap" else None)
         merged = []
         for record, *views in zip(records, *(outputs[name] for name in ensemble.teachers), strict=True):
             heatmaps, wh_offsets, peaks = (np.stack(arrays) for arrays in zip(*views, strict=True))
@@ -94,7 +95,7 @@ def _class_ap(study: Study, teacher: str) -> dict[str, float | None]:
 
 
 def teacher_outputs(model: Detector, records: Sequence[ImageRecord], study: Study) -> list[Outputs]:
-    """What the dump would store of each image's plain view: heatmap, wh_offset and peaks."""
+    """What a dump in float32 would store of each image's plain view: heatmap, wh_offset and peaks."""
     size, found = study.params.views.size, []
     with inference(model, "cpu"):
         for record in records:
