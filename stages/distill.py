@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import paths
-from pipeline.errors import FULL, UserError
+from pipeline.errors import UserError
 from stages import entry, inputs, training, work
 from stages.views import recorded_views
 
@@ -44,9 +44,6 @@ def run_all(params: "Params", students: Sequence[str] = (), recipes: Sequence[st
         UserError: a name is unknown, a store is missing or does not fit, or a student is finished with another
             fingerprint; or, when all the others are finished, some have stopped.
     """
-    from pipeline.devices import process_count
-    from storage import StoreError
-
     names = dict.fromkeys(product(students or params.distill.students, recipes or params.distill.recipes,
                                   seeds or params.distill.seeds))
     for student, recipe, _ in names:
@@ -60,13 +57,7 @@ def run_all(params: "Params", students: Sequence[str] = (), recipes: Sequence[st
     summaries: dict[str, Any] = {}
     stopped: list[str] = []
     for together in _passes(lessons):
-        try:
-            outcomes = _teach(params, together, devices, restart)
-        except (UserError, StoreError, OSError) as error:  # a target, an image or a folder of this pass
-            full = isinstance(error, OSError) and error.errno in FULL
-            if full or process_count(devices) > 1:  # the others would meet it too, or know nothing of it
-                raise
-            outcomes = [UserError(entry.told(error))] * len(together)
+        outcomes = _teach(params, together, devices, restart)
         for lesson, outcome in zip(together, outcomes, strict=True):
             if isinstance(outcome, UserError):
                 stopped.append(f"{lesson.cell.stage}: {outcome}")
@@ -149,6 +140,7 @@ class _Line:
         return recorded_views(self.data, self.params.views)
 
     def _targets(self, recipe: str, size: tuple[int, int] | None) -> "Targets":
+        from pipeline.data.dataset import UNLABELLED
         from pipeline.targets import open_targets
 
         if (recipe, size) not in self.opened:
@@ -160,6 +152,8 @@ class _Line:
             self.opened[recipe, size] = open_targets(
                 _store_paths(self.params, recipe), chosen, self.data, recorded, size=size,
                 flip=self.params.distill.flip, dumped=dumped)
+            if (others := len(self.data.splits.get(UNLABELLED, ()))) and not chosen.unlabelled:
+                work.say(f"Recipe {recipe!r} leaves out the {others:,} images without labels.")
         return self.opened[recipe, size]
 
 

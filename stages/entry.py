@@ -56,16 +56,21 @@ def one_line_errors() -> Iterator[None]:
             from pipeline.devices import is_out_of_memory
 
             if is_out_of_memory(error):
-                said = str(error).partition("\n")[0] or type(error).__name__
-                _fail(f"out of memory ({said}); lower the batch where params set it: teachers.NAME.train or train for "
-                      "a teacher, students.NAME.train or distill.train for a student, dump.batch, evaluate.batch")
+                _fail(told(error))
         raise
 
 
 def told(error: Exception) -> str:
-    """An error's words; of a damaged store also how it becomes whole, where they do not name the command."""
+    """An error's words; of a damaged store also how it becomes whole, where they do not name the command.
+
+    A RuntimeError or MemoryError is one for which memory ran out.
+    """
     from storage import CorruptStore
 
+    if isinstance(error, RuntimeError | MemoryError):
+        said = str(error).partition("\n")[0] or type(error).__name__
+        return (f"out of memory ({said}); lower the batch where params set it: teachers.NAME.train or train for a "
+                "teacher, students.NAME.train or distill.train for a student, dump.batch, evaluate.batch")
     if isinstance(error, OSError):
         names = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
         if error.errno in FULL:  # a write through a buffer does not know its file

@@ -1,12 +1,9 @@
 """Stage `report`: the page, its tables and figures, at report/."""
 
-import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import paths
-from stages import entry, placing
+from stages import entry, placing, work
 
 if TYPE_CHECKING:
     from pipeline.params import Params
@@ -19,15 +16,10 @@ def run(params: "Params") -> dict[str, Any]:
     from pipeline.inform import progress_bar
     from pipeline.report import write_report
 
-    fresh = paths.WORK / "report" / str(os.getpid())
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    try:
+    with work.scratch("report") as fresh:
         with progress_bar("report") as progress:
             write_report(params, Path(), fresh, progress=progress)
         placing.place(fresh, OUT)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
     return {"page": str(OUT / "index.html"), "markdown": str(OUT / "report.md")}
 
 

@@ -1,13 +1,10 @@
 """What `pipeline study collect` runs: cells from results/ into docs/study/, and the page about them."""
 
-import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import paths
 from pipeline.errors import UserError
-from stages import inputs, placing
+from stages import inputs, placing, work
 
 if TYPE_CHECKING:
     from pipeline.params import Params
@@ -28,14 +25,9 @@ def run(params: "Params") -> dict[str, Any]:
     cells = Cells.load(OUT).collect(Path())
     if not cells.students and not cells.screening:
         raise UserError("results/ holds no students: run 'dvc repro', or 'pipeline study screen', first.")
-    fresh = paths.WORK / "study" / str(os.getpid())
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    try:
+    with work.scratch("study") as fresh:
         write_study(params, data, cells, fresh)
         for part in sorted(fresh.iterdir()):
             placing.place(part, OUT / part.name)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
     return {"page": str(OUT / "README.md"), "teachers": len(cells.teachers), "students": len(cells.students),
             "screening": len(cells.screening)}

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pipeline import paths
-from pipeline.errors import UserError
+from pipeline.errors import FULL, UserError
 from pipeline.inform import is_main_process
 from stages import inputs as stage_inputs
 from stages import placing, work
 from stages.code import code_fingerprint
+from stages.entry import told
+from storage import StoreError
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -104,14 +106,18 @@ def run(cells: Sequence[Cell], *, source: "Callable[[], Source]", devices: str, 
     with ExitStack() as stack:
         held: dict[Cell, work.Work] = {}
         for cell in cells:
-            if cell.found == cell.fingerprint and not restart:
+            if (found := cell.found) == cell.fingerprint and not restart:
                 work.say(f"{cell.stage}: nothing to do, {cell.out} is finished")
             else:
                 with stopped.alone(cell):
                     held[cell] = stack.enter_context(
                         work.hold(cell.stage, module=cell.module, inputs=cell.decisive, out=cell.out, restart=restart))
+                    if restart and found is not None and is_main_process():
+                        work.allow_replacing(held[cell], found)
         todo = {cell: folder for cell, folder in held.items() if not folder.done}
-        fabric = _train(todo, source, prepare, devices, stopped) if todo else None
+        fabric = None
+        with stopped.alone(*todo):  # a target or an image that cannot be read, no memory for a batch
+            fabric = _train(todo, source, prepare, devices, stopped) if todo else None
         for cell, folder in held.items():
             if cell not in stopped:
                 folder.deliver()
@@ -129,30 +135,36 @@ class _Stopped(dict[Cell, UserError]):
         self.devices = devices
 
     @contextmanager
-    def alone(self, cell: Cell) -> Iterator[None]:
-        """What is wrong with this cell stops no other; of several processes all would have to know."""
+    def alone(self, *cells: Cell) -> Iterator[None]:
+        """What is wrong with these cells stops no others, but for a full disk, which they would meet too.
+
+        Of several processes all would have to know.
+        """
         try:
             yield
-        except UserError as error:
-            from pipeline.devices import process_count
+        except (UserError, StoreError, OSError, RuntimeError, MemoryError) as error:
+            from pipeline.devices import is_out_of_memory, process_count
 
-            if process_count(self.devices) > 1:
+            full = isinstance(error, OSError) and error.errno in FULL
+            a_bug = isinstance(error, RuntimeError) and not is_out_of_memory(error)
+            if full or a_bug or process_count(self.devices) > 1:
                 raise
-            self[cell] = UserError(str(error))
+            self.update({cell: UserError(told(error)) for cell in cells if cell not in self})
 
 
 def refuse_another(cell: Cell) -> None:
-    """Nothing trained is lost to a slip of the hand; DVC removes it itself before it runs the stage.
+    """Nothing trained is lost by mistake; DVC removes it itself before it runs the stage.
 
     Raises:
-        UserError: what is at `cell.out` is another, and this one was not begun.
+        UserError: what is at `cell.out` is another; a run that was begun with --restart may go on.
     """
-    if cell.found not in (None, cell.fingerprint) and not work.is_begun(cell.stage, cell.fingerprint):
-        if not cell.found:
+    found = cell.found
+    if found not in (None, cell.fingerprint) and not work.may_replace(cell.stage, cell.fingerprint, found):
+        if not found:
             raise UserError(f"{cell.out} is not whole: it has no weights, or no summary that says what made them. Add "
                             "--restart to replace it.")
-        what = work.changes(cell.stage, cell.found, cell.decisive)
-        raise UserError(f"{cell.out} was finished with {what}: fingerprint {cell.found[:16]}, now "
+        what = work.changes(cell.stage, found, cell.decisive)
+        raise UserError(f"{cell.out} was finished with {what}: fingerprint {found[:16]}, now "
                         f"{cell.fingerprint[:16]}. Add --restart to replace it.")
 
 

@@ -26,7 +26,7 @@ from stages.placing import place
 from storage import differences
 
 #: Files of a work folder that are there before the work is.
-BOOKKEEPING = ("inputs.json", "lock")
+BOOKKEEPING = ("inputs.json", "lock", "replaces")
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,22 @@ def is_begun(stage: str, fingerprint: str) -> bool:
     """Whether an earlier run with this fingerprint left work, finished or not."""
     folder = _folder(stage, fingerprint)
     return folder.exists() and any(path.name not in BOOKKEEPING for path in folder.iterdir())
+
+
+def allow_replacing(work: Work, found: str) -> None:
+    """Notes that a person wants this work in place of what `found` is the fingerprint of."""
+    write_text(work.folder / "replaces", found)
+
+
+def may_replace(stage: str, fingerprint: str, found: str) -> bool:
+    """Whether work that was begun may go on and take the place of finished work, of the fingerprint `found`.
+
+    It may where a person said so, where the other's result is kept in its own work folder, or is not whole ("").
+    """
+    asked = _folder(stage, fingerprint) / "replaces"
+    return is_begun(stage, fingerprint) and (
+        not found or (_folder(stage, found) / "done").exists()
+        or (asked.exists() and asked.read_text(encoding="utf-8") == found))
 
 
 def _unfinished(stage: str, fingerprint: str) -> list[Path]:
@@ -237,7 +253,25 @@ def clean(*, everything: bool = False) -> int:
                     shutil.rmtree(folder)
             except UserError as error:
                 say(f"clean: not deleted: {error}")
-    for folder in sorted((path for path in WORK.rglob("*") if path.is_dir()), reverse=True):
-        if not any(folder.iterdir()):
-            folder.rmdir()
+            except FileNotFoundError:  # it was another process's own, which deleted it just now
+                continue
+            for parent in folder.parents:
+                if parent == WORK or not parent.exists() or any(parent.iterdir()):
+                    break
+                parent.rmdir()
     return freed
+
+
+@contextmanager
+def scratch(name: str) -> Iterator[Path]:
+    """A new folder for what one process makes and places itself; what a killed one left, `clean --all` deletes."""
+    folder = WORK / name / str(os.getpid())
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh = folder / "fresh"
+    fresh.mkdir(parents=True)
+    with _held(folder, alone=True):
+        write_text(folder / "inputs.json", "{}")
+        try:
+            yield fresh
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 from lightning_fabric import Fabric
 
+import pipeline.models
 from pipeline.cli import main
 from pipeline.targets import ReplayedViews
 from storage import StoreError
@@ -146,6 +147,20 @@ def test_one_that_cannot_begin_stops_no_other(command, tmp_path):
     assert not Path("models/students/broken").exists()
 
 
+def test_one_that_has_no_memory_to_begin_in_stops_no_other(command, monkeypatch):
+    build = pipeline.models.build_detector
+
+    def without_memory(name, *args, **settings):
+        if name == "efficientnet_b0":
+            raise MemoryError
+        return build(name, *args, **settings)
+
+    monkeypatch.setattr(pipeline.models, "build_detector", without_memory)
+    said = command(*distill("efficient", "mobilenet_v2"), *SETTINGS, fails=True)
+    assert f"1 of 2 students stopped. distill/efficient/{BOTH}/seed3: out of memory" in said.splitlines()[-1]
+    assert weights("mobilenet_v2")
+
+
 def test_what_reads_the_same_shares_a_pass(command, grouped):
     paper = ["--set", "recipes.paper={teachers: [resnet18, hourglass_small], ensemble: both, weights: table4-2}"]
     recipes = [word for name in (BOTH, "paper", "plain", "oracle", "plain-fresh") for word in ("--recipe", name)]
@@ -180,6 +195,17 @@ def test_a_pass_that_cannot_be_read_stops_no_other_pass(command, monkeypatch, er
     said = command(*distill("mobilenet_v2"), "--recipe", "plain", fails=True)
     assert said.splitlines()[-1] == f"Error: 1 of 2 students stopped. distill/mobilenet_v2/{BOTH}/seed3: {words}"
     assert weights("mobilenet_v2", "plain")
+
+
+def test_a_finished_one_has_not_stopped_when_its_pass_cannot_be_read(command, monkeypatch):
+    def broken(self, items):
+        raise StoreError("a shard is damaged")
+
+    command(*distill("half"), *SETTINGS)
+    monkeypatch.setattr(ReplayedViews, "fetch", broken)
+    said = command(*distill("mobilenet_v2", "half"), *SETTINGS, fails=True)
+    assert said.splitlines()[-1] == (f"Error: 1 of 2 students stopped. distill/mobilenet_v2/{BOTH}/seed3: "
+                                     "a shard is damaged")
 
 
 def test_all_students_of_params_without_a_name(command, grouped):
@@ -232,6 +258,19 @@ def test_another_result_is_replaced_only_when_asked(command, fetched):
     assert weights("mobilenet_v2") != before
     command(*distill("mobilenet_v2"))  # taken over from the work that is still there
     assert (weights("mobilenet_v2"), fetched["batches"]) == (before, 2 * STEPS)
+
+
+def test_what_was_begun_before_another_was_finished_does_not_replace_it(command, fetched):
+    hotter = ["--set", "distill.train.lr=3.0e-3"]
+    fetched["dies"] = 2
+    with pytest.raises(RuntimeError, match="killed"):
+        command(*distill("mobilenet_v2"), *hotter, "--set", "distill.train.checkpoint_minutes=1.0e-9")
+    fetched["dies"] = None
+    command(*distill("mobilenet_v2"))
+    before = weights("mobilenet_v2")
+    command("clean")  # now there is one copy of it
+    assert "Add --restart to replace it." in command(*distill("mobilenet_v2"), *hotter, fails=True)
+    assert weights("mobilenet_v2") == before
 
 
 def test_a_result_that_says_no_fingerprint_is_not_overwritten(command):

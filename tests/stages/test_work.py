@@ -183,6 +183,53 @@ def test_clean_keeps_unfinished_work(tmp_path):
     assert (tmp_path / "a").exists()
 
 
+def test_clean_keeps_the_empty_folders_of_unfinished_work(tmp_path):
+    def build(folder, result, fingerprint):
+        (folder / "store" / "heatmap").mkdir(parents=True)
+        raise RuntimeError
+
+    make(tmp_path / "a", lambda folder, result, _: result.write_text("done"), x=1)
+    with pytest.raises(RuntimeError):
+        make(tmp_path / "b", build, x=2)
+    work.clean()
+    assert [path.parent.name for path in work.WORK.rglob("heatmap")] == ["store"]
+
+
+def test_scratch_goes_and_clean_takes_what_a_killed_process_left(tmp_path):
+    with work.scratch("page") as fresh:
+        assert not list(fresh.iterdir())
+        (fresh / "index.html").write_text("a page")
+        work.clean(everything=True)  # another command's, while this one is at it
+        assert (fresh / "index.html").exists()
+    assert not fresh.exists()
+    left = work.WORK / "page" / "1234567"
+    left.mkdir(parents=True)
+    for name in ("lock", "inputs.json"):
+        (left / name).write_text("")
+    work.clean(everything=True)
+    assert not list(work.WORK.rglob("*"))
+
+
+def test_begun_work_replaces_another_result_only_where_that_is_kept_or_a_person_said_so(tmp_path):
+    def stopped(folder, result, _):
+        (folder / "checkpoint").write_text("half")
+        raise RuntimeError
+
+    other = make(tmp_path / "a", lambda folder, result, _: result.write_text("done"), x=1)
+    with pytest.raises(RuntimeError):
+        make(tmp_path / "a", stopped, x=2)
+    begun = work.stage_fingerprint("stage/item", MODULE, {"x": 2})
+    never = work.stage_fingerprint("stage/item", MODULE, {"x": 3})
+    assert work.may_replace("stage/item", begun, other)  # there is a copy of it
+    assert not work.may_replace("stage/item", never, other)
+    work.clean()
+    assert not work.may_replace("stage/item", begun, other)
+    with work.hold("stage/item", module=MODULE, inputs={"x": 2}, out=tmp_path / "a") as held:
+        work.allow_replacing(held, other)
+    assert work.may_replace("stage/item", begun, other)
+    assert not work.may_replace("stage/item", begun, "of something else")
+
+
 @pytest.mark.parametrize("shared", [False, True])
 def test_clean_leaves_what_is_being_worked_on(tmp_path, capsys, shared):
     make(tmp_path / "a", lambda folder, result, _: result.write_text("done"), x=1)
