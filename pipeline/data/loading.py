@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from pipeline.data.targets import encode_targets
 from pipeline.data.views import Image, render_view, resolve_view, view_boxes
 from pipeline.errors import UserError
+from storage import StoreError
 
 if TYPE_CHECKING:
     from pipeline.data.dataset import ImageRecord
@@ -103,7 +104,7 @@ class _Steps(Dataset[Tensors | Exception]):
     def __getitem__(self, step: int) -> Tensors | Exception:
         try:
             arrays = self.batches.source.fetch(self.batches.items(step))
-        except (ValueError, OSError) as error:  # UserError and StoreError among them: what a person can fix
+        except (UserError, StoreError, OSError) as error:
             return error
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 

@@ -80,6 +80,8 @@ class RunState:
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
             found = saved["format"], saved["identity"]
+        except (OSError, MemoryError):  # nothing is wrong with the file
+            raise
         except Exception as error:
             raise UserError(f"{path} is no readable checkpoint; remove it to start over.") from error
         if found != (FORMAT, identity):

@@ -49,8 +49,8 @@ def fit(trainees: "Sequence[Trainee]", batches: Batches, *, prepare: "Callable[[
     others do not.
 
     A run that was stopped or killed continues from each trainee's checkpoint.pt: at the step of the
-    one that is least far, while those that are ahead wait. On the CPU the weights come out as those
-    of an undisturbed run, bit for bit.
+    one that is least far, while those that are ahead wait, unless it stops. On the CPU the weights
+    come out as those of an undisturbed run, bit for bit.
 
     Args:
         trainees: at least one; on the same processes and devices, with the same `log_every` and
@@ -83,30 +83,30 @@ def fit(trainees: "Sequence[Trainee]", batches: Batches, *, prepare: "Callable[[
           progress(label, start, batches.steps, fabric.is_global_zero) as show):
         for run in together:
             logs.enter_context(run.log)
-        left = batches.iterate(start) if start < batches.steps else iter(())
-        for step, raw in enumerate(together.saved_by_errors(left), start + 1):
-            batch = prepare({key: value.to(fabric.device, non_blocking=True) for key, value in raw.items()})
-            taking = [run for run in together if run.step < step]  # the others are ahead
-            for run in taking:
-                with together.alone(run.trainee):
-                    run.take(batch)
+        while (begin := min((run.step for run in together), default=batches.steps)) < batches.steps:
+            for step, raw in enumerate(together.saved_by_errors(batches.iterate(begin)), begin + 1):
+                batch = prepare({key: value.to(fabric.device, non_blocking=True) for key, value in raw.items()})
+                taking = [run for run in together if run.step < step]  # the others are ahead
+                for run in taking:
+                    with together.alone(run.trainee):
+                        run.take(batch)
 
-            # Several processes stop and save together, so they agree on it where they meet.
-            last, asked = step == batches.steps, interrupt.asked
-            if fabric.world_size > 1:
-                asked = step % ASKED_EVERY == 0 and asked_anywhere(asked)
-            if step % params.log_every == 0 or last or asked:
-                together.row(taking)
-                wishes = [interrupt.asked, together.row_time - checkpoint_time > 60 * params.checkpoint_minutes]
-                stop, save = mean(torch.tensor(wishes, dtype=torch.float32, device=fabric.device)).tolist()
-                if stop or save or last:
-                    together.save(taking)
-                    checkpoint_time = monotonic()
-                if stop and not last:
-                    raise KeyboardInterrupt
-            if not together.runs:
-                break
-            show(step, together.losses())
+                # Several processes stop and save together, so they agree on it where they meet.
+                last, asked = step == batches.steps, interrupt.asked
+                if fabric.world_size > 1:
+                    asked = step % ASKED_EVERY == 0 and asked_anywhere(asked)
+                if step % params.log_every == 0 or last or asked:
+                    together.row(taking)
+                    wishes = [interrupt.asked, together.row_time - checkpoint_time > 60 * params.checkpoint_minutes]
+                    stop, save = mean(torch.tensor(wishes, dtype=torch.float32, device=fabric.device)).tolist()
+                    if stop or save or last:
+                        together.save(taking)
+                        checkpoint_time = monotonic()
+                    if stop and not last:
+                        raise KeyboardInterrupt
+                if not together.still(taking):
+                    break  # those that go on are ahead: from where the first of them is
+                show(step, together.losses())
     return [together.stopped.get(trainee) or together.runs[trainee].finish() for trainee in trainees]
 
 

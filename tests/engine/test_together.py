@@ -239,6 +239,25 @@ def test_a_killed_pass_continues_and_those_ahead_wait(tiny, trainee, teach, asse
         assert_as_alone(one)
 
 
+def test_when_the_one_behind_stops_the_others_go_on_from_where_they_are(tiny, trainee, teach, assert_as_alone):
+    read = []
+
+    class Watched(tiny.TinyBatches):
+        def iterate(self, start=0):
+            for step, batch in enumerate(super().iterate(start), start):
+                read.append(step)
+                yield batch
+
+    with pytest.raises(RuntimeError, match="killed"):
+        teach(trainee("plain", **ALWAYS), batches=dying(tiny, 8, kill))
+    breaks, ahead = trainee("slow", objective=tiny.BreaksAt(step=3), **ALWAYS), trainee("plain", **ALWAYS)
+    stopped, finished = teach(breaks, ahead, batches=Watched(STEPS))
+    assert isinstance(stopped, UserError)
+    assert finished.resumed_from == 8
+    assert read == [0, 1, 2, *range(8, STEPS)]
+    assert_as_alone(ahead)
+
+
 def test_a_finished_one_is_not_taught_again(trainee, teach, assert_as_alone):
     teach(trainee("plain"))
     taught = [trainee("plain"), trainee("student")]
