@@ -58,17 +58,23 @@ def pkd(student: Tensor, teacher: Tensor) -> Tensor:
     return hint(student, teacher, 1.0)
 
 
-def cwd(student: Tensor, teacher: Tensor) -> Tensor:
+def cwd(student: Tensor, teacher: Tensor, spread_F11: Tensor) -> Tensor:
     """2 x the divergence of where each channel is active: KL(teacher || student) of softmaxes over the cells.
 
-    The temperature is 1. For maps that are near each other the divergence is half of their mean square
-    under the teacher's softmax, hence the 2.
+    The softmax is of channels of variance 1, at temperature 1, and each channel counts as it varies in the
+    teacher's map. For maps that are near each other the divergence is half of their mean square under the
+    teacher's softmax, hence the 2.
+
+    Args:
+        student, teacher: (B, F, h, w).
+        spread_F11: (F, 1, 1) what both were multiplied by after they were standardised; its squares have mean 1.
 
     Reference: Shu et al., "Channel-wise Knowledge Distillation for Dense Prediction" (2021), eq. 4-5; its maps are not
     standardised.
     """
-    ours, theirs = student.flatten(2).log_softmax(2), teacher.flatten(2).log_softmax(2)
-    return 2 * (theirs.exp() * (theirs - ours)).sum(2).mean()
+    ours, theirs = ((side / spread_F11).flatten(2).log_softmax(2) for side in (student, teacher))
+    divergence_BF = (theirs.exp() * (theirs - ours)).sum(2)
+    return 2 * (spread_F11.flatten().square() * divergence_BF).mean()
 
 
 def fgd(student: Tensor, teacher: Tensor, spread_F11: Tensor, shares_B1hw: Tensor) -> Tensor:

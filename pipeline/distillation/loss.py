@@ -122,7 +122,7 @@ class DistillationLoss(nn.Module):
         if form == "pkd":
             return features.pkd(adapted, told)
         if form == "cwd":
-            return features.cwd(adapted, told)
+            return features.cwd(adapted, told, spread_F11)
         if form == "fgd":
             shares = peaks.object_shares(teacher.peaks, self.recipe.peak_threshold, teacher.heatmap.shape[2:], grid_hw)
             return features.fgd(adapted, told, spread_F11, shares)
