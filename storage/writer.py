@@ -52,7 +52,9 @@ def create_store(path: str | os.PathLike[str], spec: StoreSpec) -> "StoreWriter"
         with lock:
             if not (path / NAME).exists():
                 return StoreWriter(path, _begin(path, spec))
-    return StoreWriter(path, _same(path, manifests.load(path)[1], spec))
+    writer = StoreWriter(path, _same(path, manifests.load(path)[1], spec))
+    shutil.rmtree(work, ignore_errors=True)  # whoever wrote the manifest may have died before this
+    return writer
 
 
 def _begin(path: Path, spec: StoreSpec) -> StoreSpec:
@@ -105,11 +107,7 @@ class StoreWriter:
     @property
     def complete(self) -> bool:
         """Nothing is left to write: the store has its manifest."""
-        if not (self.path / NAME).exists():
-            return False
-        # Whoever wrote the manifest may have died before tidying up.
-        shutil.rmtree(self._work, ignore_errors=True)
-        return True
+        return (self.path / NAME).exists()
 
     def pending(self) -> list[int]:
         """The shards that nobody has finished. Some may be claimed: `claim` tells."""
@@ -163,7 +161,7 @@ class StoreWriter:
                 write_whole(self.path / name, data, self._work)
             manifest = manifests.build(self.spec, list(done.values()), files, created)
             write_whole(self.path / NAME, manifests.render(manifest), self._work)
-            assert self.complete
+            shutil.rmtree(self._work, ignore_errors=True)
         return manifest
 
     def _lock(self, name: str, *, wait: bool) -> Lock | None:
