@@ -10,8 +10,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import UserError
-
 if TYPE_CHECKING:
     from pipeline.data.dataset import ImageRecord
     from pipeline.params import Views
@@ -79,9 +77,6 @@ def resolve_view(
         number: 0 for the plain view.
         params: size, scale, flip, color and lighting.
         rng: consumed in a fixed order.
-
-    Raises:
-        UserError: `views.scale` is no range of positive numbers.
 
     Reference: Zhou et al., Objects as Points, 2019, and the official code.
     """
@@ -153,10 +148,6 @@ def _between_pixel_centres(matrix: Matrix) -> Matrix:
 
 def _scales(least: float, most: float, step: float) -> npt.NDArray[np.float64]:
     """least, least + step, … below most; `least` alone where there is no range."""
-    if not (least > 0 and most >= least and step > 0):
-        raise UserError(
-            f"views.scale is [{least}, {most}, {step}], expected [least, most, step] with "
-            "0 < least <= most and step > 0.")
     return np.arange(least, most, step) if most > least else np.array([least])
 
 

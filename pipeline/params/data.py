@@ -18,6 +18,13 @@ def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
+def _range(scale: tuple[float, float, float]) -> tuple[float, float, float]:
+    least, most, step = scale
+    if not (0 < least <= most and step > 0):
+        raise ValueError("expected [least, most, step] with 0 < least <= most and step > 0")
+    return scale
+
+
 class DemoScenes(Block):
     """The embedded data set: how many scenes, how large, of what.
 
@@ -118,7 +125,7 @@ class Views(Block):
     Attributes:
         per_image: recorded views of each training image; number 0 is the plain image.
         size: [height, width] of a view in pixels, the network's input.
-        scale: [least, most, step] of the random scale.
+        scale: [least, most, step] of the random scale, positive.
         flip: probability of a horizontal flip.
         color: strength of brightness, contrast and saturation, 0 for none.
         lighting: standard deviation of the PCA lighting noise, 0 for none.
@@ -132,7 +139,7 @@ class Views(Block):
 
     per_image: Positive = 4
     size: tuple[Positive, Positive] = (64, 64)
-    scale: tuple[float, float, float] = (0.6, 1.4, 0.1)
+    scale: Annotated[tuple[float, float, float], AfterValidator(_range)] = (0.6, 1.4, 0.1)
     flip: Fraction = 0.5
     color: Fraction = 0.4
     lighting: Fraction = 0.1

@@ -116,9 +116,14 @@ def _check_references(params: Params) -> None:
                 raise unknown(f"{where}: {kind}", name, list(table))
     for key, recipe in params.recipes.items():
         merged = params.ensembles[recipe.merged].teachers if recipe.merged else recipe.teachers
-        for name in set(recipe.teachers) - set(merged):
-            raise UserError(f"recipes.{key}: teacher {name!r} is not merged in the ensemble {recipe.merged!r}, which "
-                            f"has {', '.join(merged)}; add it there or leave it out here.")
+        if set(recipe.teachers) != set(merged):
+            raise UserError(f"recipes.{key}: the teachers are {', '.join(recipe.teachers)}, but the ensemble "
+                            f"{recipe.merged!r} is merged of {', '.join(merged)}; name the same ones in both.")
+    for key in params.distill.recipes if not params.dump.features else []:
+        recipe = params.recipes[key]
+        if recipe.teachers and recipe.weights[3]:
+            raise UserError(f"recipes.{key}: w4 is {recipe.weights[3]:g}, but with dump.features: false no store has "
+                            "features; set w4 to 0, or dump them.")
     for name, teacher in params.teachers.items():
         train = train_params(params.train, teacher.train, f"teachers.{name}.train")
         if not train.epochs and (teacher.weights is None or teacher.reset_heads):

@@ -67,8 +67,8 @@ class Recipe(Block):
             behind is worth asking for its heads alone.
         standardise: whether every stored channel weighs alike, or each principal component ("pca-K" of the store) as
             it varies in the teacher's map; channels that are no components weigh alike in both.
-        attention: what weighs the feature term "hint" (the other forms weigh themselves); "heatmap" is that of the
-            target, "agreement" that of the teachers' heatmaps.
+        attention: what weighs the feature term "hint" (the other forms weigh themselves, and take none);
+            "heatmap" is that of the target, "agreement" that of the teachers' heatmaps.
         attend_outputs: let the kinds of attention that differ from cell to cell weigh the terms of heatmap, wh and
             offset as well.
         schedule: of the teachers' terms over the run: "warmup" lets them grow from 0 over its first
@@ -141,6 +141,13 @@ class Recipe(Block):
         return self
 
     @model_validator(mode="after")
+    def _there_is_something_to_learn(self) -> "Recipe":
+        if not self.ground_truth and not ((self.teachers or self.oracle) and any(self.weights)):
+            raise ValueError("ground_truth is 0, and there are no teachers or only zeros for weights: there is nothing "
+                             "to learn from")
+        return self
+
+    @model_validator(mode="after")
     def _unlabelled_images_teach_by_teachers(self) -> "Recipe":
         if self.unlabelled and not (self.teachers and any(self.weights)):
             raise ValueError("unlabelled needs teachers and a W that is not all zeros: what teachers said is all there "
@@ -151,6 +158,10 @@ class Recipe(Block):
     def _attention_has_a_source(self) -> "Recipe":
         if len(set(self.attention)) < len(self.attention):
             raise ValueError(f"attention {self.attention} names one kind twice")
+        asked = self.attention if "attention" in self.model_fields_set else []
+        if asked and self.features != "hint" and not self.attend_outputs:
+            raise ValueError(f"the feature term {self.features!r} weighs itself and takes no attention: write "
+                             "attention: [], or leave it out")
         if "agreement" in self.attention and len(self.teachers) < 2:
             raise ValueError("attention 'agreement' needs at least two teachers")
         if self.attend_outputs and not set(self.attention) - {"channel"}:

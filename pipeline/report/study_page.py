@@ -192,8 +192,9 @@ def _orders(study: Study, weights: Mapping[str, Spread]) -> list[str]:
     orders = []
     if both and single:
         words = f"alone below taught by {study.taught_by(single)} below taught by both"
-        orders = [_order(study.distilled, (PLAIN, single, recipe), f"The paper's order ({words}), by {whose},")
-                  for recipe, whose in ((both, "our recipe"), (f"{both}{PAPER}", "the paper's own recipe"))]
+        orders = [_order(study.distilled, (PLAIN, single + kind, both + kind),
+                         f"The paper's order ({words}), by {whose},")
+                  for kind, whose in (("", "our recipe"), (PAPER, "the paper's own recipe"))]
     by_paper = sorted(weights, key=lambda key: -TABLE_4[key])
     pairs = [weights[better].mean > weights[worse].mean for better, worse in combinations(by_paper, 2)]
     if pairs:

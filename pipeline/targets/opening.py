@@ -237,14 +237,11 @@ class Targets:
             mean_over_ranks: mean of a tensor over all processes (`engine.mean_over_ranks`).
 
         Raises:
-            UserError: the student's stride is none of `STRIDES`, or the recipe teaches nothing.
+            UserError: the student's stride is none of `STRIDES`.
         """
         if student.config.stride not in STRIDES:
             raise UserError(f"{student.config.model} has stride {student.config.stride}, but students learn at stride "
                             f"{', '.join(map(str, STRIDES))}: give it two to four deconvolutions (arch.deconv).")
-        if not self.taught and not self.recipe.ground_truth:
-            raise UserError("The recipe has ground_truth 0, and no teachers or only zeros for weights: there is "
-                            "nothing to learn from.")
         channels = {name: channel_weights(self.stores[name].spec[FEATURES], self.recipe)
                     for name, arrays in self.arrays.items() if FEATURES in arrays}
         distillation = DistillationLoss(self.recipe, channels, student.config.feature_channels,

@@ -44,6 +44,9 @@ def test_overrides_are_yaml_and_apply_in_order(params_file):
     ("train.lr=fast", ["train.lr", "'fast'"]),
     ("train.lr=.inf", ["train.lr", "finite", "inf"]),
     ("views.scale=[.nan, 1.2, 0.1]", ["views.scale.0", "finite"]),
+    ("views.scale=[1.4, 0.6, 0.1]", ["views.scale", "0 < least <= most"]),
+    ("views.scale=[0, 0.6, 0.1]", ["views.scale", "0 < least <= most"]),
+    ("views.scale=[0.6, 1.4, 0]", ["views.scale", "step > 0"]),
     ("train.epochs=true", ["train.epochs"]),
     ("train.epochs=-1", ["train.epochs", "0"]),
     ("train.epochs=2020-01-01", ["train.epochs", "'2020-01-01'"]),
@@ -202,7 +205,7 @@ def test_a_recipes_teachers_are_those_that_its_ensemble_merges(params_file):
     merged = "ensembles.both={teachers: [resnet50, a]}"
     load_params(params_file, [*teachers, merged, "recipes.plain={teachers: [resnet50, a], ensemble: both}"])
     load_params(params_file, [*teachers, "recipes.plain={teachers: [resnet50, a, b], ensemble: separate}"])
-    with pytest.raises(UserError, match=r"recipes\.plain: teacher 'b' is not merged .*'both', which has resnet50, a"):
+    with pytest.raises(UserError, match=r"recipes\.plain: the teachers are .*'both' is merged of resnet50, a;"):
         load_params(params_file, [*teachers, merged, "recipes.plain={teachers: [resnet50, b], ensemble: both}"])
 
 
