@@ -53,7 +53,7 @@ class ArraySpec:
         name: letters, digits, "_" and "-"; the name of the array's folder.
         shape: of the codes of one view, without the view axis.
         dtype: of the codes; left out, it is the one that the encoding has.
-        encoding: a name in `storage.encodings.ENCODINGS`.
+        encoding: a name that `storage.encodings.encoding_of` takes: of `ENCODINGS`, or of features (pca-K+…).
         parameters: JSON, what the encoding needs to know beside the codes.
 
     Raises:
