@@ -49,7 +49,7 @@ def constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether it is CUDA's, Python's or, a plain RuntimeError, that of torch on the CPU or of a library on the GPU."""
+    """Whether memory ran out: CUDA's error, Python's, or a plain RuntimeError of torch on the CPU or a GPU library."""
     said = ("DefaultCPUAllocator", "out of memory", "STATUS_ALLOC_FAILED", "unable to find an engine to execute")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in said))
@@ -184,7 +184,7 @@ def _launch(fabric: Fabric) -> Fabric:
 
 
 def _end_with(main: int) -> None:
-    """Has the kernel end this process when `main`, which started it, is gone: by a signal it ends without `_end`."""
+    """Has the kernel end this process when `main`, which started it, is gone: a signal ends that without `_end`."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG of <sys/prctl.h>
     if os.getppid() != main:  # since before
@@ -194,7 +194,7 @@ def _end_with(main: int) -> None:
 def leave() -> None:
     """Where all processes come to the end of their work: they leave their group together.
 
-    NCCL's takes all of them to be left. At exit, the main process would wait for the others, and they for it.
+    One of NCCL's can only be left by all at once. At exit, the main process would wait for the others, and they for it.
     """
     if torch.distributed.is_initialized():
         nccl = torch.distributed.get_backend() == "nccl"

@@ -23,7 +23,7 @@ from storage.writer import create_store
 BATCH = 16
 #: Views that the parameters of features are fitted on.
 SAMPLE = 64
-#: What each encoding loses: values go to the right only, for what is lost is not to be had from a store.
+#: How much each encoding loses: a store cannot give back what it lost, so values only go to a greater number.
 _LOSES = {"exact-fp32": 0, "exact-fp16": 1, "exact-fp16-sparse": 2, "u8-sqrt": 2, "u8-sqrt-sparse": 3, "u8-channel": 2}
 HEATMAP, FEATURES, PEAKS = "heatmap", "features", "peaks"
 
@@ -94,8 +94,8 @@ def _check(array: ArraySpec, encoding: str) -> None:
     before, after = _LOSES[codec(array.encoding)], _LOSES[codec(encoding)]
     grown = reduction(array.encoding) not in (reduction(encoding), (None, False))
     if grown or (before >= after and codec(array.encoding) != codec(encoding)):
-        raise StoreError(f"array {array.name!r}: from {array.encoding} to {encoding} there is no way, for the store "
-                         "has lost what that would keep. Dump the teacher again with this encoding")
+        raise StoreError(f"array {array.name!r}: {array.encoding} cannot become {encoding}: the store has lost what "
+                         "that would keep. Dump the teacher again with this encoding")
 
 
 def _spec(source: Store, path: Path, changed: Mapping[str, str], backend: str | None,

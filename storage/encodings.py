@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-#: The coarsest probability that codes of 8 bits are asked for; less is background.
+#: Error bound of the 8-bit codes, and the least probability that u8-sqrt-sparse keeps.
 LEAST = 1 / 255
 #: wh_offset is kept around cells where some class is at least this probable.
 MATTERS = 0.05

@@ -5,7 +5,7 @@
 `pooled` averages 2x2 cells. `pca-K` projects the channels onto the K directions (or as many as there are
 channels) in which the map varies most, each scaled to mean 0 and variance 1. `u8-channel` cuts the range of
 each channel into 255 steps. What these need to know is fitted once per store, on a sample, and kept in the
-array's parameters. A reduced map is what students are compared with; it is never blown up again.
+array's parameters. A reduced map is what students are compared with; it is never expanded again.
 """
 
 import math
@@ -28,9 +28,9 @@ FEATURE_ENCODINGS = ("u8-channel", "pooled+…", "pca-K+…")
 _NAME = re.compile(r"(?:pca-([1-9]\d{0,3})\+)?(pooled\+)?(exact-fp16|u8-channel)")
 #: Cells that a view gives to the sample which parameters are fitted on.
 CELLS_PER_VIEW = 256
-#: Of the sample's range, on either side of it: cells that the sample has not seen go that far beyond it. The error of
-#: codes inside the range doubles by it, and is still a hundredth of what a channel varies by; a few cells that saturate
-#: cost far more, since they are the strongest ones.
+#: Room on either side of the sample's range, as a share of it, for cells that are not in the sample. It doubles the
+#: error of codes inside the range, which is still a hundredth of what a channel varies by; a few cells that saturate
+#: would cost far more, since they are the strongest ones.
 MARGIN = 0.5
 
 
@@ -64,7 +64,7 @@ def reduced_shape(encoding: str, shape: Sequence[int]) -> tuple[int, int, int]:
 
 
 def pool(values: Array) -> Array:
-    """The means of 2x2 cells of (..., h, w); a last odd row or column counts as two alike."""
+    """The means of 2x2 cells of (..., h, w); an odd last row or column is taken twice."""
     odd = [(0, 0)] * (values.ndim - 2) + [(0, side % 2) for side in values.shape[-2:]]
     even = np.pad(values, odd, "edge") if values.shape[-1] % 2 or values.shape[-2] % 2 else values
     rows = even[..., ::2, :] + even[..., 1::2, :]

@@ -4,8 +4,8 @@ A file holds one dataset, named as the array, with the views of the shard along 
 every HDF5 library undoes. Its attribute `tag` says of which store, array and shard it is, as the first bytes of
 a Zarr shard do. Everything else about a store, the manifest above all, does not depend on the backend.
 
-HDF5 finds the chunks, the filters are undone here: HDF5 takes whatever a chunk unpacks to for a whole view, be it less,
-and hands out the memory behind it, or a thousand times more.
+HDF5 finds the chunks, the filters are undone here: HDF5 does not check the unpacked size, so a short chunk exposes
+uninitialised memory, and a crafted one may unpack to a thousand times a view.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """Reading a store that lies elsewhere: s3://, https:// and whatever else fsspec knows.
 
-All that is believed of a local store only after a check is checked here too, by the same code. What differs is how
-bytes come: a request may take longer than everything else, so those of a batch go out together.
+Whatever is checked in a local store is checked here too, by the same code. What differs is how bytes come: a request
+may take longer than everything else, so those of a batch go out together.
 """
 
 import hashlib
@@ -75,7 +75,7 @@ class RemoteStore(ShardedStore):
         slots, parts = self.spec.shard_views, list[Part]()
         for shard, (size, _) in zip(new, entries, strict=True):
             key = shard_key(self.spec, array, shard)
-            # A byte more than there is: so a shard that is too long shows itself.
+            # One byte more than there should be, so that a shard that is too long is noticed.
             parts += [(key, 0, TAG_BYTES), (key, max(0, size - index_bytes(slots)), size + 1)]
         found = self._folder.fetch(parts) if parts else []
         for shard, (size, tag), head, tail in zip(new, entries, found[::2], found[1::2], strict=True):

@@ -11,13 +11,13 @@ import fsspec
 
 from storage.errors import RemoteError
 
-#: Of a file its name below the folder, the first byte and the byte after the last.
+#: A part of a file: its name below the folder, its first byte and the byte after its last.
 Part = tuple[str, int, int]
 
 
 @dataclass(frozen=True)
 class _Connection:
-    """A file system of fsspec, where in it the store is, and whose turn it is to ask."""
+    """A file system of fsspec, where in it the store is, and the lock to hold while asking."""
 
     files: Any
     root: str
@@ -51,7 +51,7 @@ class RemoteFolder:
         return [self._checked(part, answer) for part, answer in zip(parts, answers, strict=True)]
 
     def size(self, name: str) -> int | None:
-        """The bytes of a file, None where nobody says it."""
+        """How many bytes a file has; None where the server does not say."""
         connection = self._connection()
         with self._asking(connection):
             size: int | None = connection.files.size(f"{connection.root}/{name}")

@@ -17,7 +17,7 @@ LEAST_BYTES = 2**20
 def in_parts(work: Callable[[Sequence[T]], None], items: Sequence[T], nbytes: int) -> None:
     """Calls `work` with parts of `items` that make up all of them, at once or one after the other.
 
-    A loader's worker works alone: its like are as many as the cores are meant to bear.
+    A loader's worker works alone: there is already one worker per core.
 
     Args:
         nbytes: that all items decode to.

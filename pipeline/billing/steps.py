@@ -29,7 +29,7 @@ AHEAD = 2
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train a network: all that `fit` needs but how long.
+    """One way to train a network: all that `fit` needs, except for how long.
 
     Attributes:
         model: of this arm alone.
@@ -74,7 +74,7 @@ def seconds_of_steps(arms: Mapping[str, Arm], *, train: "Train", fabric: "Fabric
         for name, arm in arms.items():
             timed = batches[name]
             timed.asked = []
-            # The progress of runs that are none would fill the screen.
+            # These runs only measure: their progress would fill the screen.
             with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
                 [outcome] = fit([Trainee(model=arm.model, objective=arm.objective, params=quiet, seed=0, fabric=fabric,
                                          folder=Path(folder), prepare=arm.prepare)], timed)

@@ -11,7 +11,7 @@ SETS = {"train": ["2007_trainval", "2012_trainval"], "test": ["2007_test"]}
 
 
 def download_voc(source: Path, sets: Mapping[str, Sequence[str]] | None) -> None:
-    """Makes the sets (None: 07+12) be there, below `source` or as `source` if it is called VOCdevkit.
+    """Fetches the sets (None: 07+12) that are missing, below `source` or as `source` if it is called VOCdevkit.
 
     Raises:
         UserError: a set is not Pascal VOC's, or it cannot be fetched.

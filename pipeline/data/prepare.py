@@ -25,7 +25,7 @@ from pipeline.params import Data
 
 #: Splits that give up an image that another split has too, the first of them last.
 _YIELDING = ("val", TRAIN, UNLABELLED)
-#: Bytes of an id that with a number and a suffix are still a file's name.
+#: Longest id in bytes: a number and a suffix added, it is still a valid file name.
 _LONGEST = 240
 
 
@@ -45,7 +45,7 @@ def prepare(params: Data, out: Path, *, progress: Progress = no_progress) -> dic
         (images), copies (images of data.unlabelled that the data set has already), licence, source,
         labels and unlabelled (of params), fingerprint. The fingerprint is the sha256 of annotations.json,
         which holds classes, splits, boxes, flags and the sha256 of every image file. What the source says
-        of an image in the split `unlabelled` is nowhere.
+        of an image in the split `unlabelled` is not kept.
 
     Raises:
         UserError: the source or its sets are not there, strict meets a bad file, an image is in the
@@ -72,7 +72,7 @@ def prepare(params: Data, out: Path, *, progress: Progress = no_progress) -> dic
     counts = _counts(splits, found.classes)
     for name in params.classes or ():
         if not counts["per_class"][name]:
-            problems.add(BadFile(f"data.classes: {name}", "no object is one (a slip of the pen?)"), images=0)
+            problems.add(BadFile(f"data.classes: {name}", "no object is one (a typo?)"), images=0)
     wanted = ("val", "test") if found.undivided else ("val",)
     splits = hold_out(splits, wanted, params.val_fraction, params.seed)
     splits = withhold_labels(splits, params.labels, params.seed)

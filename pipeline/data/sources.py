@@ -32,7 +32,7 @@ def files_below(folder: Path) -> list[Path]:
             folders.clear()
             continue
         entered.add(real)
-        # Of two ways into a folder it is always the same that counts, and of these the one that is no link.
+        # Of two paths into a folder always the same one counts: that which is no link.
         folders.sort(key=lambda name: (os.path.islink(os.path.join(root, name)), name))
         files += [path for name in names if (path := Path(root, name)).is_file()]
     return sorted(files)

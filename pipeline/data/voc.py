@@ -105,7 +105,7 @@ def read_voc(source: Path, *, sets: Mapping[str, Sequence[str]] | None = None,
         problems: takes the images that have to be set aside.
 
     Raises:
-        UserError: the folder is no such one, or has not the sets.
+        UserError: the folder is none of these, or lacks the sets.
     """
     folders = _folders(source)
     available = {name: path for year, folder in folders.items() for name, path in _sets(folder, year)}

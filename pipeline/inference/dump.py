@@ -135,7 +135,7 @@ def dump_teacher(
 class _Writing:
     """Batches on their way into a shard: encoded side by side, for a GPU is faster than one thread, and added in turn.
 
-    All are in it when it closes, or none is on its way any more.
+    On exit all batches are written or, on error, dropped.
     """
 
     def __init__(self, claim: ShardClaim, spec: StoreSpec) -> None:

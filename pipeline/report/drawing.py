@@ -101,7 +101,7 @@ def title(axis: Axes, theme: Theme, text: str) -> None:
     axis.set_title(text, loc="left", fontsize=10.5, fontweight="bold", color=theme.ink)
 
 
-#: Letters of a name from which on three do not fit beside each other.
+#: Three names do not fit beside each other where one has this many letters.
 LONG = 48
 
 

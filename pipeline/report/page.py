@@ -8,7 +8,7 @@ from pipeline.report.document import Cell, Document, Table
 
 
 def render_html(document: Document) -> str:
-    """A page that stands by itself but for its figures."""
+    """A page that needs no other files but its figures."""
     return _environment(autoescape=True).get_template("index.html").render(document=document)
 
 

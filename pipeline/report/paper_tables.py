@@ -184,7 +184,7 @@ def claim_table(study: Study) -> Table:
 
 
 def _decoders(study: Study, student: str | None) -> str:
-    """What the ratio of parameters hangs on."""
+    """What the ratio of parameters depends on."""
     text = "The paper's 74.7 % fits a decoder of 256/128/64 channels."
     teacher = study.params.teachers.get(study.params.report.baseline)
     if student is None or teacher is None:

@@ -205,8 +205,8 @@ def minus(a: float | None, b: float | None) -> float | None:
 def fair(a: Result, b: Result) -> bool:
     """Whether two runs have the same passes, data, views, precision, processes and, where both have teachers, these.
 
-    What a run does not name is not held against it. Their code may differ: a fingerprint of it changes with what
-    decides no result too.
+    What a run does not name is not held against it. Their code may differ: its fingerprint also changes with
+    code that decides no result.
     """
     if a.passes != b.passes or not calculated_alike(a, b):
         return False

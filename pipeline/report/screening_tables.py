@@ -98,7 +98,7 @@ def _of_lengths(screening: "Screening") -> bool:
 def _reached(study: Study, group: str, student: str, cells: list[Screened]) -> str:
     """After how many passes runs of different lengths are as good as the plain ones of the same seeds at their end.
 
-    Empty of a group that varies anything but how long students train: there more than the length tells runs apart.
+    Empty for a group that varies anything besides how long students train.
     """
     if not _of_lengths(study.params.screening[group]):
         return ""

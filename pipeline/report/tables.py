@@ -200,8 +200,8 @@ def _splits(study: Study) -> str:
 def _fitted(study: Study) -> str:
     if not study.data.splits.get("val"):
         return "The data have no val images, so Val and Train are empty."
-    return ("Train is as many training images as val has, without augmentation: far above val, a teacher knows its "
-            "images by heart and says of them what the ground truth says.")
+    return ("Train is as many training images as val has, without augmentation: far above val, a teacher has "
+            "memorised its images and says of them what the ground truth says.")
 
 
 def _trainings(study: Study, known: list[tuple[str, Result]], *, timed: bool) -> list[list[Cell]]:

@@ -104,9 +104,9 @@ def test_a_reduced_map_may_be_coded_in_fewer_bits(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("source", "change", "message"), [
-    ({"heatmap": "u8-sqrt"}, {"heatmap": "exact-fp16"}, "from u8-sqrt to exact-fp16 there is no way.*Dump the teacher"),
-    ({"features": "pooled+exact-fp16"}, {"features": "exact-fp16"}, "there is no way"),
-    ({"features": "pca-3+exact-fp16"}, {"features": "pca-2+u8-channel"}, "there is no way"),
+    ({"heatmap": "u8-sqrt"}, {"heatmap": "exact-fp16"}, "u8-sqrt cannot become exact-fp16.*Dump the teacher"),
+    ({"features": "pooled+exact-fp16"}, {"features": "exact-fp16"}, "cannot become"),
+    ({"features": "pca-3+exact-fp16"}, {"features": "pca-2+u8-channel"}, "cannot become"),
     ({}, {"peaks": "exact-fp16"}, "'peaks' is exact-fp32 in every store"),
     ({}, {"heatmap": "u16"}, "array 'heatmap': encoding 'u16' is unknown"),
     ({}, {"maps": "u8-sqrt"}, "array 'maps' is not in this store"),
