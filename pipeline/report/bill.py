@@ -31,8 +31,8 @@ def bill_sections(study: Study, root: Path) -> list[Section]:
     params = study.params
     path = root / paths.plan_results()
     plan = read_plan(path) if path.is_file() else None
-    if plan and plan.data != study.data.fingerprint:
-        plan = None  # of other images
+    if plan and (plan.data, plan.size) != (study.data.fingerprint, params.views.size):
+        plan = None  # of other images, or of another size
     stores = ["views", *params.teachers, *map(paths.ensemble_name, params.ensembles)]
     images = {name: images_of(recipe, study.data) for name, recipe in params.recipes.items()}
     happened = what_happened(root, stores, params.students, images)
@@ -91,7 +91,8 @@ def epochs_table(study: Study, plan: Plan | None, happened: Happened) -> Table:
     return Table(
         key="bill-epochs",
         title="An epoch of a student",
-        caption="Seconds. With live teachers: the epoch from the store, times what the plan measured of both. "
+        caption="Seconds; of students that were taught in one pass, each has its own and a part of the loading. "
+                "With live teachers: the epoch from the store, times what the plan measured of both. "
                 "The stores pay once students have been trained for so many epochs in all.",
         columns=[
             Column(title="Student", numeric=False), Column(title="Taught by", numeric=False),

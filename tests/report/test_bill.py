@@ -90,8 +90,9 @@ def test_live_teachers_that_cost_nothing(study, plan, tmp_path):
     assert rows(bill_sections(study({}), tmp_path)[0], 1)[0][-1] == "never"
 
 
-def test_a_plan_of_other_data_is_not_shown(study, plan, tmp_path):
-    write_plan(tmp_path, plan.model_copy(update={"data": "other"}))
+@pytest.mark.parametrize("other", [{"data": "other"}, {"size": (64, 64)}])
+def test_a_plan_of_other_images_is_not_shown(study, plan, tmp_path, other):
+    write_plan(tmp_path, plan.model_copy(update=other))
     assert bill_sections(study({}), tmp_path) == []
 
 
