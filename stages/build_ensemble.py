@@ -25,7 +25,7 @@ def run(params: "Params", key: str, *, restart: bool = False) -> dict[str, Any]:
     from pipeline.inform import progress_bar
     from storage import open_store
 
-    ensemble = inputs.entry(params.ensembles, key, "ensemble")
+    ensemble = inputs.named(params.ensembles, key, "ensemble")
     known = class_ap(params, key) if ensemble.heatmap == BY_AP else None
     truth, views = None, {}
     if ensemble.heatmap == BY_TRUTH:
@@ -66,7 +66,7 @@ def class_ap(params: "Params", key: str) -> dict[str, dict[str, float | None]]:
 def _open(params: "Params", teacher: str, views: dict[str, str]) -> "Store":
     from storage import StoreError, open_store
 
-    inputs.entry(params.teachers, teacher, "teacher")
+    inputs.named(params.teachers, teacher, "teacher")
     command = f"pipeline dump-teachers {teacher}"
     try:
         return open_store(inputs.needs(paths.teacher_store(teacher), command),

@@ -47,7 +47,7 @@ def run_all(params: "Params", students: Sequence[str] = (), recipes: Sequence[st
     names = dict.fromkeys(product(students or params.distill.students, recipes or params.distill.recipes,
                                   seeds or params.distill.seeds))
     for student, recipe, _ in names:
-        inputs.entry(params.students, student, "student")
+        inputs.named(params.students, student, "student")
         _store_paths(params, recipe)
     line = _Line(params)
     lessons = [line.lesson(*name) for name in names]
@@ -109,7 +109,7 @@ class _Line:
         from pipeline.models import check_size, detector_config
         from pipeline.params import Views, train_params
 
-        detector = inputs.entry(self.params.students, student, "student")
+        detector = inputs.named(self.params.students, student, "student")
         train = train_params(self.params.distill.train, detector.train, f"students.{student}.train")
         targets = self._targets(recipe, detector.size)
         if not any(targets.recipe.weights) and (targets.recipe.teachers or targets.recipe.oracle):
@@ -144,11 +144,11 @@ class _Line:
         from pipeline.targets import open_targets
 
         if (recipe, size) not in self.opened:
-            chosen = inputs.entry(self.params.recipes, recipe, "recipe")
+            chosen = inputs.named(self.params.recipes, recipe, "recipe")
             recorded = self.params.views if chosen.views == "fresh" else self.recorded
             dumped = {teacher: inputs.dumped(self.params, teacher) for teacher in chosen.teachers}
             if chosen.merged:
-                dumped["ensemble"] = inputs.entry(self.params.ensembles, chosen.merged, "ensemble").identity
+                dumped["ensemble"] = inputs.named(self.params.ensembles, chosen.merged, "ensemble").identity
             self.opened[recipe, size] = open_targets(
                 _store_paths(self.params, recipe), chosen, self.data, recorded, size=size,
                 flip=self.params.distill.flip, dumped=dumped)
@@ -180,13 +180,13 @@ def _teach(params: "Params", lessons: Sequence[_Lesson], devices: str,
 
 def _store_paths(params: "Params", recipe: str) -> dict[str, Path]:
     """Where the targets of a recipe lie: {"ensemble" or a teacher's name: store}."""
-    chosen: Recipe = inputs.entry(params.recipes, recipe, "recipe")
+    chosen: Recipe = inputs.named(params.recipes, recipe, "recipe")
     stores = {}
     for teacher in chosen.teachers:
-        inputs.entry(params.teachers, teacher, f"teacher of recipe {recipe!r}")
+        inputs.named(params.teachers, teacher, f"teacher of recipe {recipe!r}")
         stores[teacher] = inputs.needs(paths.teacher_store(teacher), f"pipeline dump-teachers {teacher}")
     if chosen.merged is not None:
-        inputs.entry(params.ensembles, chosen.merged, f"ensemble of recipe {recipe!r}")
+        inputs.named(params.ensembles, chosen.merged, f"ensemble of recipe {recipe!r}")
         stores["ensemble"] = inputs.needs(paths.ensemble_store(chosen.merged),
                                           f"pipeline build-ensemble {chosen.merged}")
     return stores

@@ -28,7 +28,7 @@ def run_all(params: "Params", names: Sequence[str], *, devices: str = "auto", dr
     """`run` (or `plan`) for each of `names`, or for all teachers; each and its weights are checked before any work."""
     names = names or [*params.teachers]
     for name in names:
-        inputs.entry(params.teachers, name, "teacher")
+        inputs.named(params.teachers, name, "teacher")
     data = inputs.prepared_data(params)
     for name in names:
         _trained_weights(params, name, data)
@@ -52,7 +52,7 @@ def run(params: "Params", name: str, *, devices: str = "auto", restart: bool = F
     from pipeline.inform import progress_bar
     from pipeline.models import load_trained
 
-    inputs.entry(params.teachers, name, "teacher")
+    inputs.named(params.teachers, name, "teacher")
     data = inputs.prepared_data(params)
     recorded = recorded_views(data, params.views)
     weights = _trained_weights(params, name, data)

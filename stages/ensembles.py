@@ -13,7 +13,7 @@ def run(params: "Params", keys: Sequence[str], *, restart: bool = False) -> dict
     """Builds each of `keys`, or all ensembles; every key is checked before any work."""
     if not params.ensembles:
         work.say("build-ensemble: params.yaml has no ensembles")
-    ensembles = {key: inputs.entry(params.ensembles, key, "ensemble") for key in keys or params.ensembles}
+    ensembles = {key: inputs.named(params.ensembles, key, "ensemble") for key in keys or params.ensembles}
     weighed = [ensemble for ensemble in ensembles.values() if ensemble.heatmap == build_ensemble.BY_AP]
     for teacher in dict.fromkeys(teacher for ensemble in weighed for teacher in ensemble.teachers):
         evaluate_teacher.run(params, teacher)

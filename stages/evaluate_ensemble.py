@@ -19,7 +19,7 @@ def run(params: "Params", key: str) -> dict[str, Any]:
 
     An ensemble that looks at the ground truth (agreement) has no AP of its own: its scores are null.
     """
-    ensemble = inputs.entry(params.ensembles, key, "ensemble")
+    ensemble = inputs.named(params.ensembles, key, "ensemble")
     data = inputs.prepared_data(params)
     weights = {name: inputs.needs(paths.weights(paths.teacher_model(name)), f"pipeline train-teacher {name}")
                for name in ensemble.teachers}

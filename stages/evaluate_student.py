@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 def run(params: "Params", student: str, recipe: str, seed: int) -> dict[str, Any]:
     """Scores one student; returns its metrics."""
-    size = inputs.entry(params.students, student, "student").size
-    inputs.entry(params.recipes, recipe, "recipe")
+    size = inputs.named(params.students, student, "student").size
+    inputs.named(params.recipes, recipe, "recipe")
     return scoring.score(
         params, f"evaluate_student/{student}/{recipe}/seed{seed}", module="stages.evaluate_student",
         model_folder=paths.student_model(student, recipe, seed),

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 def run(params: "Params", name: str) -> dict[str, Any]:
     """Scores one teacher; returns its metrics."""
-    teacher = inputs.entry(params.teachers, name, "teacher")
+    teacher = inputs.named(params.teachers, name, "teacher")
     return scoring.score(
         params, f"evaluate_teacher/{name}", module="stages.evaluate_teacher", model_folder=paths.teacher_model(name),
         about={"kind": "teacher", "teacher": name, "recipe": None, "seed": None},

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def entry(table: Mapping[str, T], name: str, kind: str) -> T:
+def named(table: Mapping[str, T], name: str, kind: str) -> T:
     """`table[name]`, or an error that lists what there is."""
     if name not in table:
         raise unknown(kind, name, list(table))

@@ -30,6 +30,7 @@ def run(params: "Params", students: Sequence[str] = (), recipes: Sequence[str] =
     from pipeline.billing.bill import images_of, teachers_of, what_happened
     from pipeline.billing.planning import Question, make_plan
     from pipeline.inform import progress_bar
+    from pipeline.params.recipe import PLAIN
 
     students, recipes = _asked(params, students, recipes)
     data = inputs.prepared_data(params)
@@ -43,7 +44,7 @@ def run(params: "Params", students: Sequence[str] = (), recipes: Sequence[str] =
     with progress_bar("plan") as progress:
         plan = make_plan(Question(params, data, viewed_split(data), students, recipes, teachers, untrained),
                          say=work.say, progress=progress)
-    images = {"plain": plan.images} | {recipe: images_of(params.recipes[recipe], data) for recipe in recipes}
+    images = {PLAIN: plan.images} | {recipe: images_of(params.recipes[recipe], data) for recipe in recipes}
     happened = what_happened(Path(), plan.stores, students, images)
     answer = {"predicted": plan.model_dump(mode="json"), "pays_from": _pays_from(plan),
               "happened": happened.model_dump(mode="json")}
@@ -56,9 +57,9 @@ def _asked(params: "Params", students: Sequence[str], recipes: Sequence[str]) ->
     students = list(dict.fromkeys(students or params.distill.students))
     recipes = list(dict.fromkeys(recipes or params.distill.recipes))
     for student in students:
-        inputs.entry(params.students, student, "student")
+        inputs.named(params.students, student, "student")
     for recipe in recipes:
-        inputs.entry(params.recipes, recipe, "recipe")
+        inputs.named(params.recipes, recipe, "recipe")
     taught = [recipe for recipe in recipes if _reads_a_store(params.recipes[recipe])]
     if not taught:
         others = [name for name, recipe in params.recipes.items() if _reads_a_store(recipe)]

@@ -51,7 +51,7 @@ def run(params: "Params", groups: Sequence[str] = ()) -> dict[str, Any]:
                         "torchrun and srun.")
     if not params.screening:
         raise UserError("params name no group under 'screening'; 'pipeline profile study' has examples.")
-    chosen = {name: inputs.entry(params.screening, name, "group of screening")
+    chosen = {name: inputs.named(params.screening, name, "group of screening")
               for name in groups or params.screening}
     cells = {name: _variations(params, name, group) for name, group in chosen.items()}
     if not inputs.prepared_data(params).splits.get("val"):

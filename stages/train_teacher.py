@@ -28,7 +28,7 @@ def run(params: "Params", name: str, *, devices: str = "auto", restart: bool = F
     """
     from pipeline.params import train_params
 
-    teacher = inputs.entry(params.teachers, name, "teacher")
+    teacher = inputs.named(params.teachers, name, "teacher")
     train = train_params(params.train, teacher.train, f"teachers.{name}.train")
     whole = inputs.prepared_data(params)
     data = inputs.taught_data(params, name, whole)

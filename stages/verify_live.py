@@ -77,7 +77,7 @@ def _student(params: "Params", data: "DataSet") -> "tuple[Detector, str]":
             if trained:
                 return load_detector(trained[-1]), str(trained[-1].parent)
     name = params.distill.students[0]
-    student = inputs.entry(params.students, name, "student")
+    student = inputs.named(params.students, name, "student")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return build_detector(student.model, len(data.classes), **student.arch), f"{name}, not trained yet"

@@ -6,8 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from pipeline.params import Params, Recipe
-from pipeline.params.recipe import PAPER_WEIGHTS
-from pipeline.params.recipe import PLAIN as PLAIN
+from pipeline.params.recipe import PAPER_WEIGHTS, PLAIN
 from pipeline.report.document import DASH, counted, listed
 from pipeline.report.results import Results
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.params import Params
-from pipeline.params.recipe import PAPER_WEIGHTS
+from pipeline.params.recipe import PAPER_WEIGHTS, PLAIN
 from pipeline.report import figures, summary
 from pipeline.report.cells import FILE, Cells, Screened
 from pipeline.report.comparisons import PAPER, Comparison, comparisons, intervals
@@ -18,7 +18,7 @@ from pipeline.report.paper import TABLE_4, TABLE_4_STUDENT
 from pipeline.report.paper_tables import table_2, table_3, table_4
 from pipeline.report.results import spread
 from pipeline.report.screening_tables import screened_intervals, screening_table
-from pipeline.report.study import PLAIN, Study, label
+from pipeline.report.study import Study, label
 from pipeline.report.study_tables import (
     claims_by_student_table,
     claims_table,

@@ -76,7 +76,8 @@ def test_the_cost_of_measuring_is_said_before_it_begins(prepared, monkeypatch):
 
 
 def test_another_input_size_and_a_store_without_features_are_planned_too(prepared, pipeline):
-    given = ("recipes.resnet18.weights=[1000, 1, 0.1, 0]", "dump.features=false", "students.mobilenet_v2.size=[96, 96]")
+    given = ("recipes.resnet18.weights=[1000, 1, 0.1, 0]", "dump.features=false", "distill.recipes=[resnet18]",
+             "students.mobilenet_v2.size=[96, 96]")
     answer = json.loads(pipeline("plan", "--recipe", "resnet18", "--json", *(f"--set={change}" for change in given),
                                  folder=prepared))
     assert answer["predicted"]["recipes"] == {"resnet18": ["resnet18"]}
