@@ -21,6 +21,19 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=BaseModel)
 
+#: Pydantic's types of errors, where its words are those of JSON or Python.
+_EXPECTED = {
+    "list_type": "expected a list, such as [a, b]",
+    "tuple_type": "expected a list, such as [512, 512]",
+    "dict_type": "expected a mapping of keys",
+    "model_type": "expected a mapping of keys",
+    "int_type": "expected a whole number",
+    "int_from_float": "expected a whole number",
+    "float_type": "expected a number",
+    "bool_type": "expected true or false",
+    "string_type": "expected text",
+}
+
 
 def read_yaml(text: str, where: str) -> Any:
     """Parses YAML 1.2 as DVC does (1e-3 is a number there, a string in YAML 1.1)."""
@@ -48,7 +61,9 @@ def load_params(path: str | Path = "params.yaml", overrides: Sequence[str] = ())
             another one that is not there.
     """
     path = Path(path)
-    if not path.is_file():
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, expected a params file; name one with --params.")
+    if not path.exists():
         raise UserError(f"{path} does not exist. Write one with 'pipeline profile demo', "
                         "or name another with --params.")
     try:
@@ -56,8 +71,12 @@ def load_params(path: str | Path = "params.yaml", overrides: Sequence[str] = ())
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not a text file in UTF-8: {error}.") from None
     tree = read_yaml(text, str(path))
+    if tree is None:
+        raise UserError(f"{path} is empty. Write one with 'pipeline profile demo --force', "
+                        "or name another with --params.")
     if not isinstance(tree, dict):
-        raise UserError(f"{path} must hold a mapping of blocks (data, views, teachers, …), not {type(tree).__name__}.")
+        raise UserError(f"{path} holds {'a list' if isinstance(tree, list) else 'a single value'}, expected a mapping "
+                        "of blocks (data, views, teachers, …); 'pipeline profile demo --out FILE' writes an example.")
     return _checked(tree, overrides, str(path))
 
 
@@ -127,9 +146,13 @@ def _check_references(params: Params) -> None:
                             "features; set w4 to 0, or dump them.")
     for name, teacher in params.teachers.items():
         train = train_params(params.train, teacher.train, f"teachers.{name}.train")
-        if not train.epochs and (teacher.weights is None or teacher.reset_heads):
-            raise UserError(f"teachers.{name}: with no epochs it is taken as it is, so `weights` must name a "
-                            "detector's file, and `reset_heads` be false.")
+        if not train.epochs and teacher.weights is None:
+            raise UserError(f"teachers.{name}: with epochs: 0 it is taken as it is in the file `weights`, which names "
+                            "none; name a detector's, or set epochs above 0.")
+        if not train.epochs and teacher.reset_heads:
+            raise UserError(f"teachers.{name}: with epochs: 0 nothing trains the new heads of reset_heads: true; set "
+                            "epochs above 0, or take reset_heads away and, where the file has other classes than the "
+                            f"data, list all of its class names, in their order, in teachers.{name}.classes.")
     seeded = [f"students.{name}.train" for name, student in params.students.items() if "seed" in student.train]
     if "seed" in params.distill.train.model_fields_set:
         seeded.append("distill.train")
@@ -186,12 +209,17 @@ def _problem(model: type[BaseModel], issue: "ErrorDetails", prefix: str) -> str:
         return f"{key} is an unknown key ({hint}known: {', '.join(known)})"
     if issue["type"] == "missing":
         return f"{key} is missing"
-    message = issue["msg"].removeprefix("Value error, ")
+    message = _EXPECTED.get(issue["type"]) or issue["msg"].removeprefix("Value error, ")
     given = issue["input"]
-    shown = "" if isinstance(given, dict) else f" (got {given!r})"
+    shown = "" if isinstance(given, dict) else f" (got {_in_yaml(given)})"
     if message[1:2].islower():  # a sentence, not the name W
         message = message[:1].lower() + message[1:]
     return f"{key or 'params'}: {message}{shown}"
+
+
+def _in_yaml(value: Any) -> str:
+    """A value as it may stand in params.yaml."""
+    return json.dumps(value) if isinstance(value, bool | None) else repr(value)
 
 
 def _keys_at(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:

@@ -47,7 +47,15 @@ def test_overrides_are_yaml_and_apply_in_order(params_file):
     ("views.scale=[1.4, 0.6, 0.1]", ["views.scale", "0 < least <= most"]),
     ("views.scale=[0, 0.6, 0.1]", ["views.scale", "0 < least <= most"]),
     ("views.scale=[0.6, 1.4, 0]", ["views.scale", "step > 0"]),
-    ("train.epochs=true", ["train.epochs"]),
+    ("train.epochs=true", ["train.epochs: expected a number (got true)"]),
+    ("train.batch=1.5", ["train.batch: expected a whole number (got 1.5)"]),
+    ("train.batch=many", ["train.batch: expected a whole number (got 'many')"]),
+    ("evaluate.flip=1", ["evaluate.flip: expected true or false (got 1)"]),
+    ("data.source=3", ["data.source: expected text (got 3)"]),
+    ("data.name=null", ["data.name: expected text (got null)"]),
+    ("views.size=512", ["views.size: expected a list, such as [512, 512] (got 512)"]),
+    ("data.classes=cat", ["data.classes: expected a list, such as [a, b] (got 'cat')"]),
+    ("teachers.a=resnet50", ["teachers.a: expected a mapping of keys (got 'resnet50')"]),
     ("train.epochs=-1", ["train.epochs", "0"]),
     ("train.epochs=2020-01-01", ["train.epochs", "'2020-01-01'"]),
     ("data.name=!!binary aGk=", ["params.yaml", "bytes"]),
@@ -80,7 +88,8 @@ def test_overrides_are_yaml_and_apply_in_order(params_file):
     ("dump.tta={scales: [0.5, 2]}", ["dump.tta.scales", "1 among them", "[0.5, 2]"]),
     ("dump.tta={scales: [1, 2, 2]}", ["dump.tta.scales", "different"]),
     ("dump.tta={mirror: true}", ["dump.tta.mirror", "flip, scales"]),
-    ("teachers=3", ["teachers"]),
+    ("teachers=3", ["teachers: expected a mapping of keys (got 3)"]),
+    ("data=", ["data: expected a mapping of keys (got null)"]),
 ])
 def test_a_bad_value_is_named_by_its_dotted_key(params_file, override, words):
     with pytest.raises(UserError) as caught:
@@ -129,9 +138,13 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
     broken.write_text("a: [1\nb: 2")
     with pytest.raises(UserError, match=r"broken.yaml, line"):
         load_params(broken)
-    broken.write_text("- 1")
-    with pytest.raises(UserError, match="mapping"):
-        load_params(broken)
+    for content, words in (("- 1", "holds a list, expected a mapping"), ("data", "holds a single value, expected a"),
+                           ("# mine", r"broken\.yaml is empty\. Write one with 'pipeline profile demo --force'")):
+        broken.write_text(content)
+        with pytest.raises(UserError, match=words):
+            load_params(broken)
+    with pytest.raises(UserError, match="is a folder, expected a params file"):
+        load_params(tmp_path)
     for content, word in ((b"\xff\xfe", "UTF-8"), (b"data: &a {name: *a}", "Circular"), (b"[" * 5000, "too deeply")):
         broken.write_bytes(content)
         with pytest.raises(UserError, match=rf"broken\.yaml.*{word}"):
@@ -167,9 +180,10 @@ def test_an_override_of_a_block_leaves_its_alias_as_it_is(params_file):
 def test_a_teacher_without_epochs_comes_from_a_detectors_file(params_file):
     taken = ["teachers.resnet50.train={epochs: 0}", "teachers.resnet50.weights=mine.safetensors"]
     assert load_params(params_file, taken).teachers["resnet50"].train == {"epochs": 0}
-    for overrides in (taken[:1], [*taken, "teachers.resnet50.reset_heads=true"]):
-        with pytest.raises(UserError, match=r"teachers\.resnet50: with no epochs .*`weights`"):
-            load_params(params_file, overrides)
+    with pytest.raises(UserError, match=r"teachers\.resnet50: with epochs: 0 .*`weights`"):
+        load_params(params_file, taken[:1])
+    with pytest.raises(UserError, match=r"reset_heads: true; set epochs above 0, or .* teachers\.resnet50\.classes\."):
+        load_params(params_file, [*taken, "teachers.resnet50.reset_heads=true"])
     for where in ("distill.train.epochs=0", "students.resnet18.train={epochs: 0}"):
         with pytest.raises(UserError, match=r"students\.resnet18: expected more than 0 epochs"):
             load_params(params_file, [where])
