@@ -1,7 +1,7 @@
 """Names in the official CenterNet checkpoints, and what they are called here."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from pipeline.errors import UserError
 
@@ -31,10 +31,8 @@ _RENAMES = tuple((re.compile(pattern), name) for pattern, name in (
     (r"(?<=\.)reg(?=\.)", "offset"),
 ))
 
-_NOT_BUILT = {
-    "conv_offset_mask": "deformable convolutions",
-    "ida_up": "DLA's aggregation with deformable convolutions",
-}
+_OF_DLA = re.compile(r"(base\.)?base_layer\.|dla_up\.|ida_up\.")
+_DEFORMABLE = "conv_offset_mask"
 
 
 def our_key(official: str) -> str:
@@ -49,14 +47,17 @@ def is_official(keys: Iterable[str]) -> bool:
     return any(key.startswith("hm.") for key in keys)
 
 
-def refuse_deformable(path: object, keys: Iterable[str]) -> None:
-    """Refuse checkpoints of the official architectures that need deformable convolution.
+def refuse_unsupported(path: object, keys: Collection[str]) -> None:
+    """Refuse checkpoints of the official architectures that are not built here: DLA and deformable convolutions.
 
     Raises:
         UserError: a key belongs to one of them.
     """
-    for key in keys:
-        for part, what in _NOT_BUILT.items():
-            if part in key:
-                raise UserError(f"{path} needs {what} (key {key!r}), which is not built here; "
-                                "take one of hourglass104 or of a ResNet without 'dcn' in its name.")
+    if any(_OF_DLA.match(key) for key in keys):
+        held = "a DLA body"
+    elif any(_DEFORMABLE in key for key in keys):
+        held = "deformable convolutions (DCN)"
+    else:
+        return
+    raise UserError(f"{path} holds {held}, not supported here; expected hourglass104, or a ResNet without 'dcn' in its "
+                    "name.")

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from pipeline.errors import UserError
 from pipeline.models.bodies import torchvision_key
 from pipeline.models.deconv import DeconvDetector
-from pipeline.models.official import is_official, our_key, refuse_deformable
+from pipeline.models.official import is_official, our_key, refuse_unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 State = dict[str, torch.Tensor]
 
 _CONFIG = "centernet_distill_config"  # key of the safetensors metadata
+_DETECTORS = "a file of ours (.safetensors), an official CenterNet checkpoint (.pth, with heads hm, wh and reg)"
 _KEYS = {"model", "num_classes", "classes", "arch", "color_order", "mean", "std"}  # that loading needs
 
 
@@ -108,16 +109,17 @@ def load_weights(model: "Detector", path: Path, *, reset_heads: bool) -> "Detect
     """
     if path.suffix == ".safetensors":
         return _load_ours(model, path, reset_heads)
-    state = _read_pickle(path)
-    refuse_deformable(path, state)
+    state, name = _read_pickle(path), model.config.model
+    refuse_unsupported(path, state)
     if not is_official(state):
         load_body(model, state, path)
         return model.config
     state = {our_key(key): value for key, value in state.items()}
+    _refuse_misfit(model, state, path, name, without_heads=True)  # first: another network's classes do not matter
     planes = {len(v) for k, v in state.items() if k.startswith("heads.") and k.endswith("heatmap.2.weight")}
     if not reset_heads and len(planes) == 1:
         _check_classes(model.config, path, planes.pop())
-    _fit(model, state, path, without_heads=reset_heads)
+    _fit(model, state, path, name, without_heads=reset_heads)
     return model.config.with_official_input()
 
 
@@ -132,11 +134,15 @@ def load_body(model: "Detector", state: State, source: object) -> None:
     Raises:
         UserError: it does not fit.
     """
+    name, begins = model.config.model, ", ".join(map(repr, [*state][:2]))
     if not isinstance(model, DeconvDetector):
-        raise UserError(f"{source} holds no CenterNet and {model.config.model} has no torchvision body; give "
-                        "a file of ours or an official CenterNet checkpoint.")
+        raise UserError(f"{source} holds no CenterNet (its keys: {begins}, …), and {name} has no torchvision body; "
+                        f"expected {_DETECTORS}.")
     named = {torchvision_key(key): value for key, value in state.items()}
-    _fit(model.body, {k: v for k, v in named.items() if k is not None}, source)
+    if not named.keys() & model.body.state_dict().keys():
+        raise UserError(f"{source}: its keys are none that are known ({begins}, …); expected {_DETECTORS}, or "
+                        f"torchvision's state_dict of a {name}.")
+    _fit(model.body, {k: v for k, v in named.items() if k is not None}, source, name)
 
 
 def load_pretrained(model: "Detector") -> "DetectorConfig":
@@ -176,8 +182,8 @@ def _load_ours(model: "Detector", path: Path, reset_heads: bool) -> "DetectorCon
         if theirs["arch"].get(option) != value and not (reset_heads and option == "head_channels"):
             raise UserError(f"{path} has arch.{option} {theirs['arch'].get(option)}, expected {value}.")
     if not reset_heads:
-        _check_classes(model.config, path, theirs["num_classes"])
-    _fit(model, load_file(path), path, without_heads=reset_heads)
+        _check_classes(model.config, path, theirs["num_classes"], theirs["classes"])
+    _fit(model, load_file(path), path, ours["model"], without_heads=reset_heads)
     return model.config.trained_as(theirs, None if reset_heads else theirs["classes"])
 
 
@@ -199,18 +205,26 @@ def _read_pickle(path: Path) -> State:
     return {key.removeprefix("module."): value for key, value in content.items()}
 
 
-def _check_classes(config: "DetectorConfig", path: Path, theirs: int) -> None:
+def _check_classes(config: "DetectorConfig", path: Path, theirs: int, names: "Sequence[str] | None" = None) -> None:
     if theirs != config.num_classes:
-        raise UserError(f"{path} has {theirs} classes, expected {config.num_classes}; set reset_heads to "
-                        "true to keep the rest of it under new heads, or name the planes of a teacher that is taken as "
-                        "it is (`classes`).")
+        listed = f" ({', '.join(names)})" if names else ""
+        raise UserError(f"{path} has {theirs} classes{listed}, expected {config.num_classes}: to train it under new "
+                        "heads, set reset_heads: true, with epochs above 0; to take a teacher as it is, with epochs: "
+                        f"0, list the names of all {theirs}, in their order, in its `classes`.")
 
 
-def _fit(module: torch.nn.Module, state: State, source: object, *, without_heads: bool = False) -> None:
+def _fit(module: torch.nn.Module, state: State, source: object, name: str, *, without_heads: bool = False) -> None:
     """Load `state`, which must have exactly the module's keys (BatchNorm's counters aside)."""
+    _refuse_misfit(module, state, source, name, without_heads=without_heads)
+    if without_heads:
+        state = _headless(state)
+    module.load_state_dict(state, strict=False)
+
+
+def _refuse_misfit(module: torch.nn.Module, state: State, source: object, name: str, *, without_heads: bool) -> None:
     own = module.state_dict()
     if without_heads:
-        own, state = ({k: v for k, v in s.items() if not k.startswith("heads.")} for s in (own, state))
+        own, state = _headless(own), _headless(state)
     missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
     extra = [k for k in state if k not in own]
     shapes = [f"{k} is {list(v.shape)}, expected {list(own[k].shape)}"
@@ -219,13 +233,17 @@ def _fit(module: torch.nn.Module, state: State, source: object, *, without_heads
     problems = [f"{len(keys)} {what} ({'; '.join(keys[:2])}{'; …' * (len(keys) > 2)})"
                 for what, keys in kinds.items() if keys]
     if problems:
-        raise UserError(f"{source} is of another architecture; keys: {', '.join(problems)}.")
-    module.load_state_dict(state, strict=False)
+        raise UserError(f"{source} is of another architecture than {name}; keys: {', '.join(problems)}.")
+
+
+def _headless(state: State) -> State:
+    return {key: value for key, value in state.items() if not key.startswith("heads.")}
 
 
 def _must_exist(path: Path) -> None:
     if not path.is_file():
-        raise UserError(f"{path}: no such file of weights.")
+        raise UserError(f"{path} is a folder, expected a file of weights." if path.is_dir()
+                        else f"{path}: no such file of weights.")
 
 
 def _unreadable(error: Exception) -> str:

@@ -170,7 +170,7 @@ def test_official_checkpoint_gives_the_official_outputs(name, tmp_path):
 def test_official_checkpoint_of_other_classes_lends_its_body(tmp_path):
     net = randomise(official_resnet("resnet18", 80, **SLIM))
     path = official_file(tmp_path / "coco.pth", net.state_dict())
-    with pytest.raises(UserError, match=r"coco.pth has 80 classes, expected 3; set reset_heads to true"):
+    with pytest.raises(UserError, match=r"coco.pth has 80 classes, expected 3: .* reset_heads: true, .*all 80,"):
         build_detector("resnet18", 3, weights=path, **SLIM)
     model = build_detector("resnet18", 3, weights=path, reset_heads=True, **SLIM)
     assert torch.equal(model.neck[3].weight, net.deconv_layers[3].weight)
@@ -181,15 +181,24 @@ def test_official_checkpoint_of_other_classes_lends_its_body(tmp_path):
     assert load_detector(tmp_path / "ours.safetensors").config.mean == (0.408, 0.447, 0.470)
 
 
-@pytest.mark.parametrize(("key", "reason"), [
-    ("module.deconv_layers.0.conv_offset_mask.weight", "needs deformable convolutions"),
-    ("module.dla_up.ida_0.proj_1.conv.conv_offset_mask.weight", "needs deformable convolutions"),
-    ("module.ida_up.proj_1.weight", "needs DLA's aggregation"),
+def test_another_architecture_is_named_before_its_classes(tmp_path):
+    path = official_file(tmp_path / "coco.pth", official_resnet("resnet18", 80, **SLIM).state_dict())
+    for name, arch in (("resnet34", SLIM), ("hourglass_small", {})):
+        with pytest.raises(UserError, match=f"coco.pth is of another architecture than {name}; keys: "):
+            build_detector(name, 3, weights=path, **arch)
+
+
+@pytest.mark.parametrize(("keys", "held"), [
+    (["deconv_layers.0.conv_offset_mask.weight", "hm.0.weight"], r"deformable convolutions \(DCN\)"),
+    (["base.base_layer.0.weight", "dla_up.ida_0.proj_1.conv.conv_offset_mask.weight", "hm.2.weight"], "a DLA body"),
+    (["base.base_layer.0.weight", "hm.2.weight"], "a DLA body"),
+    (["ida_up.proj_1.weight", "hm.0.weight"], "a DLA body"),
+    (["base_layer.0.weight", "level0.0.weight"], "a DLA body"),
 ])
-def test_deformable_checkpoints_are_refused_with_the_reason(key, reason, tmp_path):
-    path = tmp_path / "dcn.pth"
-    torch.save({"state_dict": {key: torch.zeros(1), "module.hm.0.weight": torch.zeros(1)}}, path)
-    with pytest.raises(UserError, match=reason) as error:
-        build_detector("resnet18", 3, weights=path)
-    assert "not built here" in str(error.value)
+@pytest.mark.parametrize("name", ["resnet18", "hourglass_small"])
+def test_checkpoints_of_what_is_not_built_are_refused_with_the_reason(name, keys, held, tmp_path):
+    path = tmp_path / "dla.pth"
+    torch.save({"state_dict": {f"module.{key}": torch.zeros(80, 1, 1, 1) for key in keys}}, path)
+    with pytest.raises(UserError, match=rf"dla.pth holds {held}, not supported here; expected hourglass104") as error:
+        build_detector(name, 3, weights=path)
     assert "\n" not in str(error.value)

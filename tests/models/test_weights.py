@@ -72,7 +72,7 @@ class TestOurs:
         assert model.config.classes == ("a", "b", "c")
 
     def test_other_class_count_is_refused_unless_heads_are_reset(self, path):
-        with pytest.raises(UserError, match="has 3 classes, expected 5; set reset_heads"):
+        with pytest.raises(UserError, match=r"has 3 classes \(a, b, c\), expected 5: .*reset_heads: true"):
             build_detector("hourglass_small", 5, weights=path)
         model = build_detector("hourglass_small", 5, weights=path, reset_heads=True)
         assert torch.equal(model.stem[0][0].weight, load_detector(path).stem[0][0].weight)
@@ -157,6 +157,22 @@ class TestRefused:
     def test_missing_file(self, name, tmp_path):
         with pytest.raises(UserError, match=f"{name}: no such file"):
             build_detector("resnet18", 3, weights=tmp_path / name)
+
+    @pytest.mark.parametrize("name", ["folder.pth", "folder.safetensors"])
+    def test_folder(self, name, tmp_path):
+        (tmp_path / name).mkdir()
+        with pytest.raises(UserError, match=f"{name} is a folder, expected a file"):
+            build_detector("resnet18", 3, weights=tmp_path / name)
+
+    @pytest.mark.parametrize(("name", "words"), [
+        ("resnet18", ["keys are none that are known", "of a resnet18"]), ("hourglass_small", ["holds no CenterNet"])])
+    def test_keys_of_another_framework(self, name, words, tmp_path):
+        keys = ["backbone.conv1.weight", "neck.deconv_layers.0.weight", "bbox_head.heatmap_head.2.weight"]
+        torch.save({"meta": {}, "state_dict": {key: torch.zeros(1) for key in keys}}, tmp_path / "mmdet.pth")
+        with pytest.raises(UserError) as error:
+            build_detector(name, 3, weights=tmp_path / "mmdet.pth")
+        for word in [*words, "'backbone.conv1.weight', 'neck.deconv_layers.0.weight', …", "(.safetensors)", "hm, wh"]:
+            assert word in str(error.value)
 
     def test_misfits_are_explained_in_one_line(self, tmp_path):
         state = torchvision.models.resnet18(weights=None).state_dict()
