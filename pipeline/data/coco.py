@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.data.dataset import ImageRecord
 from pipeline.data.images import BadFile
-from pipeline.data.sources import Found, Problems, checked_boxes, labelled, no_progress
+from pipeline.data.sources import Found, Problems, advice_on_jsons, checked_boxes, labelled, no_progress
 from pipeline.errors import UserError
 from pipeline.inform import Progress
 
@@ -78,6 +78,9 @@ def _base(source: Path) -> Path:
 
 def _plan(source: Path, sets: Mapping[str, Sequence[str]] | None) -> dict[str, list[str]]:
     """The jsons of each split."""
+    if sets is None and source.is_dir():
+        raise UserError(f"data.source: {source} is a folder, expected a COCO json, or data.sets with those of each "
+                        f"split; {advice_on_jsons(source) or 'no json file was found in it'}.")
     return {"train": [source.name]} if sets is None else {split: list(names) for split, names in sets.items()}
 
 
@@ -85,7 +88,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         tree = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist: data.source or data.sets names a COCO json.") from None
+        raise UserError(f"{path.absolute()} does not exist: data.source or data.sets names a COCO json.") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON: {error}.") from None
     for key in ("images", "annotations", "categories"):

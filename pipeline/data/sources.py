@@ -38,6 +38,25 @@ def files_below(folder: Path) -> list[Path]:
     return sorted(files)
 
 
+def advice_on_jsons(folder: Path) -> str:
+    """What data.source or data.sets would be if the json files of a folder are COCO's; "" where it has none."""
+    names = sorted(str(path.relative_to(folder)) for depth in ("*.json", "*/*.json") for path in folder.glob(depth))
+    names = [name for name in names if Path(name).name.startswith("instances")] or names  # not captions, not keypoints
+    if len(names) < 2:
+        return f"set data.source to {folder / names[0]} if that is a COCO json" if names else ""
+    sets: dict[str, str] = {}
+    for split in ("train", "val", "test"):
+        if of_split := [name for name in names if split in name and name not in sets.values()]:
+            sets[split] = of_split[0]
+    if "test" not in sets and "val" in sets:  # as in COCO, whose test has no annotations
+        sets["test"] = sets.pop("val")
+    if "train" not in sets:
+        others = [name for name in names if name not in sets.values()]
+        sets = {"train": others[0], **sets} if others else {"train": names[0]}
+    example = ", ".join(f"{split}: {name}" for split, name in sets.items())
+    return f"set data.sets if its {len(names)} json files are COCO's, such as {{{example}}}"
+
+
 class Found(NamedTuple):
     """What a source holds.
 

@@ -15,7 +15,16 @@ from PIL import Image
 
 from pipeline.data.dataset import ImageRecord
 from pipeline.data.images import BadFile
-from pipeline.data.sources import DECIMALS, Found, Problems, checked_boxes, files_below, labelled, no_progress
+from pipeline.data.sources import (
+    DECIMALS,
+    Found,
+    Problems,
+    advice_on_jsons,
+    checked_boxes,
+    files_below,
+    labelled,
+    no_progress,
+)
 from pipeline.errors import UserError, unknown
 from pipeline.inform import Progress
 
@@ -26,6 +35,8 @@ CLASSES = (
 
 #: ImageSets/Main also lists the images of each class: aeroplane_train.txt, …
 _OF_ONE_CLASS = re.compile(r".+_(train|val|trainval|test)")
+#: The sets that `data.download` can fetch.
+_OF_A_YEAR = re.compile(r"20(0[7-9]|1[0-2])_(train|val|trainval|test)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +118,7 @@ def read_voc(source: Path, *, sets: Mapping[str, Sequence[str]] | None = None,
     Raises:
         UserError: the folder is none of these, or lacks the sets.
     """
-    folders = _folders(source)
+    folders = _folders(source, sets)
     available = {name: path for year, folder in folders.items() for name, path in _sets(folder, year)}
     plan = _plan(available, sets, years=[year for year in folders if year])
     wanted = _wanted(plan, available)
@@ -195,7 +206,7 @@ def _text(edge: float) -> str:
     return f"{edge:.{DECIMALS}f}".rstrip("0").rstrip(".")
 
 
-def _folders(source: Path) -> dict[str, Path]:
+def _folders(source: Path, sets: Mapping[str, Sequence[str]] | None) -> dict[str, Path]:
     """Year -> folder of a devkit, or "" -> folder of any other data in VOC layout."""
     if (source / "Annotations").is_dir():
         year = re.fullmatch(r"VOC(\d{4})", source.name)
@@ -206,9 +217,13 @@ def _folders(source: Path) -> dict[str, Path]:
         if years:
             return years
     if not source.exists():
-        raise UserError(f"data.source: {source} does not exist.")
+        of_voc = all(_OF_A_YEAR.fullmatch(name) for names in (sets or {}).values() for name in names)
+        fetch = ", or data.download to true, which fetches Pascal VOC" if of_voc else ""
+        raise UserError(f"data.source: {source.absolute()} does not exist; set data.source to where the data is"
+                        f"{fetch}.")
+    advice = advice_on_jsons(source)
     raise UserError(f"data.source: {source} is neither a VOCdevkit (VOC2007, VOC2012) nor in VOC layout "
-                    "(Annotations, JPEGImages, ImageSets/Main).")
+                    f"(Annotations, JPEGImages, ImageSets/Main){'; ' * bool(advice)}{advice}.")
 
 
 def _sets(folder: Path, year: str) -> Iterator[tuple[str, Path]]:

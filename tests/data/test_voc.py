@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.data.coco import read_coco
 from pipeline.data.dataset import ImageRecord
 from pipeline.data.images import BadFile
 from pipeline.data.sources import Found, Problems, checked_boxes
@@ -240,7 +241,7 @@ def test_sources_that_are_none(tmp_path: Path, voc_folder: Make) -> None:
     with pytest.raises(UserError, match=r"data\.source: .*nowhere does not exist"):
         read_voc(tmp_path / "nowhere", problems=Problems())
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="neither a VOCdevkit"):
+    with pytest.raises(UserError, match=r"neither a VOCdevkit .*Main\)\.$"):
         read_voc(tmp_path / "empty", problems=Problems())
     folder = voc_folder("listless")
     with pytest.raises(UserError, match=r"listless has no ImageSets/Main/\*\.txt"):
@@ -248,6 +249,40 @@ def test_sources_that_are_none(tmp_path: Path, voc_folder: Make) -> None:
     (folder.root / "ImageSets/Main/train.txt").write_bytes(b"\xff\xfe\0")
     with pytest.raises(UserError, match="not a text file in UTF-8"):
         read_voc(folder.root, problems=Problems())
+
+
+@pytest.mark.parametrize(("sets", "fetched"), [
+    (None, True), ({"train": ["2007_trainval", "2012_train"], "test": ["2007_test"]}, True),
+    ({"train": ["trainval"]}, False), ({"train": ["2013_trainval"]}, False)])
+def test_a_source_that_is_not_there_may_be_fetched_if_it_is_pascal_voc(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sets: dict[str, list[str]] | None, fetched: bool) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as error:
+        read_voc(Path("VOCdevkit"), sets=sets, problems=Problems())
+    assert f"data.source: {tmp_path}/VOCdevkit does not exist; set data.source" in str(error.value)
+    assert ("data.download to true" in str(error.value)) == fetched
+
+
+@pytest.mark.parametrize(("files", "advice"), [
+    (["all.json"], "set data.source to {folder}/all.json"),
+    (["annotations/instances_train2017.json", "annotations/instances_val2017.json", "annotations/captions_val2017.json",
+      "annotations/image_info_test2017.json"],
+     "if its 2 json files are COCO's, such as {{train: annotations/instances_train2017.json, "
+     "test: annotations/instances_val2017.json}}."),
+    (["train/_annotations.coco.json", "valid/_annotations.coco.json", "test/_annotations.coco.json"],
+     "{{train: train/_annotations.coco.json, val: valid/_annotations.coco.json, test: test/_annotations.coco.json}}."),
+    (["b.json", "a.json"], "such as {{train: a.json}}."),
+    (["a.json", "mytest.json"], "such as {{train: a.json, test: mytest.json}}."),
+    (["test.json", "val.json"], "such as {{train: test.json}}."),
+])
+def test_a_folder_of_jsons_says_what_sets_would_be(tmp_path: Path, files: list[str], advice: str) -> None:
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    for read in (read_voc, read_coco):
+        with pytest.raises(UserError) as error:
+            read(tmp_path, problems=Problems())
+        assert advice.format(folder=tmp_path) in str(error.value)
 
 
 def test_images_are_found_by_id_where_filename_is_stale(
