@@ -1,5 +1,6 @@
 """What every block of params.yaml is made of."""
 
+import os
 import re
 from typing import Annotated, Any
 
@@ -11,6 +12,8 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_+-]+$")]  # DVC re
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
+#: A file or folder; ~ is the home folder, before anything is read or compared.
+PathName = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]
 
 
 class Block(BaseModel):

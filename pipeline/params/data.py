@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from pipeline.params.blocks import Block, Fraction, Name, Names, Positive, Seed, distinct
+from pipeline.params.blocks import Block, Fraction, Name, Names, PathName, Positive, Seed, distinct
 
 _Share = Annotated[float, Field(gt=0.0, le=1.0)]
 _ClassName = Annotated[str, Field(min_length=1)]
@@ -87,14 +87,14 @@ class Data(Block):
     """
 
     name: Name = "demo"
-    source: str = "demo"
+    source: PathName = "demo"
     format: Literal["auto", "voc", "coco"] = "auto"
     sets: dict[Name, Names] | None = None
-    images: str | None = None
+    images: PathName | None = None
     classes: Annotated[list[_ClassName], Field(min_length=1), AfterValidator(distinct)] | None = None
     val_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     labels: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    unlabelled: Annotated[str, Field(min_length=1)] | None = None
+    unlabelled: PathName | None = None
     seed: Seed = 0
     download: bool = False
     strict: bool = False

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from pipeline.errors import UserError
-from pipeline.params.blocks import Block, Fraction, Name, OfFeatures, Positive, Seed, distinct
+from pipeline.params.blocks import Block, Fraction, Name, OfFeatures, PathName, Positive, Seed, distinct
 from pipeline.params.data import Data, Views
 from pipeline.params.recipe import Recipe
 
@@ -77,7 +77,7 @@ class Detector(Block):
 
     model: str
     pretrained: bool = False
-    weights: str | None = None
+    weights: PathName | None = None
     reset_heads: bool = False
     arch: dict[str, Any] = {}
     train: dict[str, Any] = {}

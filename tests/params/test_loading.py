@@ -155,6 +155,18 @@ def test_what_yaml_takes_for_a_date_is_a_name(params_file):
     assert load_params(params_file, ["data.source=2007-06-30"]).data.source == "2007-06-30"
 
 
+def test_the_home_folder_may_be_a_tilde(params_file, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    params = load_params(params_file, [
+        "data={source: ~/all.json, images: ~/images, unlabelled: '~/more'}", "teachers.resnet50.weights=~/a~b.pth"])
+    assert (params.data.source, params.data.images, params.data.unlabelled) == (
+        "/home/me/all.json", "/home/me/images", "/home/me/more")
+    assert params.teachers["resnet50"].weights == "/home/me/a~b.pth"
+    assert changed(params, [], "here") == params
+    with pytest.raises(UserError, match=r"data\.unlabelled: .*at least 1 character"):
+        load_params(params_file, ["data.unlabelled=''"])
+
+
 @pytest.mark.parametrize(("source", "ignored", "kind"), [
     ("demo", ["classes=[cat]", "sets={train: a}", "images=x", "download=true"], "demo"),
     ("VOCdevkit", ["images=x"], "voc"), ("all.json, format: voc", ["images=x"], "voc"),
