@@ -43,28 +43,25 @@ def one_line_errors() -> Iterator[None]:
         _fail(f"interrupted; {again}")
     except BrokenPipeError:
         raise  # click ends quietly where the reader has seen enough
-    except UserError as error:
-        _fail(str(error))
-    except OSError as error:
-        _fail(told(error))
     except Exception as error:
-        from storage import StoreError
+        if not is_fixable(error):
+            raise
+        _fail(told(error))
 
-        if isinstance(error, StoreError):
-            _fail(told(error))
-        if isinstance(error, RuntimeError | MemoryError):
-            from pipeline.devices import is_out_of_memory
 
-            if is_out_of_memory(error):
-                _fail(told(error))
-        raise
+def is_fixable(error: Exception) -> bool:
+    """Whether a person can fix it: what is named in a message of ours, the disk, or memory that ran out."""
+    from storage import StoreError
+
+    if isinstance(error, RuntimeError | MemoryError):
+        from pipeline.devices import is_out_of_memory
+
+        return is_out_of_memory(error)
+    return isinstance(error, UserError | StoreError | OSError)
 
 
 def told(error: Exception) -> str:
-    """An error's words; of a damaged store also how it becomes whole, where they do not name the command.
-
-    A RuntimeError or MemoryError is one for which memory ran out.
-    """
+    """What to say of an error that is fixable: its words, and what to do where they do not name it."""
     from storage import CorruptStore
 
     if isinstance(error, RuntimeError | MemoryError):

@@ -76,13 +76,21 @@ def training_summary(model_folder: Path) -> dict[str, Any]:
     return summary
 
 
+def weights_file(path: str | None) -> Path | None:
+    """The file that `weights` names, if it names one.
+
+    Raises:
+        UserError: it does not exist, or is a folder.
+    """
+    if path is not None and not Path(path).is_file():
+        raise UserError(f"weights file {path} {'is a folder' if Path(path).is_dir() else 'does not exist'}.")
+    return Path(path) if path else None
+
+
 def weights_sha256(path: str | None) -> str | None:
     """What a weights file adds to a fingerprint."""
-    if path is None:
-        return None
-    if not Path(path).is_file():
-        raise UserError(f"weights file {path} does not exist.")
-    return file_sha256(Path(path))
+    file = weights_file(path)
+    return file_sha256(file) if file else None
 
 
 def dumped(params: Params, teacher: str) -> dict[str, Any]:

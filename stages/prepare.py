@@ -6,7 +6,7 @@ from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
 from pipeline import paths
-from stages import entry, work
+from stages import ahead, entry, work
 
 if TYPE_CHECKING:
     from pipeline.params import Data, Params
@@ -80,4 +80,4 @@ def _version(package: str) -> str | None:
 
 
 if __name__ == "__main__":
-    entry.stage_main(run)
+    entry.stage_main(run, check=ahead.check)

@@ -16,8 +16,7 @@ from pipeline.inform import is_main_process
 from stages import inputs as stage_inputs
 from stages import placing, work
 from stages.code import code_fingerprint
-from stages.entry import told
-from storage import StoreError
+from stages.entry import is_fixable, told
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -142,12 +141,11 @@ class _Stopped(dict[Cell, UserError]):
         """
         try:
             yield
-        except (UserError, StoreError, OSError, RuntimeError, MemoryError) as error:
-            from pipeline.devices import is_out_of_memory, process_count
+        except Exception as error:
+            from pipeline.devices import process_count
 
             full = isinstance(error, OSError) and error.errno in FULL
-            a_bug = isinstance(error, RuntimeError) and not is_out_of_memory(error)
-            if full or a_bug or process_count(self.devices) > 1:
+            if full or not is_fixable(error) or process_count(self.devices) > 1:
                 raise
             self.update({cell: UserError(told(error)) for cell in cells if cell not in self})
 
@@ -185,6 +183,7 @@ def _train(todo: Mapping[Cell, work.Work], source: "Callable[[], Source]",
            stopped: _Stopped) -> "Fabric | None":
     """Puts results in the work folders; notes why some are not there. Gives what ran it, if anything did."""
     from pipeline.data.loading import Batches
+    from pipeline.devices import device_name
     from pipeline.engine import fit
 
     trainees: dict[Cell, Trainee] = {}
@@ -196,6 +195,8 @@ def _train(todo: Mapping[Cell, work.Work], source: "Callable[[], Source]",
     first, fabric = next((cell, trainee.fabric) for cell, trainee in trainees.items())
     batches = Batches(source(), batch=first.train.batch, epochs=first.train.epochs, seed=first.seed,
                       workers=first.train.workers, rank=fabric.global_rank, world=fabric.world_size)
+    work.say(f"{first.stage}: {device_name(fabric.device)}{f' x {fabric.world_size}' * (fabric.world_size > 1)}, "
+             f"batches of {batches.batch}")
     label = first.stage if len(trainees) == 1 else f"{first.stage.split('/')[0]}, {len(trainees)} together"
     outcomes = fit(list(trainees.values()), batches, prepare=prepare, label=label)
     for (cell, trainee), outcome in zip(trainees.items(), outcomes, strict=True):

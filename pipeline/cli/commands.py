@@ -1,15 +1,18 @@
 """One command per thing a person does; the work is in `stages` and is imported when it is needed."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipeline import paths
 from pipeline.cli.options import OneLineErrors, as_json, devices, print_answer, reads_params, restart
 from pipeline.cli.store_commands import store
 from pipeline.seeds import SEEDS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pipeline.params import Params
 
 EPILOG = "`dvc repro` runs the line that params.yaml describes, from prepare to report. Docs: README.md."
@@ -28,8 +31,10 @@ def main() -> None:
 @reads_params
 def prepare(params: "Params", strict: bool, as_json: bool) -> None:
     """Write the data set in VOC layout, with a manifest, to data/<name>."""
+    from stages import ahead
     from stages import prepare as stage
 
+    ahead.check(params)
     print_answer(stage.run(params, strict=strict), as_json)
 
 
@@ -41,6 +46,7 @@ def record_views(params: "Params", restart: bool, as_json: bool) -> None:
     """Draw the views of every training image once, into targets/views.zarr."""
     from stages import record_views as stage
 
+    _look_ahead(params)
     print_answer(stage.run(params, restart=restart), as_json)
 
 
@@ -55,11 +61,11 @@ def train_teacher(params: "Params", name: str, devices: str, restart: bool, as_j
 
     A finished one of other params or code is replaced with --restart alone.
     """
-    from stages import ahead
     from stages import train_teacher as stage
 
-    ahead.check(params)
-    print_answer(stage.run(params, name, devices=devices, restart=restart, keep=True), as_json)
+    _look_ahead(params)
+    print_answer(stage.run(params, name, devices=devices, restart=restart, keep=True), as_json,
+                 lambda summary: [_trained(paths.teacher_model(name), summary)])
 
 
 @main.command()
@@ -74,6 +80,7 @@ def dump_teachers(params: "Params", names: tuple[str, ...], devices: str, dry_ru
     """Run the teachers NAMES (default: all) over the recorded views, into targets/NAME.zarr."""
     from stages import dump_teachers as stage
 
+    _look_ahead(params)
     print_answer(stage.run_all(params, names, devices=devices, dry_run=dry_run, restart=restart), as_json)
 
 
@@ -86,6 +93,7 @@ def build_ensemble(params: "Params", keys: tuple[str, ...], restart: bool, as_js
     """Merge the teachers' stores into targets/ensemble-KEY.zarr (default: all ensembles)."""
     from stages import ensembles
 
+    _look_ahead(params)
     print_answer(ensembles.run(params, keys, restart=restart), as_json)
 
 
@@ -107,7 +115,9 @@ def distill(params: "Params", students: tuple[str, ...], recipes: tuple[str, ...
     """
     from stages import distill as stage
 
-    print_answer(stage.run_all(params, students, recipes, seeds, devices=devices, restart=restart), as_json)
+    _look_ahead(params)
+    print_answer(stage.run_all(params, students, recipes, seeds, devices=devices, restart=restart), as_json,
+                 lambda answer: [_trained(folder, summary) for folder, summary in answer.items()])
 
 
 @main.command()
@@ -119,6 +129,8 @@ def evaluate(params: "Params", as_json: bool) -> None:
     It prints mAP@.5 (area) on test in percent; the other metrics are in the files.
     """
     from stages import evaluate as stage
+
+    _look_ahead(params)
 
     def lines(answer: dict[str, float | None]) -> list[str]:
         return [f"{folder}: {'-' if score is None else f'{score:.1f} % mAP@.5 on test'}"
@@ -147,6 +159,7 @@ def plan(params: "Params", students: tuple[str, ...], recipes: tuple[str, ...], 
     from pipeline.cli.plan import plan_lines
     from stages import plan as stage
 
+    _look_ahead(params)
     print_answer(stage.run(params, students, recipes), as_json, plan_lines)
 
 
@@ -199,10 +212,25 @@ def clean(everything: bool) -> None:
     From these folders `dvc repro` takes over what was run by hand, so run it, or `dvc commit`, before: DVC deletes
     results that it does not know, and makes them again.
     """
-    from pipeline import paths
     from stages import work
 
     click.echo(f"freed {work.clean(everything=everything) / 1e6:.1f} MB in {paths.WORK}")
+
+
+def _look_ahead(params: "Params") -> None:
+    """What would stop a later command, and data that other params prepared, stop this one."""
+    from stages import ahead
+
+    ahead.check(params)
+    ahead.check_prepared(params)
+
+
+def _trained(folder: "Path | str", summary: "Mapping[str, Any]") -> str:
+    """A run in one line; its summary.json has the rest."""
+    if not summary["steps"]:
+        return f"{folder}: taken as it is"
+    return (f"{folder}: {summary['passes']:,} passes in {summary['seconds']:,.0f} s, loss at the end "
+            f"{summary['losses']['loss']:.4g}")
 
 
 main.add_command(store)

@@ -120,7 +120,7 @@ def load_data(root: str | Path) -> DataSet:
             lacks images.
     """
     root = Path(root)
-    manifest = _read_manifest(root)
+    manifest = load_manifest(root)
     path = root / "annotations.json"
     try:
         content = path.read_bytes()
@@ -151,7 +151,12 @@ def _renumbered(record: ImageRecord, numbers: NDArray[np.int64]) -> ImageRecord:
                    difficult=record.difficult[kept], truncated=record.truncated[kept])
 
 
-def _read_manifest(root: Path) -> dict[str, Any]:
+def load_manifest(root: Path) -> dict[str, Any]:
+    """What `prepare` says of the folder that it wrote.
+
+    Raises:
+        UserError: the folder is not such a one, or of another format version.
+    """
     path = root / "manifest.json"
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))

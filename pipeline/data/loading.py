@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader, Dataset
 from pipeline.data.targets import encode_targets
 from pipeline.data.views import Image, render_view, resolve_view, view_boxes
 from pipeline.errors import UserError
-from storage import StoreError
 
 if TYPE_CHECKING:
     from pipeline.data.dataset import ImageRecord
@@ -104,7 +103,8 @@ class _Steps(Dataset[Tensors | Exception]):
     def __getitem__(self, step: int) -> Tensors | Exception:
         try:
             arrays = self.batches.source.fetch(self.batches.items(step))
-        except (UserError, StoreError, OSError) as error:
+        except (ValueError, OSError) as error:  # what a person can fix is among them
+            error.add_note(traceback.format_exc())  # for the rest, which loses it on the way from a worker
             return error
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 

@@ -43,7 +43,7 @@ def prepare(params: Data, out: Path, *, progress: Progress = no_progress) -> dic
         The manifest: format, name, classes, splits (images of each), counts (images, those labelled and
         unlabelled, objects, difficult, truncated, objects per_class), problems (file and message), set_aside
         (images), copies (images of data.unlabelled that the data set has already), licence, source,
-        labels and unlabelled (of params), fingerprint. The fingerprint is the sha256 of annotations.json,
+        params (those that decide what is in it), fingerprint. The fingerprint is the sha256 of annotations.json,
         which holds classes, splits, boxes, flags and the sha256 of every image file. What the source says
         of an image in the split `unlabelled` is not kept.
 
@@ -84,7 +84,7 @@ def prepare(params: Data, out: Path, *, progress: Progress = no_progress) -> dic
         "counts": _counts(splits, found.classes),
         "problems": [problem._asdict() for problem in problems.found], "set_aside": problems.set_aside,
         "copies": copies, "licence": None, "source": {"path": params.source, "sets": found.sets},
-        "labels": params.labels, "unlabelled": params.unlabelled, "fingerprint": fingerprint}
+        "params": params.deciding, "fingerprint": fingerprint}
     if params.source == "demo":
         from pipeline.data import demo
 

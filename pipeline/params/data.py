@@ -1,6 +1,6 @@
 """The blocks of params.yaml that say what images there are and how they are seen."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -110,6 +110,11 @@ class Data(Block):
             return self.format
         names = [self.source, *(name for names in (self.sets or {}).values() for name in names)]
         return "coco" if any(name.endswith(".json") for name in names) else "voc"
+
+    @property
+    def deciding(self) -> dict[str, Any]:
+        """What decides the images of the data set, as JSON values."""
+        return self.model_dump(mode="json", exclude={"cache_mb", "download", "strict"})
 
     @model_validator(mode="after")
     def _nothing_is_ignored(self) -> "Data":

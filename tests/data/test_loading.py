@@ -214,6 +214,18 @@ def test_an_error_in_a_worker_is_one_line_as_well(records, workers):
     assert "\n" not in str(caught.value)
 
 
+class Misshapen(Numbers):
+    def fetch(self, items):
+        raise ValueError("could not broadcast")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_bug_in_a_worker_says_where_it_was():
+    with pytest.raises(ValueError, match="could not broadcast") as caught:
+        list(Batches(Misshapen(8), batch=4, epochs=1, seed=0, workers=1).iterate())
+    assert "in fetch" in "".join(caught.value.__notes__)
+
+
 class Buggy(Numbers):
     def fetch(self, items):
         raise RuntimeError("a bug")

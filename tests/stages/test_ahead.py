@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from click.testing import CliRunner
 
 import stages
 from pipeline.cli import main
+from pipeline.data.prepare import prepare
 from pipeline.errors import UserError
 from pipeline.params import load_params, profiles
 from stages import ahead
@@ -40,11 +42,49 @@ def test_profiles_pass(name):
     ("teachers.b.model=resnet5", r"teachers\.b: Model 'resnet5'"),
     ("views.size=[48, 48]", r"teachers\.a: Input size \[48, 48\] does not fit hourglass_small"),
     ("dump.tta.scales=[1, 1.1]", r"teachers\.a: dump\.tta\.scales: 1\.1 "),
+    ("teachers.b.weights=nope.pth", r"teachers\.b: weights file nope\.pth does not exist"),
+    ("students.s.weights=/tmp", r"students\.s: weights file /tmp is a folder"),
 ])
 def test_what_would_stop_a_later_stage_is_named_before_a_teacher_is_trained(params, override, words):
     ahead.check(params())
     with pytest.raises(UserError, match=words):
         ahead.check(params(override))
+
+
+def test_weights_of_another_stage_may_not_be_there_yet(params):
+    ahead.check(params("students.s.weights=models/teachers/b/weights.safetensors"))
+
+
+@pytest.fixture
+def prepared(tmp_path, monkeypatch):
+    """data/mine, prepared of a few scenes without val; gives params with overrides."""
+    monkeypatch.chdir(tmp_path)
+    few = "demo: {train: 2, val: 1, test: 1, unseen: 1, size: [64, 64]}"
+    Path("params.yaml").write_text(BASE.replace("source: coco", f"source: demo, {few}"))
+    prepare(load_params().data, Path("data/mine"))
+    return lambda *overrides: load_params("params.yaml", overrides)
+
+
+def test_data_that_other_params_prepared_are_refused(prepared):
+    ahead.check_prepared(prepared("data.cache_mb=7"))
+    with pytest.raises(UserError, match=r"data/mine was prepared with other params \(seed is 0, expected 1\)"):
+        ahead.check_prepared(prepared("data.seed=1"))
+    ahead.check_prepared(prepared("data.name=other"))  # who reads it says that it is not there
+    shown = CliRunner().invoke(main, ["record-views", "--set", "data.seed=1"])
+    assert (shown.exit_code, "was prepared with other params" in shown.stderr) == (1, True)
+    assert not Path("targets").exists()
+
+
+def test_an_ensemble_by_ap_needs_a_val_split(prepared):
+    both = "ensembles.both={teachers: [a, b], heatmap: class-ap}"
+    ahead.check_prepared(prepared(both))
+    path = Path("data/mine/manifest.json")
+    manifest = json.loads(path.read_text())
+    del manifest["splits"]["val"]
+    path.write_text(json.dumps(manifest))
+    ahead.check_prepared(prepared())
+    with pytest.raises(UserError, match=r"ensembles\.both\.heatmap: class-ap .* data/mine has no val split"):
+        ahead.check_prepared(prepared(both))
 
 
 def test_both_commands_look_ahead(tmp_path, monkeypatch):
