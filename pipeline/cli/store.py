@@ -24,6 +24,7 @@ def info(path: Path | str) -> dict[str, Any]:
     Raises:
         StoreError: there is no store, or its metadata is damaged.
     """
+    _must_exist(path)
     try:
         store = open_store(path)
         manifest, spec, views, complete, content = store.manifest, store.spec, len(store), True, store.content
@@ -84,6 +85,7 @@ def check(path: Path | str) -> dict[str, Any]:
     Raises:
         StoreError: there is no store, it is not finished, or it is elsewhere and cannot be reached.
     """
+    _must_exist(path)
     try:
         open_store(path)
     except IncompleteStore:
@@ -147,11 +149,15 @@ def show(params: "Params", path: Path | str, view: str, out: Path) -> dict[str, 
         StoreError: the store is of other views, damaged, or there is none.
     """
     from pipeline import paths
+    from pipeline.errors import UserError
     from pipeline.report.showing import find_view, open_of_views, show_view
     from pipeline.report.study import label
     from stages import inputs
     from stages.views import recorded_views
 
+    if not out.parent.is_dir():
+        raise UserError(f"--out {out}: the folder {out.parent} does not exist; make it, or name another.")
+    _must_exist(path)
     data = inputs.prepared_data(params)
     recorded = recorded_views(data, params.views)
     store = open_of_views(path, recorded)
@@ -198,6 +204,7 @@ def convert(source: Path | str, out: Path | str, *, backend: str | None, encodin
         if not (array and equals and name):
             raise UserError(f"--encoding {given!r}: expected ARRAY=NAME, e.g. heatmap=u8-sqrt-sparse.")
         chosen[array] = name
+    _must_exist(source)
     store = open_store(source)
     with progress_bar("store convert") as progress:
         manifest = convert(store, out, backend=backend or ENDINGS.get(os.path.splitext(out)[1]), encodings=chosen,
@@ -212,6 +219,21 @@ def ranges(numbers: Iterable[int]) -> list[str]:
     """Ascending numbers with neighbours joined: 4, 5, 6, 7, 12 are "4-7", "12"."""
     runs = [[number for _, number in run] for _, run in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])]
     return [f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs]
+
+
+def _must_exist(path: Path | str) -> None:
+    """Says of a store that is not there which command makes it, where its place tells."""
+    if isinstance(path, str) or path.exists():
+        return
+    from pipeline import paths
+
+    command = f"dump-teachers {path.stem}"
+    if path.name == paths.views_store().name:
+        command = "record-views"
+    elif path.match(paths.ensemble_store("*").name):
+        command = f"build-ensemble {path.stem.removeprefix(paths.ensemble_name(''))}"
+    advice = f"; make it with 'pipeline {command}'" if path.absolute().match(str(paths.store("*"))) else ""
+    raise StoreError(f"{path}: there is no store{advice}")
 
 
 def _size(count: int) -> str:

@@ -102,6 +102,29 @@ def test_what_is_no_store_is_one_line(tmp_path, command):
         assert str(path) in result.stderr
 
 
+@pytest.mark.parametrize(("name", "command"), [
+    ("views", "record-views"), ("ensemble-both", "build-ensemble both"), ("resnet50", "dump-teachers resnet50")])
+def test_a_store_that_is_not_there_says_what_makes_it(tmp_path, monkeypatch, name, command):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "targets").mkdir()
+    for arguments in (["info"], ["verify"], ["convert", "x.zarr"]):
+        result = run(arguments[0], f"targets/{name}.zarr", *arguments[1:])
+        assert result.exit_code == 1
+        assert result.stderr == f"Error: targets/{name}.zarr: there is no store; make it with 'pipeline {command}'\n"
+    monkeypatch.chdir("targets")
+    assert run("info", f"{name}.zarr").stderr.endswith(f"'pipeline {command}'\n")
+    assert run("info", "resnet50").stderr == "Error: resnet50: there is no store\n"
+
+
+def test_a_picture_needs_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    CliRunner().invoke(main, ["profile", "demo"])
+    result = run("show", "targets/resnet50.zarr", 0, "-o", "nodir/x.png")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "Error: --out nodir/x.png: the folder nodir does not exist; make it, or name another.\n"
+    assert "pipeline dump-teachers resnet50" in run("show", "targets/resnet50.zarr", 0, "-o", "x.png").stderr
+
+
 def test_stores_by_url(write, tmp_path):
     path = write()
     url, here = f"file://{path}", json.loads(run("info", path, "--json").stdout)
