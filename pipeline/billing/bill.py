@@ -136,11 +136,11 @@ def break_even(setup: float, live: float, offline: float) -> float | None:
 
 
 def pays_in_words(epochs: float | None, of_one: float) -> str:
-    """`break_even`, and how many students of `of_one` epochs each that is: "7.5 epochs = 2 students of 5 each"."""
+    """`break_even`, and how many students of `of_one` epochs each that is: "7.5 epochs in all (2 students of 5)"."""
     if epochs is None:
         return "never"
     count = max(1, math.ceil(round(epochs / of_one, 6)))
-    return f"{epochs:,.1f} epochs = {count} student{'s' * (count > 1)} of {of_one:g} each"
+    return f"{epochs:,.1f} epochs in all ({count} student{'s' * (count > 1)} of {of_one:g})"
 
 
 def what_happened(root: Path, stores: Iterable[str], students: Collection[str],

@@ -60,7 +60,7 @@ def test_only_the_stores_of_a_recipe_are_to_be_paid_and_the_views_are_everyones(
 @pytest.mark.parametrize(("epochs", "of_one", "students"), [(5.0, 2.0, 3), (4.0, 2.0, 2), (0.1, 2.0, 1), (0.0, 2.0, 1),
                                                             (0.3, 0.1, 3)])
 def test_students_are_whole(epochs, of_one, students):
-    assert f"{epochs} epochs = {students} student" in pays_in_words(epochs, of_one)
+    assert f"{epochs} epochs in all ({students} student" in pays_in_words(epochs, of_one)
 
 
 def test_a_plan_comes_back_as_it_was_written(plan, tmp_path):

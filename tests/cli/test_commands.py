@@ -90,10 +90,12 @@ def test_the_readmes_program_finds_what_evaluation_finds(request, tmp_path, monk
 
     from pipeline.data import ImageRecord
     from pipeline.inference import detect
-    from pipeline.models import build_detector, load_detector, save_detector
+    from pipeline.models import build_detector, decode_detections, load_detector, preprocess, save_detector
 
     text = (request.config.rootpath / "README.md").read_text()
-    [program] = [part for part in re.findall(r"(?:^    .*\n|^\n)+", text, re.MULTILINE) if "load_detector" in part]
+    programs = re.findall(r"(?:^    .*\n|^\n)+", text, re.MULTILINE)
+    [program] = [part for part in programs if "load_detector" in part]
+    [export] = [part for part in programs if "torch.export.save" in part]
     program, [path] = textwrap.dedent(program), re.findall(r'load_detector\("(.*?)"\)', program)
     (tmp_path / path).parent.mkdir(parents=True)
     torch.manual_seed(0)
@@ -114,6 +116,12 @@ def test_the_readmes_program_finds_what_evaluation_finds(request, tmp_path, monk
     np.testing.assert_allclose(corners, expected[:, 3:], atol=1e-2)
     np.testing.assert_allclose(said["scores"], expected[:, 2], rtol=1e-4)
     assert said["names"] == [("cat", "dog")[int(number)] for number in expected[:, 1]]
+
+    exec(textwrap.dedent(export), said)
+    images = preprocess(said["image"][None], said["student"].config)
+    with torch.inference_mode():
+        heatmap, wh, offset = torch.export.load("student.pt2").module()(images)
+    assert torch.allclose(decode_detections(heatmap, wh, offset, k=100)[0], said["found"], atol=1e-3)
 
 
 def test_help_needs_no_heavy_package():
