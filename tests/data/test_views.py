@@ -168,12 +168,6 @@ def test_no_strength_changes_no_colour():
     np.testing.assert_array_equal(view.color, IDENTITY_COLOR)
 
 
-@pytest.mark.parametrize("scale", [(0.0, 1.0, 0.1), (1.2, 0.8, 0.1), (0.8, 1.2, 0.0)])
-def test_a_scale_that_is_no_range_is_named(scale):
-    with pytest.raises(UserError, match=r"views\.scale is"):
-        draw(record(50, 50), 1, scale=scale)
-
-
 def test_a_scale_of_one_value_is_that_value():
     view = draw(record(64, 64), 1, scale=(0.5, 0.5, 0.1), size=(64, 64))
     assert view.matrix[1, 1] == 2
