@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from pipeline.data import ImageRecord, invert, plain_view, render_view, resolve_view, view_boxes
 from pipeline.data.views import IDENTITY_COLOR, View
-from pipeline.errors import UserError
 from pipeline.params import Views
 
 sides = st.integers(8, 300)
