@@ -19,7 +19,7 @@ from pipeline.data.coco import coco_files
 from pipeline.data.dataset import DataSet, ImageRecord, load_data
 from pipeline.data.images import BadFile
 from pipeline.data.prepare import hold_out, prepare
-from pipeline.data.voc import read_annotation
+from pipeline.data.voc_xml import read_annotation
 from pipeline.errors import UserError
 from pipeline.params import Data, DemoScenes
 

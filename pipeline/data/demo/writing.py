@@ -9,7 +9,7 @@ from PIL import Image
 from pipeline.data.dataset import ImageRecord
 from pipeline.data.demo.artwork import CLASSES, STRIPS, backgrounds, drawings, require_packages, scenery
 from pipeline.data.demo.scenes import Material, SceneObject, compose
-from pipeline.data.voc import write_annotation
+from pipeline.data.voc_xml import write_annotation
 from pipeline.params import DemoScenes
 
 JPEG_QUALITY = 92
