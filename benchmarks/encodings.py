@@ -114,9 +114,9 @@ def finished(folder: Path) -> Line:
             raise UserError(f"{path} does not exist: run 'make repro' in {folder}, or name a folder where it has "
                             "finished: make bench-encodings LINE=/path/to/folder.")
     params = load_params(needed[0])
-    inputs.entry(params.teachers, TEACHER, "teacher")
-    inputs.entry(params.students, STUDENT, "student")
-    if not inputs.entry(params.recipes, RECIPE, "recipe").weights[3]:
+    inputs.named(params.teachers, TEACHER, "teacher")
+    inputs.named(params.students, STUDENT, "student")
+    if not inputs.named(params.recipes, RECIPE, "recipe").weights[3]:
         raise UserError(f"{needed[0]}: recipe {RECIPE!r} has w4 = 0, so its students would not see the features.")
     data = load_data(folder / paths.data_folder(params.data.name))
     return Line(folder, params, data, RecordedViews(needed[2], data, TRAIN, params.views))

@@ -11,16 +11,16 @@ from stages import inputs
 from storage import differences
 
 if TYPE_CHECKING:
-    from pipeline.params import Params
+    from pipeline.params import Params, Recipe
 
 
 def check(params: "Params") -> None:
-    """That all networks of the params and their weights exist, and fit the size of their images.
+    """That networks exist and fit the size of their images, and that what students are to learn from can be made.
 
-    Of teachers at the scales of the dump too; and that an ensemble has the split that it needs.
+    Networks of teachers also at the scales of the dump, and with the files of weights that they begin with.
 
     Raises:
-        UserError: one does not; it names the entry.
+        UserError: something is not so; it names the entry.
     """
     from pipeline.inference.augmentation import check_scales
     from pipeline.models import check_size, detector_config
@@ -30,41 +30,57 @@ def check(params: "Params") -> None:
             config = detector_config(teacher.model, 1, **teacher.arch)
             check_size(config, params.views.size)
             check_scales(config, params.views.size, params.dump.tta)
-            _there_or_made(teacher.weights)
+            if not paths.weights(paths.teacher_model(name)).exists():
+                _there_or_made(teacher.weights)
     for name, student in params.students.items():
         with _named(f"students.{name}"):
             check_size(detector_config(student.model, 1, **student.arch), student.size or params.views.size)
             _there_or_made(student.weights)
+    for name in params.distill.recipes:
+        with _named(f"recipes.{name}"):
+            _check_recipe(params, params.recipes[name])
 
 
 def check_prepared(params: "Params") -> None:
-    """That the prepared data set is the one that params describe, and has what they need of it.
+    """That the prepared data set, if there is one, is the one that params describe.
 
     Raises:
-        UserError: it is of other params, or without a split. Where it is not there, whoever reads it says so.
+        UserError: it is not.
     """
     from pipeline.data.dataset import load_manifest
 
     folder = paths.data_folder(params.data.name)
     if not folder.exists():
         return
-    manifest = load_manifest(folder)
-    if found := differences(manifest.get("params") or {}, params.data.deciding, both_ways=True):
+    if (then := load_manifest(folder).get("params")) is None:
+        raise UserError(f"{folder} was prepared by other code. Run 'pipeline prepare' again.")
+    if found := differences(then, params.data.deciding, both_ways=True):
         more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
         raise UserError(f"{folder} was prepared with other params ({'; '.join(found[:3])}{more}). Run 'pipeline "
                         "prepare' to make it again, or put them back.")
-    if manifest["splits"].get("val"):
-        return
-    for key, ensemble in params.ensembles.items():
-        if ensemble.heatmap == "class-ap":
-            raise UserError(f"ensembles.{key}.heatmap: class-ap weighs teachers by their AP on val, but {folder} has "
-                            "no val split: set data.val_fraction above 0 and run 'pipeline prepare', or choose "
-                            "another rule.")
+
+
+def _check_recipe(params: "Params", recipe: "Recipe") -> None:
+    if recipe.teachers and recipe.weights[3] and not params.dump.features:
+        raise UserError(f"w4 is {recipe.weights[3]:g}, but with dump.features: false no store has features; set w4 to "
+                        "0, or dump them.")
+    if recipe.merged and params.ensembles[recipe.merged].heatmap == "class-ap" and _has_no_val(params):
+        raise UserError(f"its ensemble {recipe.merged!r} weighs teachers by their AP on val (class-ap), but the data "
+                        "set has no val split: set data.val_fraction above 0 and run 'pipeline prepare', or choose "
+                        "another rule.")
+
+
+def _has_no_val(params: "Params") -> bool:
+    """Of a data set that is prepared; of others nobody knows yet."""
+    from pipeline.data.dataset import load_manifest
+
+    folder = paths.data_folder(params.data.name)
+    return folder.exists() and not load_manifest(folder)["splits"].get("val")
 
 
 def _there_or_made(weights: str | None) -> None:
     """A file of weights is there; one in models/ may be made by then."""
-    if weights and not Path(weights).is_relative_to("models"):
+    if weights and not Path(weights).absolute().is_relative_to(Path("models").absolute()):
         inputs.weights_file(weights)
 
 

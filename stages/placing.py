@@ -24,9 +24,8 @@ def place(source: Path, out: Path) -> None:
                 os.replace(out, old)
         else:
             _copy(source, fresh)
-        sync(fresh)
+        os.sync()  # at once, for a data set has many thousand files
         os.replace(fresh, out)
-        _sync_one(out.parent)
     finally:
         _put_back(old, out)
         for path in (fresh, old):
@@ -57,18 +56,14 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def sync(path: Path) -> None:
-    """Makes a file, or all of a folder, survive a power cut."""
-    for each in (*path.rglob("*"), path):
-        _sync_one(each)
-
-
-def _sync_one(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+def sync(folder: Path) -> None:
+    """Makes the files of a folder survive a power cut."""
+    for path in (*folder.rglob("*"), folder):
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 def _copy(source: str | Path, target: str | Path) -> None:

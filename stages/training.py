@@ -105,21 +105,22 @@ def run(cells: Sequence[Cell], *, source: "Callable[[], Source]", devices: str, 
     with ExitStack() as stack:
         held: dict[Cell, work.Work] = {}
         for cell in cells:
-            if (found := cell.found) == cell.fingerprint and not restart:
-                work.say(f"{cell.stage}: nothing to do, {cell.out} is finished")
-            else:
-                with stopped.alone(cell):
-                    held[cell] = stack.enter_context(
-                        work.hold(cell.stage, module=cell.module, inputs=cell.decisive, out=cell.out, restart=restart))
-                    if restart and found is not None and is_main_process():
-                        work.allow_replacing(held[cell], found)
+            with stopped.alone(cell):
+                if (found := cell.found) == cell.fingerprint and not restart:
+                    work.say(f"{cell.stage}: nothing to do, {cell.out} is finished")
+                    continue
+                held[cell] = stack.enter_context(
+                    work.hold(cell.stage, module=cell.module, inputs=cell.decisive, out=cell.out, restart=restart))
+                if restart and found is not None and is_main_process():
+                    work.allow_replacing(held[cell], found)
         todo = {cell: folder for cell, folder in held.items() if not folder.done}
         fabric = None
         with stopped.alone(*todo):  # a target or an image that cannot be read, no memory for a batch
             fabric = _train(todo, source, prepare, devices, stopped) if todo else None
         for cell, folder in held.items():
             if cell not in stopped:
-                folder.deliver()
+                with stopped.alone(cell):
+                    folder.deliver()
         if fabric:
             fabric.barrier()  # only the main process delivers, and one that failed sooner would have it killed
     main = is_main_process()
@@ -145,7 +146,8 @@ class _Stopped(dict[Cell, UserError]):
             from pipeline.devices import process_count
 
             full = isinstance(error, OSError) and error.errno in FULL
-            if full or not is_fixable(error) or process_count(self.devices) > 1:
+            wanted = "PIPELINE_DEBUG" in os.environ  # with its traceback
+            if full or wanted or not is_fixable(error) or process_count(self.devices) > 1:
                 raise
             self.update({cell: UserError(told(error)) for cell in cells if cell not in self})
 
@@ -203,7 +205,8 @@ def _train(todo: Mapping[Cell, work.Work], source: "Callable[[], Source]",
         if isinstance(outcome, UserError):
             stopped[cell] = outcome
         elif fabric.is_global_zero:
-            _write(cell, todo[cell], trainee, outcome)
+            with stopped.alone(cell):
+                _write(cell, todo[cell], trainee, outcome)
     fabric.barrier()
     return fabric
 

@@ -44,9 +44,11 @@ def prepare(params: "Params", strict: bool, as_json: bool) -> None:
 @reads_params
 def record_views(params: "Params", restart: bool, as_json: bool) -> None:
     """Draw the views of every training image once, into targets/views.zarr."""
+    from stages import ahead
     from stages import record_views as stage
 
-    _look_ahead(params)
+    ahead.check(params)
+    _current_data(params)
     print_answer(stage.run(params, restart=restart), as_json)
 
 
@@ -61,9 +63,11 @@ def train_teacher(params: "Params", name: str, devices: str, restart: bool, as_j
 
     A finished one of other params or code is replaced with --restart alone.
     """
+    from stages import ahead
     from stages import train_teacher as stage
 
-    _look_ahead(params)
+    ahead.check(params)
+    _current_data(params)
     print_answer(stage.run(params, name, devices=devices, restart=restart, keep=True), as_json,
                  lambda summary: [_trained(paths.teacher_model(name), summary)])
 
@@ -80,7 +84,7 @@ def dump_teachers(params: "Params", names: tuple[str, ...], devices: str, dry_ru
     """Run the teachers NAMES (default: all) over the recorded views, into targets/NAME.zarr."""
     from stages import dump_teachers as stage
 
-    _look_ahead(params)
+    _current_data(params)
     print_answer(stage.run_all(params, names, devices=devices, dry_run=dry_run, restart=restart), as_json)
 
 
@@ -93,7 +97,7 @@ def build_ensemble(params: "Params", keys: tuple[str, ...], restart: bool, as_js
     """Merge the teachers' stores into targets/ensemble-KEY.zarr (default: all ensembles)."""
     from stages import ensembles
 
-    _look_ahead(params)
+    _current_data(params)
     print_answer(ensembles.run(params, keys, restart=restart), as_json)
 
 
@@ -115,7 +119,7 @@ def distill(params: "Params", students: tuple[str, ...], recipes: tuple[str, ...
     """
     from stages import distill as stage
 
-    _look_ahead(params)
+    _current_data(params)
     print_answer(stage.run_all(params, students, recipes, seeds, devices=devices, restart=restart), as_json,
                  lambda answer: [_trained(folder, summary) for folder, summary in answer.items()])
 
@@ -130,7 +134,7 @@ def evaluate(params: "Params", as_json: bool) -> None:
     """
     from stages import evaluate as stage
 
-    _look_ahead(params)
+    _current_data(params)
 
     def lines(answer: dict[str, float | None]) -> list[str]:
         return [f"{folder}: {'-' if score is None else f'{score:.1f} % mAP@.5 on test'}"
@@ -159,7 +163,7 @@ def plan(params: "Params", students: tuple[str, ...], recipes: tuple[str, ...], 
     from pipeline.cli.plan import plan_lines
     from stages import plan as stage
 
-    _look_ahead(params)
+    _current_data(params)
     print_answer(stage.run(params, students, recipes), as_json, plan_lines)
 
 
@@ -217,11 +221,10 @@ def clean(everything: bool) -> None:
     click.echo(f"freed {work.clean(everything=everything) / 1e6:.1f} MB in {paths.WORK}")
 
 
-def _look_ahead(params: "Params") -> None:
-    """What would stop a later command, and data that other params prepared, stop this one."""
+def _current_data(params: "Params") -> None:
+    """Refuses data that other params prepared."""
     from stages import ahead
 
-    ahead.check(params)
     ahead.check_prepared(params)
 
 

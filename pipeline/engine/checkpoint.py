@@ -80,8 +80,10 @@ class RunState:
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
             found = saved["format"], saved["identity"]
-        except (OSError, MemoryError):  # nothing is wrong with the file
+        except MemoryError:
             raise
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror or error}. It may well be whole.") from error
         except Exception as error:
             raise UserError(f"{path} is no readable checkpoint; remove it to start over.") from error
         if found != (FORMAT, identity):

@@ -24,7 +24,7 @@ M = TypeVar("M", bound=BaseModel)
 #: Pydantic's types of errors, where its words are those of JSON or Python.
 _EXPECTED = {
     "list_type": "expected a list, such as [a, b]",
-    "tuple_type": "expected a list, such as [512, 512]",
+    "tuple_type": "expected a list, such as [1, 2]",
     "dict_type": "expected a mapping of keys",
     "model_type": "expected a mapping of keys",
     "int_type": "expected a whole number",
@@ -72,7 +72,7 @@ def load_params(path: str | Path = "params.yaml", overrides: Sequence[str] = ())
         raise UserError(f"{path} is not a text file in UTF-8: {error}.") from None
     tree = read_yaml(text, str(path))
     if tree is None:
-        raise UserError(f"{path} is empty. Write one with 'pipeline profile demo --force', "
+        raise UserError(f"{path} is empty. Write one with 'pipeline profile demo --out {path} --force', "
                         "or name another with --params.")
     if not isinstance(tree, dict):
         raise UserError(f"{path} holds {'a list' if isinstance(tree, list) else 'a single value'}, expected a mapping "
@@ -139,11 +139,6 @@ def _check_references(params: Params) -> None:
         if set(recipe.teachers) != set(merged):
             raise UserError(f"recipes.{key}: the teachers are {', '.join(recipe.teachers)}, but the ensemble "
                             f"{recipe.merged!r} is merged of {', '.join(merged)}; name the same ones in both.")
-    for key in params.distill.recipes if not params.dump.features else []:
-        recipe = params.recipes[key]
-        if recipe.teachers and recipe.weights[3]:
-            raise UserError(f"recipes.{key}: w4 is {recipe.weights[3]:g}, but with dump.features: false no store has "
-                            "features; set w4 to 0, or dump them.")
     for name, teacher in params.teachers.items():
         train = train_params(params.train, teacher.train, f"teachers.{name}.train")
         if not train.epochs and teacher.weights is None:

@@ -67,7 +67,7 @@ class Recipe(Block):
             behind is worth asking for its heads alone.
         standardise: whether every stored channel weighs alike, or each principal component ("pca-K" of the store) as
             it varies in the teacher's map; channels that are no components weigh alike in both.
-        attention: what weighs the feature term "hint" (the other forms weigh themselves, and take none);
+        attention: what weighs the feature term "hint" (the other forms weigh themselves);
             "heatmap" is that of the target, "agreement" that of the teachers' heatmaps.
         attend_outputs: let the kinds of attention that differ from cell to cell weigh the terms of heatmap, wh and
             offset as well.
@@ -158,10 +158,6 @@ class Recipe(Block):
     def _attention_has_a_source(self) -> "Recipe":
         if len(set(self.attention)) < len(self.attention):
             raise ValueError(f"attention {self.attention} names one kind twice")
-        asked = self.attention if "attention" in self.model_fields_set else []
-        if asked and self.features != "hint" and not self.attend_outputs:
-            raise ValueError(f"the feature term {self.features!r} weighs itself and takes no attention: write "
-                             "attention: [], or leave it out")
         if "agreement" in self.attention and len(self.teachers) < 2:
             raise ValueError("attention 'agreement' needs at least two teachers")
         if self.attend_outputs and not set(self.attention) - {"channel"}:

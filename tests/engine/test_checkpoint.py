@@ -114,3 +114,15 @@ def test_weights_that_are_broken_on_another_process_are_not_written(tmp_path):
     with pytest.raises(UserError, match="by step 3"):
         state_of(3).write(tmp_path / "checkpoint.pt", "me", True, lambda share: share + 0.5)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(b"whole")
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(torch, "load", refuse)
+    with pytest.raises(UserError, match=r"checkpoint\.pt cannot be read: Permission denied"):
+        state_of().read(path, "me")

@@ -53,7 +53,7 @@ def test_overrides_are_yaml_and_apply_in_order(params_file):
     ("evaluate.flip=1", ["evaluate.flip: expected true or false (got 1)"]),
     ("data.source=3", ["data.source: expected text (got 3)"]),
     ("data.name=null", ["data.name: expected text (got null)"]),
-    ("views.size=512", ["views.size: expected a list, such as [512, 512] (got 512)"]),
+    ("views.size=512", ["views.size: expected a list, such as [1, 2] (got 512)"]),
     ("data.classes=cat", ["data.classes: expected a list, such as [a, b] (got 'cat')"]),
     ("teachers.a=resnet50", ["teachers.a: expected a mapping of keys (got 'resnet50')"]),
     ("train.epochs=-1", ["train.epochs", "0"]),
@@ -139,7 +139,7 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"broken.yaml, line"):
         load_params(broken)
     for content, words in (("- 1", "holds a list, expected a mapping"), ("data", "holds a single value, expected a"),
-                           ("# mine", r"broken\.yaml is empty\. Write one with 'pipeline profile demo --force'")):
+                           ("# mine", r"broken\.yaml is empty\. Write one with 'pipeline profile demo --out .* --force'")):
         broken.write_text(content)
         with pytest.raises(UserError, match=words):
             load_params(broken)

@@ -10,8 +10,7 @@ HEADS = [1000.0, 1.0, 0.1, 0.0]
 @pytest.mark.parametrize("recipe", [
     {}, {"views": "fresh"}, {"teachers": ["a"]}, TWO, {**TWO, "ensemble": "separate"},
     {"oracle": True, "weights": HEADS}, {**TWO, "attention": ["agreement"]}, {"teachers": ["a"], "attention": []},
-    {**TWO, "features_of": ["b"]}, {**TWO, "features": "fgd"}, {**TWO, "features": "pkd", "attention": []},
-    {**TWO, "features": "cwd", "attention": ["spatial"], "attend_outputs": True},
+    {**TWO, "features_of": ["b"]}, {**TWO, "features": "fgd", "attention": ["spatial"]},
     {"teachers": ["a"], "unlabelled": True}, {"teachers": ["a"], "unlabelled": True, "ground_truth": 0.0},
     {"oracle": True, "weights": HEADS, "attention": ["heatmap"], "attend_outputs": True},
 ])
@@ -45,7 +44,6 @@ def test_separate_reads_no_merged_store():
     ({"unlabelled": True, "teachers": ["a"], "weights": [0, 0, 0, 0]}, "not all zeros"),
     ({"ground_truth": 0.0}, "nothing to learn from"),
     ({**TWO, "weights": [0, 0, 0, 0], "ground_truth": 0.0}, "nothing to learn from"),
-    ({**TWO, "features": "cwd", "attention": ["spatial"]}, "'cwd' weighs itself"),
     ({**TWO, "features_of": ["c"]}, r"features_of names c, but the teachers are \['a', 'b'\]"),
     ({**TWO, "features_of": []}, "at least 1"),
     ({"schedule_share": 0.0}, "greater than 0"),

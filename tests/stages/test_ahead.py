@@ -52,7 +52,24 @@ def test_what_would_stop_a_later_stage_is_named_before_a_teacher_is_trained(para
 
 
 def test_weights_of_another_stage_may_not_be_there_yet(params):
-    ahead.check(params("students.s.weights=models/teachers/b/weights.safetensors"))
+    made = Path("models/teachers/b/weights.safetensors")
+    for name in (made, made.absolute()):
+        ahead.check(params(f"students.s.weights={name}"))
+
+
+def test_weights_of_a_teacher_that_is_trained_may_be_gone(params, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models/teachers/b").mkdir(parents=True)
+    (tmp_path / "models/teachers/b/weights.safetensors").touch()
+    ahead.check(params("teachers.b.weights=nope.pth"))
+
+
+def test_only_recipes_that_are_distilled_need_features(params):
+    taught = "recipes.t={teachers: [a]}"
+    ahead.check(params(taught, "dump.features=false"))
+    ahead.check(params(taught, "distill.recipes=[t]"))
+    with pytest.raises(UserError, match=r"recipes\.t: w4 is 1000, but with dump\.features: false"):
+        ahead.check(params(taught, "distill.recipes=[t]", "dump.features=false"))
 
 
 @pytest.fixture
@@ -63,6 +80,13 @@ def prepared(tmp_path, monkeypatch):
     Path("params.yaml").write_text(BASE.replace("source: coco", f"source: demo, {few}"))
     prepare(load_params().data, Path("data/mine"))
     return lambda *overrides: load_params("params.yaml", overrides)
+
+
+def test_data_that_older_code_prepared_are_made_again(prepared):
+    path = Path("data/mine/manifest.json")
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "params"}))
+    with pytest.raises(UserError, match=r"data/mine was prepared by other code\. Run 'pipeline prepare' again"):
+        ahead.check_prepared(prepared())
 
 
 def test_data_that_other_params_prepared_are_refused(prepared):
@@ -76,15 +100,15 @@ def test_data_that_other_params_prepared_are_refused(prepared):
 
 
 def test_an_ensemble_by_ap_needs_a_val_split(prepared):
-    both = "ensembles.both={teachers: [a, b], heatmap: class-ap}"
-    ahead.check_prepared(prepared(both))
+    both = ["ensembles.both={teachers: [a, b], heatmap: class-ap}", "recipes.t={teachers: [a, b], ensemble: both}"]
+    ahead.check(prepared(*both, "distill.recipes=[t]"))
     path = Path("data/mine/manifest.json")
     manifest = json.loads(path.read_text())
     del manifest["splits"]["val"]
     path.write_text(json.dumps(manifest))
-    ahead.check_prepared(prepared())
-    with pytest.raises(UserError, match=r"ensembles\.both\.heatmap: class-ap .* data/mine has no val split"):
-        ahead.check_prepared(prepared(both))
+    ahead.check(prepared(*both))  # nobody learns from it
+    with pytest.raises(UserError, match=r"recipes\.t: its ensemble 'both' .* no val split"):
+        ahead.check(prepared(*both, "distill.recipes=[t]"))
 
 
 def test_both_commands_look_ahead(tmp_path, monkeypatch):
