@@ -139,7 +139,7 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"broken.yaml, line"):
         load_params(broken)
     for content, words in (("- 1", "holds a list, expected a mapping"), ("data", "holds a single value, expected a"),
-                           ("# mine", r"broken\.yaml is empty\. Write one with 'pipeline profile demo --out .* --force'")):
+                           ("# mine", r"broken\.yaml is empty\. Write one with 'pipeline profile demo --out .*ml --")):
         broken.write_text(content)
         with pytest.raises(UserError, match=words):
             load_params(broken)
