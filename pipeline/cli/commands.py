@@ -35,7 +35,9 @@ def prepare(params: "Params", strict: bool, as_json: bool) -> None:
     from stages import prepare as stage
 
     ahead.check(params)
-    print_answer(stage.run(params, strict=strict), as_json)
+    manifest = stage.run(params, strict=strict)
+    shown = "name", "classes", "splits", "counts", "set_aside", "fingerprint"  # the file has the rest
+    print_answer(manifest if as_json else {key: manifest[key] for key in shown}, as_json)
 
 
 @main.command()
