@@ -11,7 +11,7 @@ from stages import inputs
 from storage import differences
 
 if TYPE_CHECKING:
-    from pipeline.params import Params, Recipe
+    from pipeline.params import Params
 
 
 def check(params: "Params") -> None:
@@ -38,7 +38,30 @@ def check(params: "Params") -> None:
             _there_or_made(student.weights)
     for name in params.distill.recipes:
         with _named(f"recipes.{name}"):
-            _check_recipe(params, params.recipes[name])
+            recipe = params.recipes[name]
+            if recipe.teachers and recipe.weights[3] and not params.dump.features:
+                raise UserError(f"w4 is {recipe.weights[3]:g}, but with dump.features: false no store has features; "
+                                "set w4 to 0, or dump them.")
+
+
+def check_with_data(params: "Params") -> None:
+    """`check`, and that the prepared data set has the split that an ensemble needs; not for `prepare`, which makes it.
+
+    Raises:
+        UserError: something is not so.
+    """
+    from pipeline.data.dataset import load_manifest
+
+    check(params)
+    folder = paths.data_folder(params.data.name)
+    if not folder.exists() or load_manifest(folder)["splits"].get("val"):
+        return
+    for name in params.distill.recipes:
+        merged = params.recipes[name].merged
+        if merged and params.ensembles[merged].heatmap == "class-ap":
+            raise UserError(f"recipes.{name}: its ensemble {merged!r} weighs teachers by their AP on val (class-ap), "
+                            f"but {folder} has no val split: set data.val_fraction above 0 and run 'pipeline prepare', "
+                            "or choose another rule.")
 
 
 def check_prepared(params: "Params") -> None:
@@ -58,24 +81,6 @@ def check_prepared(params: "Params") -> None:
         more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
         raise UserError(f"{folder} was prepared with other params ({'; '.join(found[:3])}{more}). Run 'pipeline "
                         "prepare' to make it again, or put them back.")
-
-
-def _check_recipe(params: "Params", recipe: "Recipe") -> None:
-    if recipe.teachers and recipe.weights[3] and not params.dump.features:
-        raise UserError(f"w4 is {recipe.weights[3]:g}, but with dump.features: false no store has features; set w4 to "
-                        "0, or dump them.")
-    if recipe.merged and params.ensembles[recipe.merged].heatmap == "class-ap" and _has_no_val(params):
-        raise UserError(f"its ensemble {recipe.merged!r} weighs teachers by their AP on val (class-ap), but the data "
-                        "set has no val split: set data.val_fraction above 0 and run 'pipeline prepare', or choose "
-                        "another rule.")
-
-
-def _has_no_val(params: "Params") -> bool:
-    """Of a data set that is prepared; of others nobody knows yet."""
-    from pipeline.data.dataset import load_manifest
-
-    folder = paths.data_folder(params.data.name)
-    return folder.exists() and not load_manifest(folder)["splits"].get("val")
 
 
 def _there_or_made(weights: str | None) -> None:

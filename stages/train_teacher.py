@@ -64,4 +64,4 @@ def run(params: "Params", name: str, *, devices: str = "auto", restart: bool = F
 
 
 if __name__ == "__main__":
-    entry.stage_main(run, "name", check=ahead.check)
+    entry.stage_main(run, "name", check=ahead.check_with_data)

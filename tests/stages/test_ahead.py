@@ -101,14 +101,15 @@ def test_data_that_other_params_prepared_are_refused(prepared):
 
 def test_an_ensemble_by_ap_needs_a_val_split(prepared):
     both = ["ensembles.both={teachers: [a, b], heatmap: class-ap}", "recipes.t={teachers: [a, b], ensemble: both}"]
-    ahead.check(prepared(*both, "distill.recipes=[t]"))
+    ahead.check_with_data(prepared(*both, "distill.recipes=[t]"))
     path = Path("data/mine/manifest.json")
     manifest = json.loads(path.read_text())
     del manifest["splits"]["val"]
     path.write_text(json.dumps(manifest))
-    ahead.check(prepared(*both))  # nobody learns from it
+    ahead.check_with_data(prepared(*both))  # nobody learns from it
     with pytest.raises(UserError, match=r"recipes\.t: its ensemble 'both' .* no val split"):
-        ahead.check(prepared(*both, "distill.recipes=[t]"))
+        ahead.check_with_data(prepared(*both, "distill.recipes=[t]"))
+    ahead.check(prepared(*both, "distill.recipes=[t]", "data.val_fraction=0.5"))  # `prepare` may mend it
 
 
 def test_both_commands_look_ahead(tmp_path, monkeypatch):
