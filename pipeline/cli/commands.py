@@ -49,8 +49,8 @@ def record_views(params: "Params", restart: bool, as_json: bool) -> None:
     from stages import ahead
     from stages import record_views as stage
 
-    ahead.check_with_data(params)
     _current_data(params)
+    ahead.check_with_data(params)
     print_answer(stage.run(params, restart=restart), as_json)
 
 
@@ -68,8 +68,8 @@ def train_teacher(params: "Params", name: str, devices: str, restart: bool, as_j
     from stages import ahead
     from stages import train_teacher as stage
 
-    ahead.check_with_data(params)
     _current_data(params)
+    ahead.check_with_data(params)
     print_answer(stage.run(params, name, devices=devices, restart=restart, keep=True), as_json,
                  lambda summary: [_trained(paths.teacher_model(name), summary)])
 
