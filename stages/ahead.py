@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline import paths
 from pipeline.errors import UserError
 from stages import inputs
-from storage import differences
+from storage import differences, in_short
 
 if TYPE_CHECKING:
     from pipeline.params import Params
@@ -78,9 +78,8 @@ def check_prepared(params: "Params") -> None:
     if (then := load_manifest(folder).get("params")) is None:
         raise UserError(f"{folder} was prepared by other code. Run 'pipeline prepare' again.")
     if found := differences(then, params.data.deciding, both_ways=True):
-        more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
-        raise UserError(f"{folder} was prepared with other params ({'; '.join(found[:3])}{more}). Run 'pipeline "
-                        "prepare' to make it again, or put them back.")
+        raise UserError(f"{folder} was prepared with other params ({in_short(found)}). Run 'pipeline prepare' to make "
+                        "it again, or put them back.")
 
 
 def _there_or_made(weights: str | None) -> None:

@@ -23,7 +23,7 @@ from pipeline.inform import is_main_process
 from pipeline.paths import WORK
 from stages.code import code_fingerprint
 from stages.placing import place
-from storage import differences
+from storage import differences, in_short
 
 #: Files of a work folder that are there before the work is.
 BOOKKEEPING = ("inputs.json", "lock", "replaces")
@@ -159,8 +159,7 @@ def changes(stage: str, fingerprint: str, inputs: Mapping[str, Any]) -> str:
     except (OSError, ValueError):
         return "other params, inputs or code"
     found = differences(then, json.loads(json.dumps(inputs, default=str)), both_ways=True)
-    more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
-    return f"other params or inputs ({'; '.join(found[:3])}{more})" if found else "other code"
+    return f"other params or inputs ({in_short(found)})" if found else "other code"
 
 
 def _folder(stage: str, fingerprint: str) -> Path:

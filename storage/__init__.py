@@ -13,7 +13,7 @@ from storage.files import is_url
 from storage.growth import continues, copy_views
 from storage.manifest import Manifest, begun, seconds_to_make, unfinished
 from storage.reader import open_store
-from storage.spec import ArraySpec, StoreSpec, canonical, differences, fingerprint
+from storage.spec import ArraySpec, StoreSpec, canonical, differences, fingerprint, in_short
 from storage.verification import Report, verify
 from storage.writer import ShardClaim, StoreWriter, create_store
 
@@ -21,6 +21,6 @@ __all__ = [
     "ENCODINGS", "ArraySpec", "CorruptStore", "FingerprintMismatch", "FormatError", "IncompleteStore", "Manifest",
     "RemoteError", "Report", "ShardClaim", "Store", "StoreError", "StoreSpec", "StoreWriter", "begun", "canonical",
     "channel_variances", "codec", "compressed_size", "continues", "convert", "copy_views", "create_store", "decode",
-    "differences", "encode", "encode_views", "fingerprint", "fit_parameters", "is_url", "measure", "open_store",
-    "reduce", "reduced_shape", "reduction", "sample_cells", "seconds_to_make", "unfinished", "verify",
+    "differences", "encode", "encode_views", "fingerprint", "fit_parameters", "in_short", "is_url", "measure",
+    "open_store", "reduce", "reduced_shape", "reduction", "sample_cells", "seconds_to_make", "unfinished", "verify",
 ]

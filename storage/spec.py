@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -207,6 +207,12 @@ def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], *, both_way
     if both_ways:
         keys += [key for key in has if key not in wants]
     return [f"{key} is {_show(has, key)}, expected {_show(wants, key)}" for key in keys]
+
+
+def in_short(different: Sequence[str]) -> str:
+    """The first three of `differences`, and how many more there are."""
+    more = [f"and {len(different) - 3} more"] if len(different) > 3 else []
+    return "; ".join([*different[:3], *more])
 
 
 def _show(values: dict[str, Any], key: str) -> str:

@@ -20,7 +20,7 @@ from storage.journal import Journal, finished, is_finished
 from storage.layout import documents, shard_key
 from storage.manifest import BEGUN, NAME, WORK, Manifest
 from storage.shards import ShardWriter
-from storage.spec import ArraySpec, StoreSpec, differences
+from storage.spec import ArraySpec, StoreSpec, differences, in_short
 
 if TYPE_CHECKING:
     from storage.hdf5 import Hdf5ShardWriter
@@ -78,8 +78,7 @@ def _same(path: Path, found: StoreSpec, wanted: StoreSpec) -> StoreSpec:
                          "remove it")
     if different := (differences(found.identity, wanted.identity, both_ways=True)
                      + differences(found.form, wanted.form, both_ways=True)):
-        more = f"; and {len(different) - 3} more" if len(different) > 3 else ""
-        raise FingerprintMismatch(f"{path}: the store there is another one: {'; '.join(different[:3])}{more}. "
+        raise FingerprintMismatch(f"{path}: the store there is another one: {in_short(different)}. "
                                   "Choose another path or remove it")
     return found
 

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage import ArraySpec, StoreError, StoreSpec, canonical, fingerprint
-from storage.spec import differences
+from storage import ArraySpec, StoreError, StoreSpec, canonical, differences, fingerprint, in_short
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -107,6 +106,12 @@ def test_differences_name_the_dotted_field_and_both_values():
     lines = differences(found, {"weights": "b", "colour": "bgr", "size": [32, 32]}, both_ways=True)
     assert [line.partition(" is ")[0] for line in lines] == ["colour", "weights", "views.data", "views.seed"]
     assert all(len(line) < 200 for line in lines)
+
+
+@pytest.mark.parametrize(("names", "text"), [("a", "a"), ("abc", "a; b; c"), ("abcd", "a; b; c; and 1 more"),
+                                             ("abcdef", "a; b; c; and 3 more")])
+def test_of_many_differences_three_are_named_and_the_others_counted(names: str, text: str):
+    assert in_short([*names]) == text
 
 
 def test_an_unknown_array_lists_what_there_is(spec: StoreSpec):
