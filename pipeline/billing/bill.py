@@ -5,18 +5,23 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline import paths
 from pipeline.data.dataset import TRAIN, UNLABELLED
 from pipeline.errors import UserError
-from storage import StoreError, open_store, seconds_to_make
+from pipeline.params import train_params
+from storage import StoreError, differences, open_store, seconds_to_make
 
 if TYPE_CHECKING:
     from pipeline.data import DataSet
-    from pipeline.params import Ensemble, Recipe
+    from pipeline.params import Ensemble, Params, Recipe
+
+#: Keys of `train` that no step is longer or shorter for.
+TAKES_NO_TIME = {"lr", "weight_decay", "schedule", "milestones", "gamma", "warmup", "seed", "checkpoint_minutes",
+                 "log_every"}
 
 
 class Part(BaseModel):
@@ -62,7 +67,7 @@ class Plan(Part):
     """What was predicted before the work: results/plan.json.
 
     Attributes:
-        data: fingerprint of the data set.
+        deciding: `deciding` of the params and the data that it is about.
         images: of the training split.
         views: of all images that have any.
         size: [height, width] of a view.
@@ -73,7 +78,7 @@ class Plan(Part):
         students: by name.
     """
 
-    data: str
+    deciding: dict[str, Any]
     images: int
     views: int
     size: tuple[int, int]
@@ -82,6 +87,10 @@ class Plan(Part):
     recipes: dict[str, list[str]]
     stores: dict[str, StoreCost]
     students: dict[str, StudentCost]
+
+    def differences(self, params: "Params", data: "DataSet") -> list[str]:
+        """In what these params and data are others than what was planned; none where the plan is about them."""
+        return differences(self.deciding, deciding(params, data, self.students, self.recipes), both_ways=True)
 
     def pays_from(self, student: str, recipe: str) -> float | None:
         """`break_even` of a student under a recipe."""
@@ -104,6 +113,27 @@ class Happened(Part):
     def epoch(self, student: str, recipe: str) -> float | None:
         """Seconds of an epoch, if the student was trained."""
         return self.epochs.get(student, {}).get(recipe)
+
+
+def deciding(params: "Params", data: "DataSet", students: Collection[str], recipes: Collection[str]) -> dict[str, Any]:
+    """What decides the bill of students under recipes, as JSON values; names that params do not have are left out."""
+    asked = {name: params.recipes[name] for name in recipes if name in params.recipes}
+    teachers = {name for recipe in asked.values() for name in teachers_of(recipe, params.ensembles)}
+    return {
+        "data": data.fingerprint,
+        "views": params.views.model_dump(mode="json"),
+        "dump": params.dump.model_dump(mode="json"),
+        "teachers": {name: params.teachers[name].model_dump(mode="json", include={"model", "arch", "classes"})
+                     for name in sorted(teachers)},
+        "ensembles": {key: params.ensembles[key].model_dump(mode="json")
+                      for key in sorted({recipe.merged for recipe in asked.values() if recipe.merged})},
+        "recipes": {name: recipe.model_dump(mode="json") for name, recipe in asked.items()},
+        "students": {name: {
+            **params.students[name].model_dump(mode="json", include={"model", "arch", "size"}),
+            "train": train_params(params.distill.train, params.students[name].train, f"students.{name}.train")
+            .model_dump(mode="json", exclude=TAKES_NO_TIME),
+        } for name in students if name in params.students},
+    }
 
 
 def teachers_of(recipe: "Recipe", ensembles: Mapping[str, "Ensemble"]) -> list[str]:

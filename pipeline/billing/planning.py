@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pipeline.billing.bill import Plan, StudentCost, Taught, images_of, stores_of, teachers_of
+from pipeline.billing.bill import Plan, StudentCost, Taught, deciding, images_of, stores_of, teachers_of
 from pipeline.billing.live import LiveTeachers
 from pipeline.billing.rehearsal import VIEWS, Rehearsal, images_needed, rehearse
 from pipeline.billing.steps import AHEAD, Arm, seconds_of_steps
@@ -111,8 +111,9 @@ def make_plan(asked: Question, *, say: Callable[[str], None], progress: "Progres
                 recipe: Taught(offline=per_image[f"{recipe} offline"] * count, live=per_image[f"{recipe} live"] * count)
                 for recipe, count in shown.items()})
     return Plan(
-        data=asked.data.fingerprint, images=len(labelled), views=len(records) * params.views.per_image,
-        size=params.views.size, device=device_name(device), untrained=list(asked.untrained),
+        deciding=deciding(params, asked.data, asked.students, asked.recipes), images=len(labelled),
+        views=len(records) * params.views.per_image, size=params.views.size, device=device_name(device),
+        untrained=list(asked.untrained),
         recipes={name: stores_of(params.recipes[name], params.ensembles) for name in asked.recipes},
         stores=small.costs, students=costs)
 

@@ -16,6 +16,7 @@ from pipeline.billing.bill import (
 from pipeline.params.recipe import PLAIN
 from pipeline.report.document import DASH, Cell, Column, Section, Table, number, words
 from pipeline.report.study import Study, label
+from storage import in_short
 
 
 def bill_sections(study: Study, root: Path) -> list[Section]:
@@ -31,14 +32,16 @@ def bill_sections(study: Study, root: Path) -> list[Section]:
     params = study.params
     path = root / paths.plan_results()
     plan = read_plan(path) if path.is_file() else None
-    if plan and (plan.data, plan.size) != (study.data.fingerprint, params.views.size):
-        plan = None  # of other images, or of another size
+    text = ["What was paid once, before any student, and what an epoch of a student costs with it."]
+    if plan and (different := plan.differences(params, study.data)):
+        text.append(f"What was planned is left out, it was for other params or images ({in_short(different)}); to plan "
+                    "these: `pipeline plan`, then `pipeline report`.")
+        plan = None
     stores = ["views", *params.teachers, *map(paths.ensemble_name, params.ensembles)]
     images = {name: images_of(recipe, study.data) for name, recipe in params.recipes.items()}
     happened = what_happened(root, stores, params.students, images)
     tables = [stores_table(stores, plan, happened), epochs_table(study, plan, happened)]
     tables = [table for table in tables if table.rows]
-    text = ["What was paid once, before any student, and what an epoch of a student costs with it."]
     return [Section(key="bill", title="The bill", text=text, tables=tables)] if tables else []
 
 

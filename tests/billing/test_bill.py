@@ -30,7 +30,7 @@ def plan():
     """Stores of 100 s for both teachers; an epoch with them in the step takes 30 s, from the store 10."""
     stores = {name: StoreCost(seconds=seconds, bytes=size) for name, (seconds, size) in STORES.items()}
     taught = {BOTH: Taught(offline=10.0, live=30.0), "small": Taught(offline=9.0, live=9.0)}
-    return Plan(data="f", images=12, views=36, size=(64, 64), device="cpu", untrained=[],
+    return Plan(deciding={}, images=12, views=36, size=(64, 64), device="cpu", untrained=[],
                 recipes={BOTH: ["large", "small", "ensemble-both"], "small": ["small"]}, stores=stores,
                 students={"resnet18": StudentCost(epochs=2, plain=8.0, taught=taught)})
 

@@ -1,8 +1,9 @@
 import json
+import re
 
 import pytest
 
-from pipeline.billing.bill import Plan, StoreCost, StudentCost, Taught
+from pipeline.billing.bill import Plan, StoreCost, StudentCost, Taught, deciding
 from pipeline.errors import UserError
 from pipeline.report.bill import bill_sections
 from pipeline.report.document import DASH
@@ -30,8 +31,9 @@ def made(monkeypatch):
 @pytest.fixture
 def plan(study):
     """An epoch from the store planned at 20 s, with live teachers at 60 s, the stores at 70 s."""
-    costs = dict(zip(STORES, (1.0, 40.0, 20.0, 10.0), strict=True))
-    return Plan(data=study({}).data.fingerprint, images=1, views=4, size=(32, 32), device="a gpu", untrained=[],
+    costs, about = dict(zip(STORES, (1.0, 40.0, 20.0, 10.0), strict=True)), study({})
+    return Plan(deciding=deciding(about.params, about.data, ["resnet18"], [BOTH]), images=1, views=4, size=(32, 32),
+                device="a gpu", untrained=[],
                 recipes={BOTH: STORES[1:]},
                 stores={name: StoreCost(seconds=seconds, bytes=2_000_000) for name, seconds in costs.items()},
                 students={"resnet18": StudentCost(epochs=5, plain=15.0,
@@ -90,10 +92,31 @@ def test_live_teachers_that_cost_nothing(study, plan, tmp_path):
     assert rows(bill_sections(study({}), tmp_path)[0], 1)[0][-1] == "never"
 
 
-@pytest.mark.parametrize("other", [{"data": "other"}, {"size": (64, 64)}])
-def test_a_plan_of_other_images_is_not_shown(study, plan, tmp_path, other):
-    write_plan(tmp_path, plan.model_copy(update=other))
-    assert bill_sections(study({}), tmp_path) == []
+@pytest.mark.parametrize(("changes", "named"), [
+    ({"views": {"size": [64, 64]}}, r"views\.size"),
+    ({"dump": {"batch": 7}}, r"dump\.batch"),
+    ({"distill": {"students": ["resnet18"], "recipes": ["plain"], "train": {"batch": 7}}},
+     r"students\.resnet18\.train\.batch is \d+, expected 7"),
+    ({"students": {"resnet34": {"model": "resnet34"}},
+      "distill": {"students": ["resnet34"], "recipes": ["plain"]}}, r"students\.resnet18"),
+])
+def test_a_plan_of_other_params_is_left_out_and_said_to_be(study, made, plan, tmp_path, changes, named):
+    write_plan(tmp_path, plan)
+    (section,) = bill_sections(study({}, changes=changes), tmp_path)
+    assert rows(section, 0)[1] == ["resnet50", "90.0", DASH, "3.0", DASH]
+    assert re.search(named, section.text[1])
+
+
+def test_a_plan_of_other_images_is_left_out(study, made, plan, tmp_path):
+    write_plan(tmp_path, plan.model_copy(update={"deciding": {**plan.deciding, "data": "other"}}))
+    assert "data is" in bill_sections(study({}), tmp_path)[0].text[1]
+
+
+@pytest.mark.parametrize("harmless", [{"lr": 1.0}, {"schedule": "step"}, {"log_every": 7}])
+def test_a_plan_stands_whatever_takes_no_time(study, plan, tmp_path, harmless):
+    write_plan(tmp_path, plan)
+    distill = {"students": ["resnet18"], "recipes": ["plain"], "train": harmless}
+    assert rows(bill_sections(study({}, changes={"distill": distill}), tmp_path)[0], 0)[1][2] == "40.0"
 
 
 def test_a_broken_plan_stops_the_report(study, tmp_path):
