@@ -27,7 +27,8 @@ def run(params: "Params", path: Path | str, count: int, *, seed: int = 0) -> dic
         `Fidelity.result`, which views, W and student.
 
     Raises:
-        UserError: the store is not a teacher's, or its teacher was trained again.
+        UserError: the store is not a teacher's, its teacher was trained again, or no student suits the size of the
+            views.
         StoreError: it is damaged, or of other data or views.
     """
     from pipeline.devices import pick_device
@@ -68,16 +69,17 @@ def _student(params: "Params", data: "DataSet") -> "tuple[Detector, str]":
     """A student to take the gradient at, and which one it is."""
     import torch
 
-    from pipeline.models import build_detector, load_detector, read_config
+    from pipeline.models import build_detector, check_size, detector_config, load_detector, read_config
 
-    for name in params.distill.students:
-        if params.students[name].size is None:
-            trained = [path for path in sorted(Path().glob(str(paths.weights(paths.student_model(name, "*", "*")))))
-                       if read_config(path)["classes"] == list(data.classes)]
-            if trained:
-                return load_detector(trained[-1]), str(trained[-1].parent)
-    name = params.distill.students[0]
+    of_views = [name for name in params.distill.students if params.students[name].size is None]
+    for name in of_views:
+        trained = [path for path in sorted(Path().glob(str(paths.weights(paths.student_model(name, "*", "*")))))
+                   if read_config(path)["classes"] == list(data.classes)]
+        if trained:
+            return load_detector(trained[-1]), str(trained[-1].parent)
+    name = (of_views or params.distill.students)[0]
     student = inputs.named(params.students, name, "student")
+    check_size(detector_config(student.model, len(data.classes), **student.arch), params.views.size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return build_detector(student.model, len(data.classes), **student.arch), f"{name}, not trained yet"

@@ -165,7 +165,8 @@ def _measuring(asked: Question, students: Mapping[str, "Detector"], images: int,
     dumps = views * sum(forward.values())
     a_round = 0.0
     for name, student in students.items():
-        of_view = 3 * _forward_seconds(student, params.views.size, "32-true", device)  # there, back and the weights
+        size = params.students[name].size or params.views.size
+        of_view = 3 * _forward_seconds(student, size, "32-true", device)  # there, back and the weights
         live = sum(forward[teacher] for recipe in asked.recipes
                    for teacher in teachers_of(params.recipes[recipe], params.ensembles))
         steps = 1 + AHEAD * trains[name].workers + STEPS + 1

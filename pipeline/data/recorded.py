@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.pixels import unpack
+from pipeline.data.pixels import pack, unpack
 from pipeline.data.views import Image, View, render_view
 from pipeline.errors import UserError
 from storage import CorruptStore, Store, open_store
@@ -132,6 +132,19 @@ class RecordedViews:
                 raise CorruptStore(f"{self._store.path}: view {row} {error}") from None
         else:
             image = render_view(read(), self.view(row), self.size)
+        self._compare(row, image, path, on_mismatch)
+        return image
+
+    def check(self, row: int, source: Image, path: Path, on_mismatch: Literal["error", "warn"] = "error") -> None:
+        """As `render`, for who shows a view otherwise: that `source`, the pixels of its image, are the recorded ones.
+
+        Raises:
+            UserError: they are others.
+        """
+        image = render_view(source, self.view(row), self.size)
+        self._compare(row, pack(image, self.pixels)[1] if self.pixels else image, path, on_mismatch)
+
+    def _compare(self, row: int, image: Image, path: Path, on_mismatch: Literal["error", "warn"]) -> None:
         if zlib.crc32(image.data) != int(self.records[row, 5]) and not self._warned:
             problem = (f"{path}: view {row} (number {self.records[row, 1]} of the image) has other pixels "
                        "than were recorded; the file or the version of OpenCV changed.")
@@ -140,7 +153,6 @@ class RecordedViews:
                                 "the file) and 'pipeline dump-teachers', or set views.on_mismatch: warn to go on.")
             warnings.warn(f"{problem} Going on, as views.on_mismatch says.", stacklevel=2)
             self._warned = True
-        return image
 
 
 def _table(path: Path, records: npt.NDArray[np.int64], per_image: int) -> npt.NDArray[np.int64]:

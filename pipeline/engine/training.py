@@ -102,11 +102,13 @@ def fit(trainees: "Sequence[Trainee]", batches: Batches, *, prepare: "Callable[[
                     if stop or save or last:
                         together.save(taking)
                         checkpoint_time = monotonic()
-                    if stop and not last:
+                    if stop:
                         raise KeyboardInterrupt
                 if not together.still(taking):
                     break  # those that go on are ahead: from where the first of them is
                 show(step, together.losses())
+        if mean(torch.tensor(float(interrupt.asked), device=fabric.device)):  # while the last checkpoint was written
+            raise KeyboardInterrupt
     return [together.stopped.get(trainee) or together.runs[trainee].finish() for trainee in trainees]
 
 

@@ -99,7 +99,8 @@ class Student(Detector):
     """An entry of `students`.
 
     Attributes:
-        size: [height, width] of its input in pixels, 0.5 to 2 times views.size; null takes views.size.
+        size: [height, width] of its input in pixels, both sides the same 0.5 to 2 times those of views.size, which
+            null takes.
     """
 
     size: tuple[Positive, Positive] | None = None

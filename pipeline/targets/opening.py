@@ -38,7 +38,7 @@ ENSEMBLE = "ensemble"
 HEADS = ("heatmap", "peaks")
 FEATURES = "features"
 STRIDES = (2, 4, 8)
-#: Least and greatest side of a student's input, as a share of the views'.
+#: Least and greatest height and width of a student's input, as a share of the views'.
 SIZES = (0.5, 2.0)
 
 
@@ -63,7 +63,7 @@ def open_targets(
     Raises:
         FingerprintMismatch: a store is of other data, views, classes or size or not as `dumped` says, or an
             ensemble is of other dumps of the teachers; names every differing field.
-        UserError: the size is too far from that of the views, a store lacks an array that the
+        UserError: the size is too far from that of the views or of another shape, a store lacks an array that the
             recipe needs, mirroring it errs more than is allowed, or the recipe asks for images without
             labels and there are none.
         StoreError: a store is incomplete or damaged.
@@ -73,9 +73,11 @@ def open_targets(
                         "a folder of them as data.unlabelled, or set data.labels below 1, and run 'pipeline prepare' "
                         "and what follows it again.")
     size = size or recorded.size
-    if not all(SIZES[0] <= mine / theirs <= SIZES[1] for mine, theirs in zip(size, recorded.size, strict=True)):
-        raise UserError(f"The student's input is {list(size)}, but the views are {list(recorded.size)}: its sides "
-                        f"may be {SIZES[0]:g} to {SIZES[1]:g} times theirs; set the student's size, or views.size.")
+    height, width = (mine / theirs for mine, theirs in zip(size, recorded.size, strict=True))
+    if height != width or not SIZES[0] <= height <= SIZES[1]:
+        raise UserError(f"The student's input is {list(size)}, but the views are {list(recorded.size)}: both sides "
+                        f"must be the same {SIZES[0]:g} to {SIZES[1]:g} times theirs; set the student's size, or "
+                        "views.size.")
     if isinstance(recorded, Views):
         return Targets(data, recorded, recipe, {}, {}, None, size, False)
     expected = {
@@ -93,6 +95,8 @@ def open_targets(
         made = (dumped or {}).get(ENSEMBLE, {})
         stores[ENSEMBLE] = _open(paths[ENSEMBLE], {"kind": "ensemble", **expected, **members, **made}, again)
     _check_known(recipe, stores, data.classes)
+    if recipe.separate:
+        _check_strides(stores)
     heads = ENSEMBLE if recipe.merged else None if recipe.separate else next(iter(recipe.teachers), None)
     arrays: dict[str, tuple[str, ...]] = {}
     for name, store in stores.items():
@@ -105,6 +109,14 @@ def open_targets(
         if flip is not None:
             _check_flip(store, flip, wanted)
     return Targets(data, recorded, recipe, stores, arrays, heads, size, flip is not None)
+
+
+def _check_strides(stores: Mapping[str, Store]) -> None:
+    strides = {name: store.spec.identity["stride"] for name, store in stores.items()}
+    if len({*strides.values()}) > 1:
+        said = ", ".join(f"{name} {stride}" for name, stride in strides.items())
+        raise UserError(f"The teachers' strides are {said}, but several teachers are compared on one grid: leave one "
+                        "out of the recipe.")
 
 
 def _check_known(recipe: "Recipe", stores: Mapping[str, Store], classes: Sequence[str]) -> None:

@@ -29,7 +29,7 @@ class ReplayedViews:
         recorded: their views.
         stores: of teachers or ensembles; none for ground truth alone.
         arrays: which arrays of each store a batch holds.
-        size: (height, width) of the student's input; other sides than the recorded ones stretch the view.
+        size: (height, width) of the student's input; of the shape of the recorded ones.
         stride: input pixels per cell of the ground truth.
         unlabelled: show the images without labels too.
         flip: mirror every other view, drawn anew in each epoch.
@@ -76,11 +76,10 @@ class ReplayedViews:
         """
         rows = [self.row(index, epoch) for index, epoch in items]
         mirrored = [self.mirrored(index, epoch) for index, epoch in items]
-        scale = np.tile(self._scale, 2).astype(np.float32)
         images, boxes, labels = [], [], []
         for (index, _), row, turned in zip(items, rows, mirrored, strict=True):
             seen, image = self.recorded.boxes(row), self._render(index, row)
-            edges = seen[:, :4] * scale
+            edges = seen[:, :4] * np.float32(self._scale)
             if turned:
                 image, edges[:, [0, 2]] = image[:, ::-1], self.size[1] - edges[:, [2, 0]]
             images.append(image)
@@ -101,9 +100,9 @@ class ReplayedViews:
         return batch
 
     @property
-    def _scale(self) -> tuple[float, float]:
-        """(x, y) pixels of the student's input per recorded pixel."""
-        return self.size[1] / self.recorded.size[1], self.size[0] / self.recorded.size[0]
+    def _scale(self) -> float:
+        """Pixels of the student's input per recorded pixel."""
+        return self.size[0] / self.recorded.size[0]
 
     def _render(self, index: int, row: int) -> Image:
         """The pixels of a view at the student's size, drawn from its image."""
@@ -112,10 +111,10 @@ class ReplayedViews:
             return self.recorded.render(row, lambda: self.images.read(record), record.path, self.on_mismatch)
         pixels = self.images.read(record)
         if index not in self._checked:  # that the image is the recorded one; once, since it costs another rendering
-            self.recorded.render(row, lambda: pixels, record.path, self.on_mismatch)
+            self.recorded.check(row, pixels, record.path, self.on_mismatch)
             self._checked.add(index)
         view = self.recorded.view(row)
-        return render_view(pixels, view._replace(matrix=view.matrix * np.array(self._scale)[:, None]), self.size)
+        return render_view(pixels, view._replace(matrix=view.matrix * self._scale), self.size)
 
 
 def _not_finite(store: "Store", array: str, codes: NDArray[Any], rows: Sequence[int]) -> UserError:

@@ -10,6 +10,7 @@ from torch import nn
 
 from pipeline.devices import make_fabric
 from pipeline.engine import FitSummary, Trainee, fit, seed_everything
+from pipeline.engine.trainee import Run
 from pipeline.errors import UserError
 from pipeline.losses import GroundTruthLoss
 
@@ -103,6 +104,30 @@ def test_an_interrupted_run_leaves_a_checkpoint_to_continue_from(run, tiny, tmp_
     assert [row["step"] for row in rows_of(tmp_path / "run" / "log.csv")] == ["5", "7"]
     resumed, summary = run(15, log_every=5)
     assert summary.resumed_from == 7
+    assert same(whole, resumed)
+
+
+@pytest.mark.parametrize("when", ["in the last step", "after it"])
+def test_what_interrupts_at_the_end_of_a_run_ends_the_command_too(run, tiny, tmp_path, monkeypatch, when):
+    class Interrupted(tiny.TinyBatches):
+        def iterate(self, start=0):
+            for step, batch in enumerate(super().iterate(start), start):
+                if step == 14 and when == "in the last step":
+                    os.kill(os.getpid(), signal.SIGINT)
+                yield batch
+
+    def saved(this):
+        save(this)
+        if this.step == 15 and when == "after it":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    save, (whole, _) = Run.save, run(15, folder="whole")
+    monkeypatch.setattr(Run, "save", saved)
+    with pytest.raises(KeyboardInterrupt):
+        run(batches=Interrupted(15))
+    monkeypatch.undo()
+    resumed, summary = run(15)
+    assert summary.resumed_from == 15
     assert same(whole, resumed)
 
 

@@ -138,7 +138,7 @@ def say_of_flips(path, measured):
     (path / "manifest.json").write_bytes(manifest.render(content))
 
 
-@pytest.mark.parametrize(("size", "flip"), [((64, 48), None), (None, 1.0)])
+@pytest.mark.parametrize(("size", "flip"), [((64, 64), None), (None, 1.0)])
 def test_members_are_brought_to_the_students_grid_and_mirrored_as_the_target_is(
         data, recorded, two_teachers, size, flip):
     for path in two_teachers.values():
@@ -153,7 +153,7 @@ def test_members_are_brought_to_the_students_grid_and_mirrored_as_the_target_is(
     assert bool(flip) == ("mirrored" in batch and bool(batch["mirrored"].any()))
 
 
-@pytest.mark.parametrize(("size", "flip"), [(None, None), ((64, 48), None), (None, 1.0)])
+@pytest.mark.parametrize(("size", "flip"), [(None, None), ((64, 64), None), (None, 1.0)])
 def test_a_student_is_told_which_classes_a_teacher_knows(data, recorded, write_store, size, flip):
     path = write_store("dogs", known=["dog"])
     say_of_flips(path, {"views": 16, "error": 0.1})
@@ -231,9 +231,9 @@ def test_an_oracle_learns_from_rendered_ground_truth_without_a_store(data, recor
 
 def test_fresh_views_are_those_that_a_teacher_would_see_at_the_students_size(data):
     views = Views(size=(32, 32), max_objects=5)
-    targets = open_targets({}, Recipe(views="fresh"), data, views, size=(32, 64))
+    targets = open_targets({}, Recipe(views="fresh"), data, views, size=(64, 64))
     ours = targets.source(seed=3).fetch([(0, 0), (0, 1)])
-    theirs = FreshViews(data.records("train"), 2, views.model_copy(update={"size": (32, 64)}), seed=3)
+    theirs = FreshViews(data.records("train"), 2, views.model_copy(update={"size": (64, 64)}), seed=3)
     np.testing.assert_array_equal(ours["image"], theirs.fetch([(0, 0), (0, 1)])["image"])
     assert not np.array_equal(ours["image"][0], ours["image"][1])
 
@@ -268,6 +268,20 @@ def test_unlabelled_images_are_asked_for_in_vain(data, recorded, two_teachers):
 def test_a_student_of_a_stride_that_targets_cannot_be_brought_to_is_refused(data, recorded):
     with pytest.raises(UserError, match="tiny has stride 16, but students learn at stride 2, 4, 8"):
         open_targets({}, Recipe(), data, recorded).objective(student(stride=16))
+
+
+@pytest.mark.parametrize("size", [(32, 64), (64, 48), (12, 12), (96, 96)])
+@pytest.mark.parametrize("kind", ["stored", "fresh"])
+def test_a_size_of_another_shape_or_too_far_from_the_views_is_refused(data, recorded, kind, size):
+    shown = recorded if kind == "stored" else Views(size=(32, 32))
+    with pytest.raises(UserError, match=r"input is \[.*views are \[32, 32\].*same 0\.5 to 2 times"):
+        open_targets({}, Recipe(views=kind), data, shown, size=size)
+
+
+def test_teachers_of_different_strides_that_nobody_merged_are_refused(data, recorded, write_store):
+    paths = {"small": write_store("small", features=3), "large": write_store("large", features=4, stride=8)}
+    with pytest.raises(UserError, match="strides are small 4, large 8"):
+        open_targets(paths, SEPARATE, data, recorded)
 
 
 @pytest.mark.parametrize(("field", "value"), [

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from pipeline.data import encode_targets
 from pipeline.data.loading import Batches
 from pipeline.data.recorded import RecordedViews
+from pipeline.data.recording import record_views
 from pipeline.errors import UserError
+from pipeline.params import Views
 from pipeline.targets import ReplayedViews
 from storage import open_store
 
@@ -125,6 +127,19 @@ def test_a_changed_image_is_noticed(data, views):
         replayed(data, RecordedViews(views)).fetch([(1, 0), (2, 0)])
     with pytest.warns(UserWarning, match=r"2\.png"):
         replayed(data, RecordedViews(views), on_mismatch="warn").fetch([(2, 0), (2, 1)])
+
+
+@pytest.mark.parametrize("image", [None, "raw", "jpeg"])
+def test_a_changed_image_is_noticed_by_a_student_of_another_size(data, tmp_path, image):
+    from PIL import Image
+
+    path = tmp_path / "kept.zarr"
+    record_views(data, "train", Views(per_image=3, size=(32, 32), max_objects=5, image=image), path)
+    recorded = RecordedViews(path)
+    replayed(data, recorded, size=(48, 48)).fetch([(2, 0)])
+    Image.new("RGB", (50, 40)).save(data.splits["train"][2].path)
+    with pytest.raises(UserError, match=r"2\.png: view [678] .* other pixels"):
+        replayed(data, recorded, size=(48, 48)).fetch([(2, 0)])
 
 
 @pytest.mark.parametrize(("array", "term"), [
