@@ -1,6 +1,6 @@
 """What commands look at before they begin: what would stop a later one, days after."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def check(params: "Params") -> None:
     """That networks exist and fit the size of their images, and that what students are to learn from can be made.
 
-    Networks of teachers also at the scales of the dump, and with the files of weights that they begin with.
+    Networks of teachers also at the scales of the dump, beside each other, and with the weights that they begin with.
 
     Raises:
         UserError: something is not so; it names the entry.
@@ -25,9 +25,11 @@ def check(params: "Params") -> None:
     from pipeline.inference.augmentation import check_scales
     from pipeline.models import check_size, detector_config
 
+    strides = {}
     for name, teacher in params.teachers.items():
         with _named(f"teachers.{name}"):
             config = detector_config(teacher.model, 1, **teacher.arch)
+            strides[name] = config.stride
             check_size(config, params.views.size)
             check_scales(config, params.views.size, params.dump.tta)
             if not paths.weights(paths.teacher_model(name)).exists():
@@ -36,9 +38,14 @@ def check(params: "Params") -> None:
         with _named(f"students.{name}"):
             check_size(detector_config(student.model, 1, **student.arch), student.size or params.views.size)
             _there_or_made(student.weights)
+    for name, ensemble in params.ensembles.items():
+        with _named(f"ensembles.{name}"):
+            _of_one_stride(ensemble.teachers, strides)
     for name in params.distill.recipes:
         with _named(f"recipes.{name}"):
             recipe = params.recipes[name]
+            if recipe.separate:
+                _of_one_stride(recipe.teachers, strides)
             if recipe.teachers and recipe.weights[3] and not params.dump.features:
                 raise UserError(f"w4 is {recipe.weights[3]:g}, but with dump.features: false no store has features; "
                                 "set w4 to 0, or dump them.")
@@ -80,6 +87,13 @@ def check_prepared(params: "Params") -> None:
     if found := differences(then, params.data.deciding, both_ways=True):
         raise UserError(f"{folder} was prepared with other params ({in_short(found)}). Run 'pipeline prepare' to make "
                         "it again, or put them back.")
+
+
+def _of_one_stride(teachers: Sequence[str], strides: Mapping[str, int]) -> None:
+    if len({strides[name] for name in teachers}) > 1:
+        said = ", ".join(f"{name} has stride {strides[name]}" for name in teachers)
+        raise UserError(f"{said}: what several teachers say is compared on one grid. Leave one out, or give them "
+                        "architectures of one stride.")
 
 
 def _there_or_made(weights: str | None) -> None:

@@ -1,7 +1,6 @@
 """Stage `build_ensemble`: the heads of several teachers merged, at targets/ensemble-KEY.zarr."""
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import paths
@@ -33,11 +32,11 @@ def run(params: "Params", key: str, *, restart: bool = False) -> dict[str, Any]:
         truth, views = recorded.boxes, {"views": recorded.fingerprint}
     stores = {teacher: _open(params, teacher, views) for teacher in ensemble.teachers}
 
-    def build(folder: Path, result: Path, _: str) -> None:
-        if not restart:
-            replacing.refuse_loss(stage, out, result, expect={"members": given["stores"], **ensemble.identity})
+    def build(held: work.Work) -> None:
+        if not held.restarted:
+            replacing.refuse_loss(stage, out, held.result, expect={"members": given["stores"], **ensemble.identity})
         with progress_bar(f"ensemble {key}") as progress:
-            build_ensemble(stores, result, params=ensemble, class_ap=known, truth=truth, progress=progress)
+            build_ensemble(stores, held.result, params=ensemble, class_ap=known, truth=truth, progress=progress)
 
     given = {"stores": {name: store.content for name, store in stores.items()}, "ensemble": inputs.values(ensemble),
              "class_ap": known}

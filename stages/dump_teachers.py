@@ -58,10 +58,10 @@ def run(params: "Params", name: str, *, devices: str = "auto", restart: bool = F
     weights = _trained_weights(params, name, data)
     sha256 = work.file_sha256(weights)
 
-    def build(folder: Path, result: Path, _: str) -> None:
-        teacher = load_trained(weights, data.classes, params.teachers[name].classes)
-        old = None if restart else _older(params, name, teacher, data, recorded, sha256)
-        if not restart:
+    def build(held: work.Work) -> None:
+        teacher, result = load_trained(weights, data.classes, params.teachers[name].classes), held.result
+        old = None if held.restarted else _older(params, name, teacher, data, recorded, sha256)
+        if not held.restarted:
             expect = {"data": data.fingerprint, "views": recorded.fingerprint, **inputs.dumped(params, name)}
             replacing.refuse_loss(stage, store, result, old=old.path if old else None, expect=expect)
         fabric = make_fabric(devices, params.dump.precision)

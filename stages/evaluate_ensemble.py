@@ -1,7 +1,6 @@
 """Stage `evaluate_ensemble`: the AP of merged teachers, all splits but train, at results/ensembles/KEY/metrics.json."""
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import paths
@@ -26,7 +25,7 @@ def run(params: "Params", key: str) -> dict[str, Any]:
     known = class_ap(params, key) if ensemble.heatmap == BY_AP else None
     splits = [] if ensemble.heatmap == BY_TRUTH else [name for name in SPLITS if data.splits.get(name)]
 
-    def build(folder: Path, result: Path, fingerprint: str) -> None:
+    def build(held: work.Work) -> None:
         from pipeline.devices import pick_device
         from pipeline.ensemble.weighting import class_weights, rule_of
         from pipeline.evaluation import evaluate_detections
@@ -49,8 +48,8 @@ def run(params: "Params", key: str) -> dict[str, Any]:
         test, *beside = SPLITS
         metrics = {"kind": "ensemble", "ensemble": key, "teachers": ensemble.teachers, "data": data.name,
                    "split": test, **found.get(test, {}), **{name: found.get(name) for name in beside},
-                   "origin": {"teachers": given["weights"]}, "fingerprint": fingerprint}
-        work.write_text(result, json.dumps(metrics, indent=1) + "\n")
+                   "origin": {"teachers": given["weights"]}, "fingerprint": held.fingerprint}
+        work.write_text(held.result, json.dumps(metrics, indent=1) + "\n")
 
     out = paths.metrics(paths.ensemble_results(key))
     given = {"weights": {name: work.file_sha256(path) for name, path in weights.items()}, "data": data.fingerprint,

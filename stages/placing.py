@@ -36,8 +36,8 @@ def _clear_after_killed(out: Path) -> None:
     """Clears what killed processes left beside `out`: DVC would take it for a part of the folder."""
     for copy in out.parent.glob(f".{out.name}.*"):
         process, kind = copy.name.split(".")[-2:]
-        if (kind in ("new", "old") and process.isdecimal() and not Path("/proc", process).exists()
-                and Path("/proc/self").exists()):
+        ended = process == str(os.getpid()) or not Path("/proc", process).exists()  # containers begin all with the same
+        if kind in ("new", "old") and process.isdecimal() and ended and Path("/proc/self").exists():
             if kind == "old":
                 _put_back(copy, out)
             _remove(copy)
@@ -54,16 +54,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def sync(folder: Path) -> None:
-    """Makes the files of a folder survive a power cut."""
-    for path in (*folder.rglob("*"), folder):
-        fd = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
 
 
 def _copy(source: str | Path, target: str | Path) -> None:

@@ -27,14 +27,14 @@ def run(params: "Params", *, strict: bool = False) -> dict[str, Any]:
     if data.download:  # first: what tells its states apart is every file of the source
         download_voc(Path(data.source), data.sets)
 
-    def build(folder: Path, result: Path, _: str) -> None:
-        fresh = folder / "fresh"
-        for leftover in (fresh, result):
+    def build(held: work.Work) -> None:
+        fresh = held.folder / "fresh"
+        for leftover in (fresh, held.result):
             if leftover.exists():
                 rmtree(leftover)
         with progress_bar("prepare") as progress:
             prepare(data, fresh, progress=progress)
-        fresh.rename(result)
+        fresh.rename(held.result)
 
     inputs = {"data": data.model_dump(mode="json", exclude={"cache_mb", "download"}), "source": _source(data)}
     work.run(f"prepare/{data.name}", module="stages.prepare", inputs=inputs, out=out, build=build)

@@ -1,6 +1,5 @@
 """Stage `record_views`: the views of every image that teaches, labelled or not, drawn once, at targets/views.zarr."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import paths
@@ -26,10 +25,10 @@ def run(params: "Params", *, restart: bool = False) -> dict[str, Any]:
     data, out = inputs.prepared_data(params), paths.views_store()
     split = viewed_split(data)
 
-    def build(folder: Path, result: Path, _: str) -> None:
-        older = [] if restart else [out, *work.finished(STAGE, out.name)]  # DVC deletes the out first
-        old = older_views(older, data, split, params.views, result)
-        if not restart:
+    def build(held: work.Work) -> None:
+        older, result = [out, *work.finished(STAGE, out.name)], held.result  # DVC deletes the out first
+        old = older_views([] if held.restarted else older, data, split, params.views, result)
+        if not held.restarted:
             replacing.refuse_loss(STAGE, out, result, old=old.path if old else None,
                                   expect={"data": data.fingerprint, "split": split, **drawn(params.views)})
         if old:

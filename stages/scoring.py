@@ -47,7 +47,7 @@ def score(params: "Params", stage: str, *, module: str, model_folder: Path, abou
     summary = inputs.training_summary(model_folder)
     splits = {name: records for name in (split, *beside) if (records := _records(data, name))}
 
-    def build(folder: Path, result: Path, fingerprint: str) -> None:
+    def build(held: work.Work) -> None:
         from pipeline.devices import machine, pick_device
         from pipeline.evaluation import cost, evaluate_detections
         from pipeline.inference import detect
@@ -67,9 +67,9 @@ def score(params: "Params", stage: str, *, module: str, model_folder: Path, abou
             **cost(model, size, params.evaluate.latency_runs), "machine": machine(),
             **{name: found.get(name) for name in beside},
             "passes": summary["passes"], "seconds": summary["seconds"],
-            "weights": given["weights"], "origin": summary.get("origin"), "fingerprint": fingerprint,
+            "weights": given["weights"], "origin": summary.get("origin"), "fingerprint": held.fingerprint,
         }
-        work.write_text(result, json.dumps(metrics, indent=1) + "\n")
+        work.write_text(held.result, json.dumps(metrics, indent=1) + "\n")
 
     given = {"weights": work.file_sha256(weights), "data": data.fingerprint, "splits": [split, *beside],
              "about": dict(about), "size": size, "evaluate": inputs.values(params.evaluate)}

@@ -62,9 +62,10 @@ def run(params: "Params", groups: Sequence[str] = ()) -> dict[str, Any]:
     for name, group in chosen.items():
         scores: dict[str, dict[str, float]] = {}
         for (variation, student), changed in cells[name].items():
-            found = []
+            found, own = [], _touches_stores(group, variation)
+            changed = _from_anywhere(changed) if own else changed
             with (_noted(stopped, f"{name}/{student}/{variation}"),
-                  _stores(changed, group.recipe, name, variation, own=_touches_stores(group, variation))):
+                  _stores(changed, group.recipe, name, variation, own=own)):
                 for seed in group.seeds:
                     with _noted(stopped, f"{name}/{student}/{variation}/seed{seed}"):
                         found.append(_score(changed, name, variation, student, group.recipe, seed, here))
@@ -104,6 +105,18 @@ def _variations(params: "Params", name: str, group: "Screening") -> "dict[tuple[
 
 def _touches_stores(group: "Screening", variation: str) -> bool:
     return not {change.partition(".")[0] for change in group.all_changes(variation)} <= OF_STUDENTS
+
+
+def _from_anywhere(params: "Params") -> "Params":
+    """The params with all files and folders as they are seen from another folder."""
+    def seen(block: Any, *keys: str) -> Any:
+        there = {key: Path(name) for key in keys if (name := getattr(block, key)) and Path(name).exists()}
+        return block.model_copy(update={key: str(path.absolute()) for key, path in there.items()})
+
+    return params.model_copy(update={
+        "data": seen(params.data, "unlabelled", "images", *(["source"] if params.data.kind != "demo" else [])),
+        **{kind: {name: seen(network, "weights") for name, network in getattr(params, kind).items()}
+           for kind in ("teachers", "students")}})
 
 
 @contextlib.contextmanager

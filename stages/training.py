@@ -14,7 +14,7 @@ from pipeline import paths
 from pipeline.errors import FULL, UserError
 from pipeline.inform import is_main_process
 from stages import inputs as stage_inputs
-from stages import placing, work
+from stages import work
 from stages.code import code_fingerprint
 from stages.entry import is_fixable, told
 
@@ -63,7 +63,7 @@ class Cell:
         """All that decides the result, besides the code."""
         return {
             "data": self.data.fingerprint, "classes": self.data.classes, "size": self.size_hw, "seed": self.seed,
-            "detector": stage_inputs.values(self.detector, without=("train", "classes")),
+            "detector": stage_inputs.values(self.detector, without=("train", "classes", "weights")),
             "weights": stage_inputs.weights_sha256(self.detector.weights),
             "train": stage_inputs.values(self.train, without=NOT_DECISIVE), **self.inputs,
         }
@@ -248,4 +248,3 @@ def _write(cell: Cell, folder: work.Work, trainee: "Trainee", summary: "FitSumma
     shutil.copytree(folder.folder / "tensorboard", fresh / "tensorboard")
     shutil.rmtree(folder.result, ignore_errors=True)
     os.replace(fresh, folder.result)
-    placing.sync(folder.folder)  # the checkpoint goes next

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from stages.placing import place
 from storage import differences, in_short
 
 #: Files of a work folder that are there before the work is.
-BOOKKEEPING = ("inputs.json", "lock", "replaces")
+BOOKKEEPING = ("inputs.json", "lock", "replaces", "restarted")
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,15 @@ class Work:
         out: the file or folder that appears at the end.
         fingerprint: of all inputs and code.
         done: whether it was finished before.
+        restarted: whether it was begun anew, by this command or by the one that it goes on from; what there was before
+            counts for nothing then.
     """
 
     folder: Path
     out: Path
     fingerprint: str
     done: bool
+    restarted: bool
 
     @property
     def result(self) -> Path:
@@ -56,9 +59,10 @@ class Work:
             return
         with _alone_in(self.folder):  # commands that share the work end at the same moment
             if not self.done:
+                os.sync()  # what is called done is on the disk
                 write_text(self.folder / "done", self.fingerprint)
                 # What only unfinished work needs goes: checkpoints are larger than what they lead to.
-                _delete(self.folder, keep={*BOOKKEEPING, "done", self.out.name})
+                _empty(self.folder, keep={*BOOKKEEPING, "done", self.out.name})
             place(self.result, self.out)
 
 
@@ -85,9 +89,11 @@ def hold(stage: str, *, module: str, inputs: Mapping[str, Any], out: Path, share
     with _held(folder, alone=restart or not shared) if is_main_process() else nullcontext():
         if restart and is_main_process():
             say(f"{stage}: beginning anew in {folder}")
-            _delete(folder, keep={"lock"})
+            write_text(folder / "restarted", "")
+            _empty(folder, keep={"lock", "restarted"})
         work = Work(folder, out, fingerprint,
-                    not restart and (folder / "done").exists() and (folder / out.name).exists())
+                    done=not restart and (folder / "done").exists() and (folder / out.name).exists(),
+                    restarted=restart or (folder / "restarted").exists())
         if work.done:
             say(f"{stage}: taken over from {folder}")
         else:
@@ -102,13 +108,12 @@ def hold(stage: str, *, module: str, inputs: Mapping[str, Any], out: Path, share
 
 
 def run(stage: str, *, module: str, inputs: Mapping[str, Any], out: Path,
-        build: Callable[[Path, Path, str], None], shared: bool = False, restart: bool = False) -> str:
+        build: Callable[[Work], None], shared: bool = False, restart: bool = False) -> str:
     """Makes `out`, or takes it over from finished work with the same fingerprint.
 
     Args:
         stage, module, inputs, out, shared, restart: as in `hold`.
-        build: called with (work folder, where to put the result, fingerprint); it resumes what it
-            finds there and returns when the result is complete.
+        build: resumes what it finds in the work folder, and returns when the result is complete.
 
     Returns:
         The fingerprint.
@@ -118,7 +123,7 @@ def run(stage: str, *, module: str, inputs: Mapping[str, Any], out: Path,
     """
     with hold(stage, module=module, inputs=inputs, out=out, shared=shared, restart=restart) as work:
         if not work.done:
-            build(work.folder, work.result, work.fingerprint)
+            build(work)
         work.deliver()
     return work.fingerprint
 
@@ -184,15 +189,18 @@ def finished(stage: str, name: str) -> list[Path]:
     return [result for done in runs if (result := done.with_name(name)).exists()]
 
 
-def _delete(work: Path, keep: set[str]) -> None:
-    """Empties a work folder but for the names in `keep`."""
-    for path in work.iterdir():
-        if path.name in keep:
-            continue
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+def _empty(work: Path, keep: set[str]) -> None:
+    """Empties a work folder but for the names in `keep`, of "done" first."""
+    _discard(sorted((path for path in work.iterdir() if path.name not in keep), key=lambda path: path.name != "done"))
+
+
+def _discard(found: Sequence[Path]) -> None:
+    """Deletes files and folders of work. Each goes at once: a kill leaves no half of one where it was."""
+    with scratch("deleted") as place:
+        write_text(place.parent / "done", "")  # so that `clean` deletes what a kill leaves here
+        for number, path in enumerate(found):
+            os.replace(path, place / str(number))
+    _prune(place.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -249,21 +257,26 @@ def clean(*, everything: bool = False) -> int:
             try:
                 with _held(folder, alone=True):
                     freed += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-                    shutil.rmtree(folder)
+                    _discard([folder])
             except UserError as error:
                 say(f"clean: not deleted: {error}")
             except FileNotFoundError:  # it was another process's own, which deleted it just now
                 continue
-            for parent in folder.parents:
-                if parent == WORK or not parent.exists() or any(parent.iterdir()):
-                    break
-                parent.rmdir()
+            _prune(folder)
     return freed
+
+
+def _prune(folder: Path) -> None:
+    """Deletes the folders that a deleted one leaves empty."""
+    for parent in folder.parents:
+        if parent == WORK or not parent.exists() or any(parent.iterdir()):
+            break
+        parent.rmdir()
 
 
 @contextmanager
 def scratch(name: str) -> Iterator[Path]:
-    """A new folder for what one process makes and places itself; what a killed one left, `clean --all` deletes."""
+    """A new folder of one process, for as long as it is in here; what a killed one left, `clean --all` deletes."""
     folder = WORK / name / str(os.getpid())
     shutil.rmtree(folder, ignore_errors=True)
     fresh = folder / "fresh"

@@ -56,6 +56,14 @@ class Store(Protocol):
         """
         ...
 
+    def check_shard(self, array: str, shard: int) -> None:
+        """Looks at every byte of an array's shard: `read` knows of its views only that each is whole.
+
+        Raises:
+            CorruptStore: its file is not the one that was written.
+        """
+        ...
+
     def decode(self, array: str, codes: Array) -> Array:
         """The float32 values that codes (…, *shape) stand for."""
         ...

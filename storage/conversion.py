@@ -13,6 +13,7 @@ from storage.encodings import encode_views, encoding_of
 from storage.errors import CorruptStore, StoreError
 from storage.features import codec, feature_encoding, fit_parameters, reduce, reduced_shape, reduction, sample_cells
 from storage.files import local_path
+from storage.growth import check_shards
 from storage.manifest import Manifest, begun, seconds_to_make
 from storage.reader import open_store
 from storage.spec import ArraySpec, StoreSpec
@@ -53,7 +54,7 @@ def convert(
     Raises:
         StoreError: an encoding would need what the source has lost, `out` is something else, or the result is not
             what was meant.
-        CorruptStore: a view of the source is damaged; names it.
+        CorruptStore: the source is damaged; names the view or the file.
     """
     path, start = local_path(out), time.perf_counter()
     if path.exists() and path == source.path:
@@ -67,13 +68,16 @@ def convert(
     if shard_views not in (None, writer.spec.shard_views):
         raise StoreError(f"{path}: the store there has {writer.spec.shard_views} views per shard, not {shard_views}. "
                          "Choose another path or remove it")
+    checked = set[int]()
     for shard in writer.pending():
         claim = writer.claim(shard)
         if claim is None:
             continue
         with claim:
             for rows in _batches(claim.views):
-                claim.add(*_converted(source, writer.spec, list(changed), rows))
+                converted = _converted(source, writer.spec, list(changed), rows)
+                check_shards(source, rows, checked)
+                claim.add(*converted)
                 if progress:
                     progress(rows.stop, len(source), "views")
     kept = {key: source.manifest["created"][key] for key in ("flip", "code") if key in source.manifest["created"]}
@@ -106,9 +110,10 @@ def _spec(source: Store, path: Path, changed: Mapping[str, str], backend: str | 
                     "converted_from": source.content}
     wanted = replace(source.spec, identity=identity, backend=backend or source.spec.backend,
                      shard_views=shard_views or source.spec.shard_views)
-    if (found := begun(path)) is not None:  # what was fitted then counts
-        return replace(wanted, arrays=found.arrays)
-    return replace(wanted, arrays=tuple(_array(source, array, changed.get(array.name)) for array in wanted.arrays))
+    found = begun(path)
+    fitted = {array.name: array for array in found.arrays if array.name in changed} if found else {}  # that counts
+    return replace(wanted, arrays=tuple(fitted.get(array.name) or _array(source, array, changed.get(array.name))
+                                        for array in wanted.arrays))
 
 
 def _array(source: Store, array: ArraySpec, encoding: str | None) -> ArraySpec:

@@ -32,6 +32,8 @@ CELLS_PER_VIEW = 256
 #: error of codes inside the range, which is still a hundredth of what a channel varies by; a few cells that saturate
 #: would cost far more, since they are the strongest ones.
 MARGIN = 0.5
+#: Least step of u8-channel, as a share of the largest value: a hundredth of it is what float32 rounds away.
+FLOAT32 = 6e-6
 
 
 def components(encoding: str) -> int | None:
@@ -102,8 +104,8 @@ def fit_parameters(encoding: str, cells: Array) -> dict[str, Any]:
 
     Returns:
         JSON: for pca-K mean (F,), projection (K, F) and the share of the variance it explains; for
-        u8-channel low and step (K,), the sample's range and `MARGIN` of it on either side in 255 steps. Values
-        beyond saturate.
+        u8-channel low and step (K,), the sample's range and `MARGIN` of it on either side in 255 steps, or in steps of
+        `FLOAT32` of the largest value where these are longer. Values beyond saturate.
 
     Raises:
         StoreError: the sample is not finite.
@@ -126,7 +128,9 @@ def fit_parameters(encoding: str, cells: Array) -> dict[str, Any]:
     if encoding.endswith("u8-channel"):
         room = MARGIN * (kept.max(0) - kept.min(0))
         low, high = kept.min(0) - room, kept.max(0) + room
-        fitted |= {"low": _short(low).tolist(), "step": _short(np.maximum((high - low) / 255, 1e-8)).tolist()}
+        # The values are float32: of a channel that hardly varies, steps are not finer than they can tell.
+        finest = FLOAT32 * np.maximum(np.abs(low), np.abs(high)) + 1e-8
+        fitted |= {"low": _short(low).tolist(), "step": _short(np.maximum((high - low) / 255, finest)).tolist()}
     return fitted
 
 
@@ -178,7 +182,7 @@ def feature_encoding(name: str) -> Encoding | None:
     if found[3] == "exact-fp16":
         return ENCODINGS["exact-fp16"]
     # Rounding in float32 may cost a little more than half a step.
-    return Encoding("uint8", _channel_codes, _channel_values, _steps_within_range, 0.501,
+    return Encoding("uint8", _channel_codes, _channel_values, _steps_within_range, 0.51,
                     "steps of the channel, within its range", LZ4_BITSHUFFLE)
 
 
@@ -200,7 +204,7 @@ def check_parameters(spec: "ArraySpec") -> None:
     for key, shape in wanted.items():
         try:
             values = np.asarray(spec.parameters[key], np.float64)
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             values = np.empty(0)
         if values.shape != shape or not math.prod(shape) or not np.isfinite(values).all():
             raise StoreError(f"array {spec.name!r}: encoding {spec.encoding!r} needs the parameter {key!r} with "

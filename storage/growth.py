@@ -1,5 +1,7 @@
 """Stores that grow: a new store whose first views are those of an older one, copied and not computed again."""
 
+from collections.abc import Iterable
+
 from storage.base import Store
 from storage.errors import CorruptStore
 from storage.spec import StoreSpec
@@ -16,22 +18,36 @@ def continues(old: Store, spec: StoreSpec) -> bool:
 def copy_views(claim: ShardClaim, old: Store) -> int:
     """Adds to a claimed shard the views that an older store has in the same rows.
 
-    Their checksums are checked. The largest error that was measured in the older store counts for each.
+    Every byte of the shards that they are in is checked. The largest error that was measured in the older store counts
+    for each.
 
     Args:
         claim: of a store that `old` continues, inside its `with`, before its first view.
 
     Returns:
-        How many were added: fewer than `old` has where a view of it is damaged, which the others follow.
+        How many were added: fewer than `old` has where it is damaged; what follows is left out too.
     """
     names = [array.name for array in old.spec.arrays]
     measured = {name: old.manifest["arrays"][name]["error"]["measured"] for name in names}
     errors = {name: error for name, error in measured.items() if error is not None}
-    views = claim.views[: max(0, len(old) - claim.views.start)]
+    views, checked = claim.views[: max(0, len(old) - claim.views.start)], set[int]()
     for copied, view in enumerate(views):
         try:
+            check_shards(old, [view], checked)
             codes = {name: old.read(name, [view])[0] for name in names}
         except CorruptStore:
             return copied
         claim.append(codes, errors)
     return len(views)
+
+
+def check_shards(store: Store, rows: Iterable[int], checked: set[int]) -> None:
+    """Checks every byte of the shards that some views are in, but for those in `checked`, and adds them there.
+
+    Raises:
+        CorruptStore: a file is not the one that was written.
+    """
+    for shard in sorted({row // store.spec.shard_views for row in rows} - checked):
+        for array in store.spec.arrays:
+            store.check_shard(array.name, shard)
+        checked.add(shard)

@@ -9,6 +9,7 @@ uninitialised memory, and a crafted one may unpack to a thousand times a view.
 """
 
 import contextlib
+import errno
 import hashlib
 import math
 import os
@@ -65,6 +66,8 @@ class Hdf5ShardWriter:
             yield
         except OSError as error:
             raise OSError(error.errno, error.strerror or str(error), str(self.path)) from None
+        except RuntimeError as error:  # of h5py, where what it kept back cannot be written as the file closes
+            raise OSError(errno.EIO, str(error), str(self.path)) from None
 
     def append(self, slot: int, codes: np.ndarray[Any, Any]) -> None:
         """Write the codes of the view in `slot`."""
@@ -82,7 +85,7 @@ class Hdf5ShardWriter:
 
     def abandon(self) -> None:
         """Remove the temporary file, whatever state it is in."""
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, RuntimeError):
             self._file.close()
         with contextlib.suppress(OSError):
             self.path.unlink(missing_ok=True)

@@ -6,9 +6,9 @@ of the rest, and it lists length and sha256 of every other file.
 
 import hashlib
 import json
-import math
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -129,7 +129,7 @@ def from_bytes(raw: bytes, file: str) -> tuple[Manifest, StoreSpec]:
         raise FormatError(f"{file}: {error}; use the program that wrote it, or write the store anew") from None
     except StoreError as error:
         raise CorruptStore(f"{file}: {error}") from None
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise CorruptStore(f"{file}: is not built as a manifest: {error!r}") from None
     return manifest, spec
 
@@ -264,7 +264,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_amount(value: Any) -> bool:
-    return type(value) in (int, float) and 0 <= value < math.inf
+    return type(value) in (int, float) and 0 <= value <= sys.float_info.max
 
 
 def _counts(spec: StoreSpec, shards: list[dict[str, Any]]) -> dict[str, int]:

@@ -124,6 +124,14 @@ class ShardedStore(ABC):
     def sha256(self, array: str, shard: int) -> str:
         """Of the whole file of a shard."""
 
+    def check_shard(self, array: str, shard: int) -> None:
+        spec = self.spec[array]
+        try:
+            if self.sha256(array, shard) != self.manifest["shards"][shard]["arrays"][array]["sha256"]:
+                raise CorruptStore("has a wrong checksum")
+        except CorruptStore as error:
+            raise self._bad_shard(spec, shard, error) from None
+
     def shard_path(self, array: ArraySpec, shard: int) -> str:
         """Where a shard lies."""
         return f"{self.path}/{shard_key(self.spec, array, shard)}"

@@ -105,9 +105,10 @@ class ShardWriter:
 
     def __init__(self, path: Path, spec: StoreSpec, array: ArraySpec, shard: int) -> None:
         self.path = path
+        self._fd: int | None = None
         self._compress = encoding_of(array.encoding).compressor.compress
         self._index = np.full((spec.shard_views, 2), _ABSENT, "<u8")
-        self._fd: int | None = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         self._size, self._sha256 = 0, hashlib.sha256()
         try:
             self._write(shard_tag(spec.fingerprint, array.name, shard))

@@ -191,7 +191,7 @@ class StoreSpec:
             return cls(**{**data, "arrays": tuple(ArraySpec(**array) for array in data["arrays"])})
         except StoreError:
             raise
-        except (TypeError, KeyError, AttributeError, ValueError) as error:
+        except (TypeError, KeyError, AttributeError, ValueError, OverflowError) as error:
             raise StoreError(f"this is no description of a store: {error!r}") from None
 
 

@@ -126,8 +126,9 @@ class StoreWriter:
         if not 0 <= shard < self.spec.shards:
             raise IndexError(f"{self.path}: shard {shard} is not one of {self.spec.shards}")
         lock = self._lock(f"shard-{shard:06d}.lock", wait=False)
-        # Only under the lock is it certain that nobody is about to finish it.
-        if lock is None or self.complete or is_finished(self._work, self.path, self.spec, shard):
+        # Only under the lock is it certain that nobody is about to finish it. Who completes the store takes the
+        # journals away, so that is looked at last.
+        if lock is None or is_finished(self._work, self.path, self.spec, shard) or self.complete:
             return None
         return ShardClaim(self, shard, lock, processes)
 

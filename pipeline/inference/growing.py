@@ -50,6 +50,6 @@ def taken_over(claim: ShardClaim, old: Store) -> int:
     copied = copy_views(claim, old)
     if copied < len(claim.views[: max(0, len(old) - claim.views.start)]):
         row = claim.views.start + copied
-        warnings.warn(f"{old.path}: view {row} is damaged. Views {row} to {claim.views[-1]} are computed again; "
-                      f"'pipeline store verify {old.path}' says more.", stacklevel=2)
+        warnings.warn(f"{old.path}: the shard of view {row} is damaged. Views {row} to {claim.views[-1]} are computed "
+                      f"again; 'pipeline store verify {old.path}' says more.", stacklevel=2)
     return copied

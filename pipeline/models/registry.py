@@ -37,7 +37,7 @@ def available_models() -> list[str]:
 
 
 def build_detector(
-    name: str, num_classes: int, *, pretrained: bool = False, weights: Path | str | None = None,
+    name: str, num_classes: int, /, *, pretrained: bool = False, weights: Path | str | None = None,
     reset_heads: bool = False, **arch: Any,
 ) -> Detector:
     """Build a detector.
@@ -72,7 +72,7 @@ def build_detector(
     return model
 
 
-def detector_config(name: str, num_classes: int, **arch: Any) -> DetectorConfig:
+def detector_config(name: str, num_classes: int, /, **arch: Any) -> DetectorConfig:
     """The configuration of a detector that is not built: nothing of the size of its weights is allocated.
 
     RegNets alone are built for it: they take the widths of their layers from tensors, which need values.

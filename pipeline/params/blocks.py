@@ -8,7 +8,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from pipeline.seeds import SEEDS
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_+-]+$")]  # DVC reads a dot as a path
+# DVC reads a dot as a path, and commands a dash at the beginning as an option.
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_+][A-Za-z0-9_+-]*$")]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=SEEDS)]

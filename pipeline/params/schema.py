@@ -63,6 +63,12 @@ class Train(Block):
     freeze_batchnorm: bool = False
 
 
+def _of_architecture(arch: dict[str, Any]) -> dict[str, Any]:
+    if beside := [key for key in ("pretrained", "weights", "reset_heads") if key in arch]:
+        raise ValueError(f"{', '.join(beside)} stands beside arch, not in it")
+    return arch
+
+
 class Detector(Block):
     """A network and how it is trained: what entries of `teachers` and `students` have in common.
 
@@ -79,7 +85,7 @@ class Detector(Block):
     pretrained: bool = False
     weights: PathName | None = None
     reset_heads: bool = False
-    arch: dict[str, Any] = {}
+    arch: Annotated[dict[str, Any], AfterValidator(_of_architecture)] = {}
     train: dict[str, Any] = {}
 
 

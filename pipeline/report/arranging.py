@@ -13,10 +13,8 @@ SCORES = [name for name in Scores.model_fields if name != "per_class"]
 BESIDE = ("unseen", "val", "train")
 
 
-def load_results(params: Params, root: Path) -> Results:
-    """Reads root/results.
-
-    Results on other data, and of names that params no longer has, are left out and listed.
+def load_results(params: Params, root: Path, data: str | None = None) -> Results:
+    """Reads root/results; arguments as of `arrange`.
 
     Raises:
         UserError: a metrics.json is broken, or there is none at all.
@@ -25,22 +23,23 @@ def load_results(params: Params, root: Path) -> Results:
     files = [file for folder in folders for file in sorted(root.glob(str(paths.metrics(folder))))]
     if not files:
         raise UserError(f"{root / 'results'} holds no metrics.json: run 'pipeline evaluate' first.")
-    return arrange({str(file.relative_to(root)): parse(Result, file, AGAIN) for file in files}, params)
+    return arrange({str(file.relative_to(root)): parse(Result, file, AGAIN) for file in files}, params, data)
 
 
-def arrange(found: Mapping[str, Result], params: Params) -> Results:
-    """Results by name, in the order of params.
+def arrange(found: Mapping[str, Result], params: Params, data: str | None = None) -> Results:
+    """Results by name, in the order of params. Those on other data, and of other names, are left out and listed.
 
     Args:
         found: by what the list of those left out calls them.
         params: whose data, teachers, ensembles, students and recipes have a place.
+        data: fingerprint of the data set; results that do not say theirs have a place too.
     """
     teachers: dict[str, list[Result]] = {}
     ensembles: dict[str, list[Result]] = {}
     runs: dict[tuple[str, str], dict[int, Result]] = {}
     left_out = []
     for where, result in found.items():
-        if reason := _stranger(result, params):
+        if reason := _stranger(result, params, data):
             left_out.append(f"{where}: {reason}")
         elif result.kind == "teacher":
             teachers.setdefault(str(result.teacher), []).append(result)
@@ -78,10 +77,12 @@ def _means(several: Sequence[Scores]) -> dict[str, float | None]:
     return {metric: found.mean if found else None for metric, found in means.items()}
 
 
-def _stranger(result: Result, params: Params) -> str:
+def _stranger(result: Result, params: Params, data: str | None) -> str:
     """Why a result has no place in this report; empty if it has one."""
     if result.data != params.data.name:
         return f"it is on data {result.data!r}, the params say {params.data.name!r}"
+    if data and result.origin and result.origin.data not in (None, data):
+        return f"it is on another state of data {result.data!r}: {result.origin.data[:16]}, now {data[:16]}"
     for kind, name, known in (
         ("teacher", result.teacher, params.teachers),
         ("ensemble", result.ensemble, params.ensembles),

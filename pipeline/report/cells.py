@@ -78,12 +78,12 @@ class Cells(BaseModel):
             screening=_merged(self.screening, _read(root, paths.screening_result("*", "*", "*", "*"), Screened)),
         )
 
-    def results(self, params: Params) -> Results:
-        """Teachers, ensembles and students that params know, arranged for tables and claims."""
+    def results(self, params: Params, data: str | None = None) -> Results:
+        """Teachers, ensembles and students on `data` that params know, arranged for tables and claims."""
         named = {f"{cell.kind} {cell.teacher or cell.ensemble} {' '.join(_trained(cell))}": cell
                  for cell in (*self.teachers, *self.ensembles)}
         named |= {f"{cell.student} {cell.recipe} seed{cell.seed}": cell for cell in self.students}
-        return arrange(named, params)
+        return arrange(named, params, data)
 
 
 def _read(root: Path, pattern: Path, model: type[R]) -> list[R]:

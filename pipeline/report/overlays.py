@@ -122,6 +122,7 @@ def _draw_box(axis: Axes, box: Box, classes: Sequence[str], colors: NDArray[np.f
         va="top" if top else "bottom",
         fontsize=8.5,
         color="#000000",
+        parse_math=False,  # a class may have dollars in its name
         clip_on=True,
         bbox={"boxstyle": "square,pad=0.12", "facecolor": color, "edgecolor": "none", "alpha": 0.9},
     )

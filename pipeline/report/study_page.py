@@ -64,7 +64,7 @@ def write_study(params: Params, data: "DataSet", cells: Cells, out: Path) -> Stu
     Returns:
         The study, as the page tells it.
     """
-    study = Study(params, cells.results(params), data)
+    study = Study(params, cells.results(params, data.fingerprint), data)
     claims = comparisons(study, cells.screening)
     screened = _screened(study, cells)
     tables = [screening_table(study, group, found) for group, found in screened.items()]

@@ -35,7 +35,8 @@ def write_report(params: Params, root: Path, out: Path, *, progress: Progress | 
     Raises:
         UserError: there are no results, or a file that is read is broken.
     """
-    study = Study(params, load_results(params, root), load_data(root / "data" / params.data.name))
+    data = load_data(root / "data" / params.data.name)
+    study = Study(params, load_results(params, root, data.fingerprint), data)
     teacher_logs, student_logs = load_logs(params, root)
     out.mkdir(parents=True, exist_ok=True)
     pictures, notes = write_pictures(study, root, out, progress)

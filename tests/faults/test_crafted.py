@@ -54,6 +54,7 @@ from storage.compressors import LZ4_BITSHUFFLE
     lambda content: content.update(created=[]),
     lambda content: content["created"].pop("shard_seconds"),
     lambda content: content["created"].update(shard_seconds="long"),
+    lambda content: content["created"].update(shard_seconds=10**400),
     lambda content: content["created"].update(processes=0),
     lambda content: content["created"].update(inherited_seconds=-1),
     lambda content: content["created"].update(flip={"error": 0.1}),

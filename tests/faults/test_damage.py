@@ -166,7 +166,8 @@ def test_sound_chunks_that_are_not_what_was_written_are_found(tmp_path, make_spe
     else:
         shutil.copy(shard_file(tmp_path / "another", "record", 0), file)
     report = storage.verify(tmp_path / "mine")
-    assert report.problems == [f"{file}: the checksum of the file is wrong, that of every view is right"]
+    assert report.problems == [
+        f"{file}: the shard of views 0 to 3 has a wrong checksum, that of every view is right"]
 
 
 def test_files_that_do_not_belong_are_named(store_path, shard_file):

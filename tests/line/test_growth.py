@@ -2,10 +2,12 @@
 
 import json
 import shutil
+import struct
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from crc32c import crc32c
 from PIL import Image
 
 from pipeline.cli import main
@@ -124,6 +126,38 @@ def test_a_restart_takes_nothing_over(line, command):
     assert contents(line / "targets/resnet18.zarr")["peaks"].shape == grown["peaks"].shape
 
 
+def test_a_restart_that_was_stopped_takes_nothing_over_when_it_goes_on(line, command, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    command("clean")
+    monkeypatch.setattr("pipeline.inference.dump.outputs", stopped)
+    assert "interrupted" in command("dump-teachers", "resnet18", "--restart", fails=True)
+    monkeypatch.undo()
+    monkeypatch.chdir(line)
+    assert "taken over" not in command("dump-teachers", "resnet18")
+
+
+def test_sound_chunks_in_the_wrong_places_are_not_taken_over(line, command):
+    store, before = line / "targets/resnet18.zarr", contents(line / "targets/resnet18.zarr")
+    command("clean")
+    swap_first_chunks(store / "peaks/c.1.0.0", open_store(store).spec.shard_views)
+    assert not verify(store).ok
+    with pytest.warns(UserWarning, match="the shard of view 16 is damaged"):
+        command("dump-teachers", "resnet18")
+    for name, codes in contents(store).items():
+        np.testing.assert_array_equal(codes, before[name])
+
+
+def swap_first_chunks(shard, views):
+    """Lets the index of a shard say of its views 0 and 1 that each is the other."""
+    data = bytearray(shard.read_bytes())
+    start = len(data) - 16 * views - 4
+    index = bytes(data[start + 16:start + 32]) + bytes(data[start:start + 16]) + bytes(data[start + 32:-4])
+    data[start:] = index + struct.pack("<I", crc32c(index))
+    shard.write_bytes(data)
+
+
 def test_a_teacher_is_not_asked_again_when_the_work_folders_are_gone(line, command, monkeypatch):
     before, shard = contents(line / "targets/resnet18.zarr"), line / "targets/resnet18.zarr/peaks/c.1.0.0"
     command("clean")
@@ -135,7 +169,7 @@ def test_a_teacher_is_not_asked_again_when_the_work_folders_are_gone(line, comma
     damaged = bytearray(shard.read_bytes())
     damaged[40] ^= 1
     shard.write_bytes(damaged)
-    with pytest.warns(UserWarning, match="view 20 is damaged"):
+    with pytest.warns(UserWarning, match="the shard of view 16 is damaged"):
         command("dump-teachers", "resnet18")
     assert verify(line / "targets/resnet18.zarr").ok
     for name, codes in contents(line / "targets/resnet18.zarr").items():

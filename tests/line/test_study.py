@@ -2,6 +2,7 @@ import json
 
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from pipeline.cli import main
 from storage import open_store
@@ -43,6 +44,16 @@ def test_a_variation_with_other_views_has_stores_of_its_own(line, pipeline):
     assert origins["one"]["views"] != origins["as-they-are"]["views"]
     assert origins["one"]["teachers"] == origins["as-they-are"]["teachers"]
     assert not (line / ".screening/views/one").exists()
+
+
+def test_a_variation_with_stores_of_its_own_finds_what_params_name_from_here(line, pipeline):
+    images = line.parent / "beside"
+    images.mkdir()
+    for path in sorted((line / "data/demo/JPEGImages").glob("*"))[:2]:
+        Image.open(path).rotate(90).save(images / f"{path.stem}.png")
+    variation = {"first": ["data.unlabelled=../beside", "views.per_image=1"]}
+    pipeline("study", "screen", "views", "--set", f"screening.views.variations={json.dumps(variation)}", folder=line)
+    assert (line / "results/study/views/mobilenet_v2/first/seed0.json").exists()
 
 
 def test_a_variation_that_stops_stops_no_other(line, monkeypatch):

@@ -77,6 +77,8 @@ def test_overrides_are_yaml_and_apply_in_order(params_file):
     ("recipes.plain.teachers=[a, b]", ["recipes.plain", "ensemble"]),
     ("teachers.a={modle: resnet50}", ["teachers.a.modle", "'model'", "teachers.a.model is missing"]),
     ("teachers.a/b={model: resnet50}", ["teachers.a/b"]),
+    ("teachers.-a={model: resnet50}", ["teachers.-a"]),
+    ("teachers.a={model: resnet50, arch: {pretrained: true}}", ["teachers.a.arch", "pretrained stands beside arch"]),
     ("teachers.a={model: resnet50, size: [64, 64]}", ["teachers.a.size is an unknown key"]),
     ("students.resnet18.size=[64, 0]", ["students.resnet18.size.1"]),
     ("distill.seeds=[-1]", ["distill.seeds.0"]),

@@ -47,6 +47,18 @@ def test_results_of_other_data_and_unknown_names_are_left_out_and_named(project,
     assert "student 'resnet99'" in results.left_out[2]
 
 
+def test_results_on_another_state_of_the_data_are_left_out_and_named(project, student_metrics):
+    params, root = project
+    for seed, origin in ((2, {"data": "old"}), (3, {"data": "now"}), (4, {})):
+        place = root / f"results/students/resnet18/plain/seed{seed}"
+        place.mkdir(parents=True)
+        (place / "metrics.json").write_text(json.dumps(student_metrics("resnet18", "plain", seed, 9.0, origin=origin)))
+    results = load_results(params, root, "now")
+    assert list(results.runs["resnet18", "plain"]) == [0, 1, 3, 4]
+    (reason,) = results.left_out
+    assert reason.startswith("results/students/resnet18/plain/seed2/metrics.json: it is on another state of data")
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [

@@ -1,7 +1,15 @@
+import io
+
 import numpy as np
 
 from pipeline.report.drawing import LIGHT
 from pipeline.report.overlays import Box, Heat, draw_panels
+
+
+def test_the_name_of_a_class_is_text_and_no_formula():
+    box = Box(np.array([2.0, 2, 12, 12]), 0, 0.9)
+    figure = draw_panels(LIGHT, np.zeros((16, 16, 3), np.uint8), [("seen", [box])], ["$5_$6"])
+    figure.savefig(io.BytesIO())
 
 
 def test_the_best_of_boxes_in_one_place_is_on_top():

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,11 @@ from stages import ahead
 BASE = """
 data: {name: mine, source: coco}
 views: {size: [64, 64]}
-teachers: {a: {model: hourglass_small}, b: {model: resnet50}}
+teachers: {a: {model: hourglass_small}, b: {model: resnet50}, c: {model: resnet50, arch: {deconv: [256, 256]}}}
+ensembles: {both: {teachers: [a, b]}}
 students: {s: {model: resnet18}}
-recipes: {plain: {}}
-distill: {students: [s], recipes: [plain]}
+recipes: {plain: {}, apart: {teachers: [a, b], ensemble: separate}}
+distill: {students: [s], recipes: [plain, apart]}
 """
 
 
@@ -43,6 +45,9 @@ def test_profiles_pass(name):
     ("views.size=[48, 48]", r"teachers\.a: Input size \[48, 48\] does not fit hourglass_small"),
     ("dump.tta.scales=[1, 1.1]", r"teachers\.a: dump\.tta\.scales: 1\.1 "),
     ("teachers.b.weights=nope.pth", r"teachers\.b: weights file nope\.pth does not exist"),
+    ("teachers.b.arch={deconv: [256, 256]}", r"ensembles\.both: a has stride 4, b has stride 8"),
+    ("recipes.apart={teachers: [a, c], ensemble: separate}", r"recipes\.apart: a has stride 4, c has stride 8"),
+    ("students.s.arch={num_classes: 3}", r"students\.s: .*num_classes"),
     ("students.s.weights=/tmp", r"students\.s: weights file /tmp is a folder"),
 ])
 def test_what_would_stop_a_later_stage_is_named_before_a_teacher_is_trained(params, override, words):
@@ -65,6 +70,7 @@ def test_weights_of_a_teacher_that_is_trained_may_be_gone(params, tmp_path, monk
 
 
 def test_only_recipes_that_are_distilled_need_features(params):
+    params = partial(params, "distill.recipes=[plain]")
     taught = "recipes.t={teachers: [a]}"
     ahead.check(params(taught, "dump.features=false"))
     ahead.check(params(taught, "distill.recipes=[t]"))

@@ -20,8 +20,13 @@ def _in_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+def of(build):
+    """Calls `build` with the work folder, where the result goes, and the fingerprint."""
+    return lambda held: build(held.folder, held.result, held.fingerprint)
+
+
 def make(out, build, **inputs):
-    return work.run("stage/item", module=MODULE, inputs=inputs, out=out, build=build)
+    return work.run("stage/item", module=MODULE, inputs=inputs, out=out, build=of(build))
 
 
 def test_the_out_appears_in_one_piece_and_is_taken_over_afterwards(tmp_path, capsys):
@@ -85,7 +90,7 @@ def test_failed_work_leaves_the_old_out_and_continues_next_time(tmp_path):
 
 def test_two_processes_do_not_share_work(tmp_path):
     script = ("from pathlib import Path; from stages import work; import sys, time\n"
-              "def build(f, r, p):\n    print('in', flush=True); time.sleep(60)\n"
+              "def build(held):\n    print('in', flush=True); time.sleep(60)\n"
               f"work.run('stage/item', module={MODULE!r}, inputs={{'x': 1}}, out=Path('made'), build=build)\n")
     other = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     try:
@@ -105,6 +110,16 @@ def test_copies_of_killed_processes_are_removed(tmp_path):
     make(tmp_path / "made", lambda folder, result, _: result.write_text("new"))
     assert sorted(os.listdir(tmp_path)) == sorted([".work", "made", f".made.{os.getppid()}.new",
                                                    f".other.{gone.pid}.new"])
+
+
+def test_what_a_killed_process_of_the_same_number_left_is_removed(tmp_path):
+    """In containers each command may be process 1."""
+    for kind in ("new", "old"):
+        (tmp_path / f".made.{os.getpid()}.{kind}").mkdir()
+        (tmp_path / f".made.{os.getpid()}.{kind}" / kind).write_text("")
+    make(tmp_path / "made", lambda folder, result, _: result.mkdir())
+    assert sorted(os.listdir(tmp_path)) == [".work", "made"]
+    assert os.listdir(tmp_path / "made") == []
 
 
 def test_an_out_that_cannot_be_replaced_is_there_again(tmp_path, monkeypatch):
@@ -158,7 +173,7 @@ def test_commands_that_share_work_deliver_it_one_after_the_other(tmp_path, monke
         both.wait(30)
 
     monkeypatch.setattr(work, "place", slow)
-    asked = {"module": MODULE, "inputs": {}, "out": tmp_path / "made", "build": build, "shared": True}
+    asked = {"module": MODULE, "inputs": {}, "out": tmp_path / "made", "build": of(build), "shared": True}
     commands = [context.Process(target=work.run, args=("stage/item",), kwargs=asked) for _ in range(2)]
     for command in commands:
         command.start()
@@ -239,7 +254,7 @@ def test_clean_leaves_what_is_being_worked_on(tmp_path, capsys, shared):
         work.clean(everything=True)
         result.write_text((folder / "checkpoint").read_text())
 
-    work.run("stage/item", module=MODULE, inputs={"x": 2}, out=tmp_path / "b", build=build, shared=shared)
+    work.run("stage/item", module=MODULE, inputs={"x": 2}, out=tmp_path / "b", build=of(build), shared=shared)
     assert f"is being worked on by process {os.getpid()}" in capsys.readouterr().err
     assert (tmp_path / "b").read_text() == "half"
     assert [path.parent.name for path in work.WORK.rglob("b")] == [path.parent.name for path in work.WORK.rglob("done")]
@@ -258,12 +273,12 @@ def test_finished_work_is_found_newest_first(tmp_path):
 
 def test_a_restart_leaves_nothing_of_earlier_runs_with_these_inputs(tmp_path, capsys):
     def build(folder, result, fingerprint):
-        assert sorted(os.listdir(folder)) == ["inputs.json", "lock"]
+        assert sorted(os.listdir(folder)) == ["inputs.json", "lock", "restarted"]
         result.write_text("new")
 
     make(tmp_path / "made", lambda folder, result, _: result.write_text("old"), x=1)
     make(tmp_path / "made", lambda folder, result, _: result.write_text("other"), x=2)
-    work.run("stage/item", module=MODULE, inputs={"x": 1}, out=tmp_path / "made", build=build, restart=True)
+    work.run("stage/item", module=MODULE, inputs={"x": 1}, out=tmp_path / "made", build=of(build), restart=True)
     assert (tmp_path / "made").read_text() == "new"
     assert "beginning anew" in capsys.readouterr().err
     assert sorted(path.read_text() for path in work.finished("stage/item", "made")) == ["new", "other"]
@@ -272,7 +287,7 @@ def test_a_restart_leaves_nothing_of_earlier_runs_with_these_inputs(tmp_path, ca
 def test_shared_work_is_not_restarted_under_others(tmp_path):
     def again(folder, result, _, **how):
         work.run("stage/item", module=MODULE, inputs={"x": 1}, out=tmp_path / "made", shared=True,
-                 build=lambda folder, result, _: result.write_text("inner"), **how)
+                 build=of(lambda folder, result, _: result.write_text("inner")), **how)
 
     def build(folder, result, fingerprint):
         again(folder, result, fingerprint)
@@ -281,8 +296,58 @@ def test_shared_work_is_not_restarted_under_others(tmp_path):
             again(folder, result, fingerprint, restart=True)
         result.write_text("outer")
 
-    work.run("stage/item", module=MODULE, inputs={"x": 1}, out=tmp_path / "made", shared=True, build=build)
+    work.run("stage/item", module=MODULE, inputs={"x": 1}, out=tmp_path / "made", shared=True, build=of(build))
     assert (tmp_path / "made").read_text() == "outer"
+
+
+@pytest.mark.parametrize("what", ["clean", "restart"])
+@pytest.mark.parametrize("deleted", range(4))
+def test_what_a_kill_leaves_of_a_result_that_is_being_deleted_is_not_taken_over(tmp_path, monkeypatch, what, deleted):
+    def half(folder, result, _):
+        result.mkdir()
+        for name in "abc":
+            (result / name).write_text(name)
+
+    def whole(folder, result, _):
+        assert not result.exists()
+        half(folder, result, _)
+
+    class Killed(BaseException):
+        """Nobody catches it, as nobody catches a kill."""
+
+    unlink, count = os.unlink, iter(range(100))
+
+    def kills(path, **how):
+        if next(count) >= deleted:
+            raise Killed
+        unlink(path, **how)
+
+    make(tmp_path / "made", half, x=1)
+    with monkeypatch.context() as context:
+        context.setattr(os, "unlink", kills)
+        context.setattr(shutil, "rmtree", lambda path, **_: [
+            kills(file) for file in sorted(path.rglob("*"), reverse=True) if file.is_file()])
+        delete = work.clean if what == "clean" else lambda: work.run(
+            "stage/item", module=MODULE, inputs={"x": 1}, out=tmp_path / "made", build=of(whole), restart=True)
+        with pytest.raises(Killed):
+            delete()
+    make(tmp_path / "made", whole, x=1)
+    assert sorted(os.listdir(tmp_path / "made")) == ["a", "b", "c"]
+    work.clean()
+    assert not list(work.WORK.rglob("*"))
+
+
+def test_what_a_restart_began_knows_of_it_when_it_goes_on(tmp_path):
+    seen = []
+
+    def stopped(held):
+        seen.append(held.restarted)
+        raise RuntimeError
+
+    for restart in (False, True, False):
+        with pytest.raises(RuntimeError):
+            work.run("stage/item", module=MODULE, inputs={}, out=tmp_path / "made", build=stopped, restart=restart)
+    assert seen == [False, True, True]
 
 
 @pytest.mark.parametrize(("environment", "main"), [

@@ -21,10 +21,11 @@ def values(seed: int = 0) -> dict[str, np.ndarray]:
             "features": rng.normal(0, 1, (VIEWS, 6, 8, 6)).astype(np.float32) @ rng.normal(size=(6, 6)).astype("f")}
 
 
-def dump(path: Path, **encodings: str) -> Store:
+def dump(path: Path, *, scale: float = 1, **encodings: str) -> Store:
     chosen = {"heatmap": "exact-fp16", "wh_offset": "exact-fp16", "peaks": "exact-fp32", "features": "exact-fp16",
               **encodings}
     given, arrays = values(), []
+    given["features"] = scale * given["features"]
     for name, encoding in chosen.items():
         fitted, shape = {}, given[name].shape[1:]
         if name == "features":
@@ -159,6 +160,33 @@ def test_a_damaged_view_is_named_and_nothing_looks_finished(tmp_path: Path):
     convert(source, tmp_path / "b", backend="hdf5")
     np.testing.assert_array_equal(storage.open_store(tmp_path / "b").read("heatmap", range(VIEWS)),
                                   source.read("heatmap", range(VIEWS)))
+
+
+@pytest.mark.parametrize("change", [{}, {"heatmap": "u8-sqrt"}])
+def test_sound_chunks_that_are_not_what_was_written_are_not_converted(tmp_path: Path, change: dict):
+    source, other = dump(tmp_path / "a"), dump(tmp_path / "other")
+    shard = "peaks/c.1.0.0"
+    # A store of the same fingerprint, whose shard has the tag and the checksums of this one.
+    rows = {name: codes[::-1] for name, codes in contents(source).items()}
+    writer = storage.create_store(tmp_path / "turned", other.spec)
+    for number in writer.pending():
+        with writer.claim(number) as claim:
+            for view in claim.views:
+                claim.append({name: np.ascontiguousarray(codes[view]) for name, codes in rows.items()})
+    writer.finish()
+    assert (tmp_path / "turned" / shard).stat().st_size == (tmp_path / "a" / shard).stat().st_size
+    (tmp_path / "a" / shard).write_bytes((tmp_path / "turned" / shard).read_bytes())
+    with pytest.raises(CorruptStore, match=r"peaks/c\.1\.0\.0: the shard of views 4 to 7 has a wrong checksum"):
+        convert(storage.open_store(tmp_path / "a"), tmp_path / "b", encodings=change)
+    assert not (tmp_path / "b/manifest.json").exists()
+
+
+def test_a_conversion_does_not_go_on_with_what_another_source_was_fitted_to(tmp_path: Path):
+    first, second = (dump(tmp_path / name, features="u8-channel", scale=scale) for name, scale in (("a", 1), ("b", 3)))
+    begun = storage.create_store(tmp_path / "out", first.spec)
+    assert not begun.complete
+    with pytest.raises(StoreError, match="the store there is another one"):
+        convert(second, tmp_path / "out")
 
 
 def test_what_is_damaged_while_it_is_written_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -51,6 +51,18 @@ def test_codes_are_within_half_a_step_of_what_was_reduced(encoding: str):
     assert (codes.min(), codes.max()) == (64, 191)  # the sample's range is half of what the codes reach
 
 
+@pytest.mark.parametrize("spread", [1e-3, 1e-4, 1e-5, 1e-6, 0.0])
+@pytest.mark.parametrize("mean", [0.5, -300.0])
+def test_a_channel_that_hardly_varies_has_steps_that_float32_can_tell(spread: float, mean: float):
+    values = (mean * (1 + spread * features())).astype(np.float32)
+    spec = fitted("u8-channel", values)
+    codes = encode(spec, values)
+    assert measure(spec, values, codes) <= 0.51
+    step = np.array(spec.parameters["step"])[:, None, None]
+    assert (np.abs(decode(spec, codes) - values) <= 0.51 * step).all()
+    assert (step <= 7e-6 * np.abs(values).max() + np.ptp(values, (0, 2, 3))[:, None, None] / 100).all()
+
+
 def test_each_channel_has_a_scale_of_its_own():
     values = features()
     spec = fitted("u8-channel", values)

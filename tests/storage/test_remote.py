@@ -144,7 +144,7 @@ def test_the_whole_file_is_verified_too(store_path, address):
     (store_path / "manifest.json").write_bytes(manifest.render(content))
     url = address(store_path)
     assert storage.verify(url).problems == [
-        f"{url}/{SHARD}: the checksum of the file is wrong, that of every view is right"]
+        f"{url}/{SHARD}: the shard of views 4 to 7 has a wrong checksum, that of every view is right"]
 
 
 def test_a_store_in_an_archive(store_path, tmp_path, rows):

@@ -1,8 +1,10 @@
 """Writers that die, run side by side, or run out of disk."""
 
 import errno
+import gc
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 
 import storage
-from storage import ArraySpec, CorruptStore, FormatError, IncompleteStore, StoreError, files
+from storage import ArraySpec, CorruptStore, FormatError, IncompleteStore, StoreError, files, writer
 from storage import manifest as manifests
 from storage.manifest import render
 from storage.spec import BACKENDS
@@ -360,6 +362,32 @@ def test_a_claim_looks_at_its_own_shard_alone(tmp_path: Path, make_spec, make_ro
         assert claim is not None
         write(writer, make_rows(spec), list(range(58)) if shard == 58 else [])
     assert counts[0] == counts[1] > 0
+
+
+def test_a_store_that_another_finishes_meanwhile_has_nothing_to_claim(tmp_path: Path, spec, rows, write,
+                                                                      monkeypatch: pytest.MonkeyPatch):
+    mine, other = (storage.create_store(tmp_path / "s", spec) for _ in range(2))
+    is_finished = writer.is_finished
+
+    def late(*arguments: object) -> bool:
+        monkeypatch.undo()
+        write(other, rows)
+        other.finish()  # which takes the journals away
+        return is_finished(*arguments)
+
+    monkeypatch.setattr(writer, "is_finished", late)
+    lock = mine._lock
+    monkeypatch.setattr(mine, "_lock", lambda name, wait: lock(f"of-mine-{name}", wait=wait))  # or `other` has to wait
+    assert mine.claim(0) is None
+
+
+def test_a_shard_file_that_cannot_be_made_leaves_no_noise(tmp_path: Path, spec, recwarn: pytest.WarningsRecorder):
+    claim = storage.create_store(tmp_path / "s", spec).claim(0)
+    shutil.rmtree(tmp_path / "s")
+    with pytest.raises(FileNotFoundError), claim:
+        pass
+    gc.collect()
+    assert not list(recwarn)
 
 
 def test_claims_are_for_shards_that_exist(tmp_path: Path, spec):
