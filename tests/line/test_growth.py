@@ -143,7 +143,7 @@ def test_sound_chunks_in_the_wrong_places_are_not_taken_over(line, command):
     command("clean")
     swap_first_chunks(store / "peaks/c.1.0.0", open_store(store).spec.shard_views)
     assert not verify(store).ok
-    with pytest.warns(UserWarning, match="the shard of view 16 is damaged"):
+    with pytest.warns(UserWarning, match="the shard of view 20 is damaged"):
         command("dump-teachers", "resnet18")
     for name, codes in contents(store).items():
         np.testing.assert_array_equal(codes, before[name])
@@ -169,7 +169,7 @@ def test_a_teacher_is_not_asked_again_when_the_work_folders_are_gone(line, comma
     damaged = bytearray(shard.read_bytes())
     damaged[40] ^= 1
     shard.write_bytes(damaged)
-    with pytest.warns(UserWarning, match="the shard of view 16 is damaged"):
+    with pytest.warns(UserWarning, match="the shard of view 20 is damaged"):
         command("dump-teachers", "resnet18")
     assert verify(line / "targets/resnet18.zarr").ok
     for name, codes in contents(line / "targets/resnet18.zarr").items():

@@ -1,5 +1,6 @@
 """dvc.yaml lists, per stage, the params that the stage reads."""
 
+import json
 import shutil
 from collections.abc import Mapping
 from importlib import import_module
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline.billing.bill import Plan, StudentCost, Taught, deciding
+from pipeline.data.dataset import load_data
 from pipeline.params import load_params
 from pipeline.params.blocks import Block
 
@@ -73,8 +76,15 @@ def read(monkeypatch):
 
 @pytest.fixture(scope="module")
 def copy(finished, tmp_path_factory):
-    """Stages write into it what is there already."""
-    return shutil.copytree(finished, tmp_path_factory.mktemp("params") / "line", symlinks=True)
+    """Stages write into it what is there already, and a plan."""
+    folder = shutil.copytree(finished, tmp_path_factory.mktemp("params") / "line", symlinks=True)
+    params, (student, recipe) = load_params(folder / "params.yaml"), (NAMES["${item.student}"], NAMES["${item.recipe}"])
+    about = deciding(params, load_data(folder / "data/demo"), [student], [recipe])
+    cost = StudentCost(epochs=1, plain=1.0, taught={recipe: Taught(offline=1.0, live=2.0)})
+    plan = Plan(deciding=about, images=1, views=1, size=params.views.size, device="cpu", untrained=[],
+                recipes={recipe: []}, stores={}, students={student: cost})
+    (folder / "results/plan.json").write_text(json.dumps({"predicted": plan.model_dump(mode="json")}))
+    return folder
 
 
 def covers(keys, key):
