@@ -130,15 +130,16 @@ class Views(Block):
     Attributes:
         per_image: recorded views of each training image; number 0 is the plain image.
         size: [height, width] of a view in pixels, the network's input.
-        scale: [least, most, step] of the random scale, positive.
+        scale: [least, most, step] of the random scale, positive: one of least, least + step, … below most, which itself
+            is not drawn, as in the official code; least where both are the same.
         flip: probability of a horizontal flip.
         color: strength of brightness, contrast and saturation, 0 for none.
         lighting: standard deviation of the PCA lighting noise, 0 for none.
         max_objects: boxes kept per view.
         seed: of the random draws.
         shard_views: views in a file of the store.
-        image: keep the rendered pixels of recorded views too, so that nobody decodes, warps or
-            recolours images again: "raw", or "jpeg" (the view is then what that JPEG shows).
+        image: keep the rendered pixels of recorded views too, so that nobody but a student of another input size
+            decodes, warps or recolours images again: "raw", or "jpeg" (the view is then what that JPEG shows).
         on_mismatch: what happens when a replayed view has other pixels than the recorded one.
     """
 

@@ -19,7 +19,8 @@ class Train(Block):
     """The training loop, the same for teachers and students.
 
     Attributes:
-        epochs: passes over the training images; one epoch shows each image once. Those of a student whose recipe
+        epochs: passes over the training images; one epoch shows each image once, but for those of an incomplete last
+            batch, which is left out. Those of a student whose recipe
             says `unlabelled: true` are the labelled and the unlabelled ones. 0 takes a teacher as it is in the
             file `weights`.
         batch: images per step, over all processes.
