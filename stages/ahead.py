@@ -24,6 +24,7 @@ def check(params: "Params") -> None:
     """
     from pipeline.inference.augmentation import check_scales
     from pipeline.models import check_size, detector_config
+    from pipeline.targets import check_shape
 
     strides = {}
     for name, teacher in params.teachers.items():
@@ -36,7 +37,9 @@ def check(params: "Params") -> None:
                 _there_or_made(teacher.weights)
     for name, student in params.students.items():
         with _named(f"students.{name}"):
-            check_size(detector_config(student.model, 1, **student.arch), student.size or params.views.size)
+            size = student.size or params.views.size
+            check_size(detector_config(student.model, 1, **student.arch), size)
+            check_shape(size, params.views.size)
             _there_or_made(student.weights)
     for name, ensemble in params.ensembles.items():
         with _named(f"ensembles.{name}"):

@@ -48,7 +48,7 @@ def run(params: "Params", key: str) -> dict[str, Any]:
         test, *beside = SPLITS
         metrics = {"kind": "ensemble", "ensemble": key, "teachers": ensemble.teachers, "data": data.name,
                    "split": test, **found.get(test, {}), **{name: found.get(name) for name in beside},
-                   "origin": {"teachers": given["weights"]}, "fingerprint": held.fingerprint}
+                   "origin": {"data": data.fingerprint, "teachers": given["weights"]}, "fingerprint": held.fingerprint}
         work.write_text(held.result, json.dumps(metrics, indent=1) + "\n")
 
     out = paths.metrics(paths.ensemble_results(key))

@@ -29,7 +29,7 @@ def place(source: Path, out: Path) -> None:
     finally:
         _put_back(old, out)
         for path in (fresh, old):
-            _remove(path)
+            remove(path)
 
 
 def _clear_after_killed(out: Path) -> None:
@@ -40,7 +40,7 @@ def _clear_after_killed(out: Path) -> None:
         if kind in ("new", "old") and process.isdecimal() and ended and Path("/proc/self").exists():
             if kind == "old":
                 _put_back(copy, out)
-            _remove(copy)
+            remove(copy)
 
 
 def _put_back(old: Path, out: Path) -> None:
@@ -49,7 +49,8 @@ def _put_back(old: Path, out: Path) -> None:
         os.replace(old, out)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Deletes a file or a folder, as far as it is there."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -108,10 +108,13 @@ def _touches_stores(group: "Screening", variation: str) -> bool:
 
 
 def _from_anywhere(params: "Params") -> "Params":
-    """The params with all files and folders as they are seen from another folder."""
+    """The params with absolute paths in place of those that the links of a variation's folder do not lead to."""
+    apart = ("..", *paths.OUTS, paths.SCREENING.name)
+
     def seen(block: Any, *keys: str) -> Any:
         there = {key: Path(name) for key in keys if (name := getattr(block, key)) and Path(name).exists()}
-        return block.model_copy(update={key: str(path.absolute()) for key, path in there.items()})
+        return block.model_copy(update={key: str(path.absolute()) for key, path in there.items()
+                                        if path.parts and path.parts[0] in apart})
 
     return params.model_copy(update={
         "data": seen(params.data, "unlabelled", "images", *(["source"] if params.data.kind != "demo" else [])),

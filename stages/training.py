@@ -106,7 +106,8 @@ def run(cells: Sequence[Cell], *, source: "Callable[[], Source]", devices: str, 
         held: dict[Cell, work.Work] = {}
         for cell in cells:
             with stopped.alone(cell):
-                if (found := cell.found) == cell.fingerprint and not restart:
+                anew = restart or work.is_restarting(cell.stage, cell.fingerprint)
+                if (found := cell.found) == cell.fingerprint and not anew:
                     work.say(f"{cell.stage}: nothing to do, {cell.out} is finished")
                     continue
                 held[cell] = stack.enter_context(

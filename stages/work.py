@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from pipeline.errors import UserError
 from pipeline.inform import is_main_process
 from pipeline.paths import WORK
 from stages.code import code_fingerprint
-from stages.placing import place
+from stages.placing import place, remove
 from storage import differences, in_short
 
 #: Files of a work folder that are there before the work is.
@@ -134,6 +135,12 @@ def is_begun(stage: str, fingerprint: str) -> bool:
     return folder.exists() and any(path.name not in BOOKKEEPING for path in folder.iterdir())
 
 
+def is_restarting(stage: str, fingerprint: str) -> bool:
+    """Whether this work was begun anew, and is not finished since."""
+    folder = _folder(stage, fingerprint)
+    return (folder / "restarted").exists() and not (folder / "done").exists()
+
+
 def allow_replacing(work: Work, found: str) -> None:
     """Notes that a person wants this work in place of what `found` is the fingerprint of."""
     write_text(work.folder / "replaces", found)
@@ -196,11 +203,11 @@ def _empty(work: Path, keep: set[str]) -> None:
 
 def _discard(found: Sequence[Path]) -> None:
     """Deletes files and folders of work. Each goes at once: a kill leaves no half of one where it was."""
-    with scratch("deleted") as place:
-        write_text(place.parent / "done", "")  # so that `clean` deletes what a kill leaves here
-        for number, path in enumerate(found):
-            os.replace(path, place / str(number))
-    _prune(place.parent)
+    gone = {path: WORK / f"deleted-{secrets.token_hex(8)}" for path in found}
+    for path, there in gone.items():
+        os.replace(path, there)
+    for there in gone.values():
+        remove(there)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -250,6 +257,8 @@ def clean(*, everything: bool = False) -> int:
     Returns:
         The bytes that were freed.
     """
+    for left in WORK.glob("deleted-*"):  # by a kill
+        remove(left)
     freed = 0
     for marker in sorted(WORK.rglob("inputs.json")):
         folder = marker.parent
@@ -262,16 +271,11 @@ def clean(*, everything: bool = False) -> int:
                 say(f"clean: not deleted: {error}")
             except FileNotFoundError:  # it was another process's own, which deleted it just now
                 continue
-            _prune(folder)
+            for parent in folder.parents:
+                if parent == WORK or not parent.exists() or any(parent.iterdir()):
+                    break
+                parent.rmdir()
     return freed
-
-
-def _prune(folder: Path) -> None:
-    """Deletes the folders that a deleted one leaves empty."""
-    for parent in folder.parents:
-        if parent == WORK or not parent.exists() or any(parent.iterdir()):
-            break
-        parent.rmdir()
 
 
 @contextmanager

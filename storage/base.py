@@ -57,7 +57,7 @@ class Store(Protocol):
         ...
 
     def check_shard(self, array: str, shard: int) -> None:
-        """Looks at every byte of an array's shard: `read` knows of its views only that each is whole.
+        """Looks at every byte of an array's shard, once: `read` knows of its views only that each is whole.
 
         Raises:
             CorruptStore: its file is not the one that was written.

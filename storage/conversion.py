@@ -68,7 +68,6 @@ def convert(
     if shard_views not in (None, writer.spec.shard_views):
         raise StoreError(f"{path}: the store there has {writer.spec.shard_views} views per shard, not {shard_views}. "
                          "Choose another path or remove it")
-    checked = set[int]()
     for shard in writer.pending():
         claim = writer.claim(shard)
         if claim is None:
@@ -76,7 +75,7 @@ def convert(
         with claim:
             for rows in _batches(claim.views):
                 converted = _converted(source, writer.spec, list(changed), rows)
-                check_shards(source, rows, checked)
+                check_shards(source, rows)
                 claim.add(*converted)
                 if progress:
                     progress(rows.stop, len(source), "views")

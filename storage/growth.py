@@ -30,10 +30,10 @@ def copy_views(claim: ShardClaim, old: Store) -> int:
     names = [array.name for array in old.spec.arrays]
     measured = {name: old.manifest["arrays"][name]["error"]["measured"] for name in names}
     errors = {name: error for name, error in measured.items() if error is not None}
-    views, checked = claim.views[: max(0, len(old) - claim.views.start)], set[int]()
+    views = claim.views[: max(0, len(old) - claim.views.start)]
     for copied, view in enumerate(views):
         try:
-            check_shards(old, [view], checked)
+            check_shards(old, [view])
             codes = {name: old.read(name, [view])[0] for name in names}
         except CorruptStore:
             return copied
@@ -41,13 +41,12 @@ def copy_views(claim: ShardClaim, old: Store) -> int:
     return len(views)
 
 
-def check_shards(store: Store, rows: Iterable[int], checked: set[int]) -> None:
-    """Checks every byte of the shards that some views are in, but for those in `checked`, and adds them there.
+def check_shards(store: Store, rows: Iterable[int]) -> None:
+    """Checks every byte of the shards that some views are in.
 
     Raises:
         CorruptStore: a file is not the one that was written.
     """
-    for shard in sorted({row // store.spec.shard_views for row in rows} - checked):
+    for shard in sorted({row // store.spec.shard_views for row in rows}):
         for array in store.spec.arrays:
             store.check_shard(array.name, shard)
-        checked.add(shard)

@@ -44,7 +44,11 @@ def _latest(folder: Path, shard: int | None = None) -> dict[int, dict[str, Any]]
     latest: dict[int, dict[str, Any]] = {}
     end = b"" if shard is None else b'"shard":%d}' % shard  # the last key of a canonical record
     for file in folder.glob("journal-*"):
-        for line in file.read_bytes().split(b"\n"):
+        try:
+            lines = file.read_bytes().split(b"\n")
+        except FileNotFoundError:  # another writer finished the store just now
+            continue
+        for line in lines:
             crc, _, text = line.partition(b" ")
             if line.endswith(end) and crc == b"%08x" % crc32c(text):
                 record = json.loads(text)

@@ -78,7 +78,9 @@ class Plan(Part):
         students: by name.
     """
 
-    deciding: dict[str, Any]
+    model_config = ConfigDict(frozen=True, extra="ignore")  # what older code planned is of other params
+
+    deciding: dict[str, Any] = {}
     images: int
     views: int
     size: tuple[int, int]

@@ -107,8 +107,8 @@ def fit(trainees: "Sequence[Trainee]", batches: Batches, *, prepare: "Callable[[
                 if not together.still(taking):
                     break  # those that go on are ahead: from where the first of them is
                 show(step, together.losses())
-        if mean(torch.tensor(float(interrupt.asked), device=fabric.device)):  # while the last checkpoint was written
-            raise KeyboardInterrupt
+    if mean(torch.tensor(float(interrupt.asked), device=fabric.device)):  # after the last step
+        raise KeyboardInterrupt
     return [together.stopped.get(trainee) or together.runs[trainee].finish() for trainee in trainees]
 
 

@@ -73,11 +73,7 @@ def open_targets(
                         "a folder of them as data.unlabelled, or set data.labels below 1, and run 'pipeline prepare' "
                         "and what follows it again.")
     size = size or recorded.size
-    height, width = (mine / theirs for mine, theirs in zip(size, recorded.size, strict=True))
-    if height != width or not SIZES[0] <= height <= SIZES[1]:
-        raise UserError(f"The student's input is {list(size)}, but the views are {list(recorded.size)}: both sides "
-                        f"must be the same {SIZES[0]:g} to {SIZES[1]:g} times theirs; set the student's size, or "
-                        "views.size.")
+    check_shape(size, recorded.size)
     if isinstance(recorded, Views):
         return Targets(data, recorded, recipe, {}, {}, None, size, False)
     expected = {
@@ -109,6 +105,18 @@ def open_targets(
         if flip is not None:
             _check_flip(store, flip, wanted)
     return Targets(data, recorded, recipe, stores, arrays, heads, size, flip is not None)
+
+
+def check_shape(size: tuple[int, int], views: tuple[int, int]) -> None:
+    """That a student's input shows what the views show.
+
+    Raises:
+        UserError: the size is too far from that of the views, or of another shape.
+    """
+    height, width = (mine / theirs for mine, theirs in zip(size, views, strict=True))
+    if height != width or not SIZES[0] <= height <= SIZES[1]:
+        raise UserError(f"The student's input is {list(size)}, but the views are {list(views)}: both sides must be the "
+                        f"same {SIZES[0]:g} to {SIZES[1]:g} times theirs; set the student's size, or views.size.")
 
 
 def _check_strides(stores: Mapping[str, Store]) -> None:

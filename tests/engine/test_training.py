@@ -10,6 +10,7 @@ from torch import nn
 
 from pipeline.devices import make_fabric
 from pipeline.engine import FitSummary, Trainee, fit, seed_everything
+from pipeline.engine.log import Log
 from pipeline.engine.trainee import Run
 from pipeline.errors import UserError
 from pipeline.losses import GroundTruthLoss
@@ -107,7 +108,7 @@ def test_an_interrupted_run_leaves_a_checkpoint_to_continue_from(run, tiny, tmp_
     assert same(whole, resumed)
 
 
-@pytest.mark.parametrize("when", ["in the last step", "after it"])
+@pytest.mark.parametrize("when", ["in the last step", "after it", "as logs close"])
 def test_what_interrupts_at_the_end_of_a_run_ends_the_command_too(run, tiny, tmp_path, monkeypatch, when):
     class Interrupted(tiny.TinyBatches):
         def iterate(self, start=0):
@@ -121,8 +122,14 @@ def test_what_interrupts_at_the_end_of_a_run_ends_the_command_too(run, tiny, tmp
         if this.step == 15 and when == "after it":
             os.kill(os.getpid(), signal.SIGINT)
 
-    save, (whole, _) = Run.save, run(15, folder="whole")
+    def closed(log, *how):
+        close(log, *how)
+        if when == "as logs close":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    save, close, (whole, _) = Run.save, Log.__exit__, run(15, folder="whole")
     monkeypatch.setattr(Run, "save", saved)
+    monkeypatch.setattr(Log, "__exit__", closed)
     with pytest.raises(KeyboardInterrupt):
         run(batches=Interrupted(15))
     monkeypatch.undo()

@@ -138,6 +138,21 @@ def test_a_restart_that_was_stopped_takes_nothing_over_when_it_goes_on(line, com
     assert "taken over" not in command("dump-teachers", "resnet18")
 
 
+def test_a_restart_of_a_training_that_was_stopped_goes_on(line, command, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    weights = line / "models/teachers/resnet18/weights.safetensors"
+    before = weights.stat().st_mtime_ns
+    monkeypatch.setattr("pipeline.engine.fit", stopped)
+    assert "interrupted" in command("train-teacher", "resnet18", "--restart", fails=True)
+    monkeypatch.undo()
+    monkeypatch.chdir(line)
+    command("train-teacher", "resnet18")
+    assert weights.stat().st_mtime_ns > before
+    assert "nothing to do" in command("train-teacher", "resnet18")
+
+
 def test_sound_chunks_in_the_wrong_places_are_not_taken_over(line, command):
     store, before = line / "targets/resnet18.zarr", contents(line / "targets/resnet18.zarr")
     command("clean")

@@ -119,6 +119,17 @@ def test_a_plan_stands_whatever_takes_no_time(study, plan, tmp_path, harmless):
     assert rows(bill_sections(study({}, changes={"distill": distill}), tmp_path)[0], 0)[1][2] == "40.0"
 
 
+def test_a_plan_that_does_not_say_its_params_is_left_out(study, made, plan, tmp_path):
+    """As older code wrote it."""
+    write_plan(tmp_path, plan)
+    written = json.loads((tmp_path / "results/plan.json").read_text())
+    written["predicted"]["data"] = written["predicted"].pop("deciding")["data"]
+    (tmp_path / "results/plan.json").write_text(json.dumps(written))
+    (section,) = bill_sections(study({}), tmp_path)
+    assert rows(section, 0)[1] == ["resnet50", "90.0", DASH, "3.0", DASH]
+    assert "data is absent" in section.text[1]
+
+
 def test_a_broken_plan_stops_the_report(study, tmp_path):
     (tmp_path / "results").mkdir()
     (tmp_path / "results/plan.json").write_text("{")

@@ -40,6 +40,8 @@ def test_profiles_pass(name):
 @pytest.mark.parametrize(("override", "words"), [
     ("students.s.model=resnt18", r"students\.s: Model 'resnt18' .*resnet18"),
     ("students.s.size=[40, 40]", r"students\.s: Input size \[40, 40\] does not fit resnet18: .*\[32, 32\]"),
+    ("students.s.size=[64, 32]", r"students\.s: The student's input is \[64, 32\], but the views are \[64, 64\]"),
+    ("students.s.size=[160, 160]", r"students\.s: The student's input .*0\.5 to 2 times"),
     ("students.s.arch.deconf=[8]", r"students\.s: .*deconf"),
     ("teachers.b.model=resnet5", r"teachers\.b: Model 'resnet5'"),
     ("views.size=[48, 48]", r"teachers\.a: Input size \[48, 48\] does not fit hourglass_small"),

@@ -337,6 +337,20 @@ def test_what_a_kill_leaves_of_a_result_that_is_being_deleted_is_not_taken_over(
     assert not list(work.WORK.rglob("*"))
 
 
+def test_commands_that_end_at_the_same_moment_do_not_meet(tmp_path, monkeypatch):
+    def command(name):
+        for number in range(30):
+            make(tmp_path / f"{name}{number}", lambda folder, result, _: result.write_text(name), of=[name, number])
+
+    monkeypatch.setattr(os, "sync", lambda: None)
+    commands = [multiprocessing.get_context("fork").Process(target=command, args=name) for name in "abc"]
+    for one in commands:
+        one.start()
+    for one in commands:
+        one.join(60)
+    assert [one.exitcode for one in commands] == [0, 0, 0]
+
+
 def test_what_a_restart_began_knows_of_it_when_it_goes_on(tmp_path):
     seen = []
 
@@ -348,6 +362,10 @@ def test_what_a_restart_began_knows_of_it_when_it_goes_on(tmp_path):
         with pytest.raises(RuntimeError):
             work.run("stage/item", module=MODULE, inputs={}, out=tmp_path / "made", build=stopped, restart=restart)
     assert seen == [False, True, True]
+    fingerprint = work.stage_fingerprint("stage/item", MODULE, {})
+    assert work.is_restarting("stage/item", fingerprint)
+    make(tmp_path / "made", lambda folder, result, _: result.write_text("new"))
+    assert not work.is_restarting("stage/item", fingerprint)
 
 
 @pytest.mark.parametrize(("environment", "main"), [

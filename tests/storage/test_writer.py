@@ -381,13 +381,12 @@ def test_a_store_that_another_finishes_meanwhile_has_nothing_to_claim(tmp_path: 
     assert mine.claim(0) is None
 
 
-def test_a_shard_file_that_cannot_be_made_leaves_no_noise(tmp_path: Path, spec, recwarn: pytest.WarningsRecorder):
+def test_a_shard_file_that_cannot_be_made_leaves_no_noise(tmp_path: Path, spec):
     claim = storage.create_store(tmp_path / "s", spec).claim(0)
     shutil.rmtree(tmp_path / "s")
     with pytest.raises(FileNotFoundError), claim:
         pass
-    gc.collect()
-    assert not list(recwarn)
+    gc.collect()  # what cannot be raised in it is a warning, and that an error
 
 
 def test_claims_are_for_shards_that_exist(tmp_path: Path, spec):
