@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -10,6 +11,24 @@ from pathlib import Path
 from pipeline.devices import machine
 
 RESULTS = Path(__file__).parent / "results"
+
+#: A process begins with the peak of the one that started it, so a small one comes between.
+_BETWEEN = """
+import os, subprocess, sys
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+print(usage.ru_maxrss)
+sys.exit(bool(status))
+"""
+
+
+def peak_memory(command: Sequence[str], folder: Path) -> float:
+    """Runs a command in a folder; returns the peak memory of its process in GB."""
+    found = subprocess.run([sys.executable, "-S", "-c", _BETWEEN, *command], cwd=folder, stdout=subprocess.PIPE,
+                           text=True, check=False)
+    if found.returncode:
+        sys.exit(f"Error: {' '.join(command)} failed")
+    return int(found.stdout) * 1024 / 1e9
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ trained.
 """
 
 import json
-import os
 import subprocess
 import sys
 from functools import cache
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import Row
+from common import Row, peak_memory
 from fitting import IMAGES, NAME, fitted, pipeline
 from numpy.typing import NDArray
 
@@ -100,11 +99,7 @@ def dumped(source: Path, folder: Path, views: int, shard: int) -> float:
     pipeline(folder, "record-views")
     command = [sys.executable, "-m", "pipeline", "dump-teachers", NAME, f"--set=dump.batch={BATCH}",
                f"--set=dump.shard_views={shard}"]
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        sys.exit(f"Error: the dump in {folder} failed")
-    return usage.ru_maxrss * 1024 / 1e9
+    return peak_memory(command, folder)
 
 
 def teach(folder: Path, images: int, steps: int) -> None:

@@ -14,7 +14,6 @@ There are no targets: the rows say what the setting costs here.
 import csv
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from itertools import pairwise
@@ -22,7 +21,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from time import perf_counter
 
-from common import Row, record
+from common import Row, peak_memory, record
 
 TEACHERS = ("resnet50", "hourglass104")
 STUDENTS = ("resnet18", "resnet34", "mobilenet_v2", "efficientnet_b0")
@@ -78,11 +77,8 @@ def pipeline(folder: Path, *arguments: str) -> tuple[float, float]:
     """Runs one command; returns its seconds and its peak memory in GB."""
     print("pipeline", *(a for a in arguments if not a.startswith("--set")), file=sys.stderr, flush=True)
     start = perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "pipeline", *arguments], cwd=folder, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        sys.exit(f"Error: pipeline {' '.join(arguments)} failed")
-    return perf_counter() - start, usage.ru_maxrss * 1024 / 1e9
+    memory = peak_memory([sys.executable, "-m", "pipeline", *arguments], folder)
+    return perf_counter() - start, memory
 
 
 def whole(folder: Path, name: str, *arguments: str) -> list[Row]:

@@ -163,13 +163,13 @@ class ZarrPython:
 def write_zarr(path: Path, codes: Codes, spec: StoreSpec) -> None:
     """The same shards by zarr-python, a whole shard at a time, each brought to the disk."""
     group = zarr.open_group(path, mode="w")
-    for array in spec.arrays:
-        out = group.create_array(
-            array.name, shape=(spec.views, *array.shape), chunks=(1, *array.shape), shards=(SHARD, *array.shape),
-            dtype=array.dtype, compressors=[BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"), Crc32cCodec()],
-            chunk_key_encoding={"name": "default", "separator": "."})
-        for start, part in repeated(codes, spec.views):
-            out[start : start + SHARD] = part[array.name]
+    arrays = {array.name: group.create_array(
+        array.name, shape=(spec.views, *array.shape), chunks=(1, *array.shape), shards=(SHARD, *array.shape),
+        dtype=array.dtype, compressors=[BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"), Crc32cCodec()],
+        chunk_key_encoding={"name": "default", "separator": "."}) for array in spec.arrays}
+    for start, part in repeated(codes, spec.views):
+        for name, out in arrays.items():
+            out[start : start + SHARD] = part[name]
     for file in path.rglob("*"):
         fd = os.open(file, os.O_RDONLY)
         os.fsync(fd)

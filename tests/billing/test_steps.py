@@ -26,7 +26,12 @@ class Source:
 
 
 class Objective(nn.Module):
+    slow = 0.0  # seconds of the first step of a block
+
     def forward(self, outputs, batch):
+        if Objective.slow and not self.__dict__.setdefault("steps", 0) % (1 + 2 + 3 + 1):
+            time.sleep(Objective.slow)  # so that a worker gets ahead
+        self.steps = self.__dict__.get("steps", 0) + 1
         return {"loss": outputs.square().mean()}
 
 
@@ -71,6 +76,21 @@ def test_a_pause_of_the_machine_does_not_count(taken, clock, monkeypatch):
     assert taken({"one": 0.0, "other": 0.0}) == {"one": [0.0, 0.0], "other": [0.0, 0.0]}
 
 
-def test_what_workers_made_ahead_is_not_counted(taken):
-    # 0.2 s a batch of one worker: the three measured steps wait for batches that were not ready.
+def test_what_is_read_for_the_first_time_is_not_counted(taken, clock, monkeypatch):
+    fetch, seen = Source.fetch, set()
+
+    def first(source, items):
+        asked = {(id(source), index) for index, _ in items}
+        time.sleep(0 if asked <= seen else 0.5)
+        seen.update(asked)
+        return fetch(source, items)
+
+    monkeypatch.setattr(Source, "__len__", lambda _: 32)  # more than the steps of a block show
+    monkeypatch.setattr(Source, "fetch", first)
+    assert taken({"one": 0.0, "other": 0.0}) == {"one": [0.0, 0.0], "other": [0.0, 0.0]}
+
+
+def test_what_workers_made_ahead_is_not_counted(taken, monkeypatch):
+    # 0.2 s a batch of one worker, and two are ready when the first step ends: the three measured ones wait.
+    monkeypatch.setattr(Objective, "slow", 0.6)
     assert min(taken({"one": 0.2, "other": 0.2}, workers=1)["one"]) > 0.15

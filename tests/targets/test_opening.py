@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.data import encode_targets
 from pipeline.data.loading import Batches, FreshViews
 from pipeline.errors import UserError
 from pipeline.losses import GroundTruthLoss
+from pipeline.models.regridding import mirror_peaks
 from pipeline.outputs import DenseOutputs
 from pipeline.params import Dump, Ensemble, Recipe, Views
 from pipeline.targets import channel_weights, open_targets
@@ -136,6 +138,40 @@ def say_of_flips(path, measured):
     content = manifest.parse((path / "manifest.json").read_bytes())
     content["created"]["flip"] = measured
     (path / "manifest.json").write_bytes(manifest.render(content))
+
+
+def test_a_mirrored_view_is_mirrored_with_all_that_is_said_of_it(data, recorded, two_teachers):
+    for path in two_teachers.values():
+        say_of_flips(path, {"views": 16, "error": 0.1, "features": 0.1})
+    items = [(index, epoch) for index in range(6) for epoch in range(3)]
+
+    def seen(flip):
+        targets = open_targets(two_teachers, SEPARATE, data, recorded, flip=flip)
+        batch = targets.source(seed=0).fetch(items)
+        return targets.on_device({name: torch.from_numpy(values) for name, values in batch.items()})
+
+    plain, turned = seen(None), seen(1.0)
+    mirrored = turned["mirrored"]
+    assert mirrored.any()
+    assert not mirrored.all()
+
+    def flipped(values):
+        return torch.where(mirrored.view(-1, *[1] * (values.ndim - 1)), values.flip(-1), values)
+
+    assert torch.equal(turned["image"], flipped(plain["image"]))
+    one, other = plain["teacher"], turned["teacher"]
+    for name, values in one.features.items():
+        assert torch.equal(other.features[name], flipped(values))
+    for before, after in ((one, other), *((one.members[name], other.members[name]) for name in ("small", "large"))):
+        assert torch.equal(after.heatmap, flipped(before.heatmap))
+        peaks = torch.where(mirrored.view(-1, 1, 1), mirror_peaks(before.peaks, 8), before.peaks)
+        torch.testing.assert_close(after.peaks, peaks)
+    for place, row in enumerate(turned["view"].tolist()):
+        boxes = recorded.boxes(row).copy()
+        if mirrored[place]:
+            boxes[:, [0, 2]] = 32 - boxes[:, [2, 0]]
+        for name, array in encode_targets(boxes[:, :4] / 4, boxes[:, 4], 2, (8, 8), 5).items():
+            np.testing.assert_array_equal(turned[name][place], array)
 
 
 @pytest.mark.parametrize(("size", "flip"), [((64, 64), None), (None, 1.0)])
