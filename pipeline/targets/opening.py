@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.data.dataset import TRAIN, UNLABELLED
 from pipeline.data.loading import FreshViews
-from pipeline.distillation import DistillationLoss, ground_truth_targets, share_of_weight
+from pipeline.distillation import DistillationLoss
 from pipeline.errors import UserError
 from pipeline.losses import GroundTruthLoss
 from pipeline.params import Views
+from pipeline.targets.objective import Objective
 from pipeline.targets.replaying import ReplayedViews
 from pipeline.targets.transforming import TargetTransform
 from storage import (
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from pipeline.data.loading import Source
     from pipeline.data.recorded import RecordedViews
     from pipeline.models import Detector
-    from pipeline.outputs import DenseOutputs
     from pipeline.params import Recipe
 
 ENSEMBLE = "ensemble"
@@ -267,37 +267,3 @@ class Targets:
         distillation = DistillationLoss(self.recipe, channels, student.config.feature_channels,
                                         mean_over_ranks=mean_over_ranks) if self.taught else None
         return Objective(GroundTruthLoss(mean_over_ranks), self.recipe, distillation)
-
-
-class Objective(nn.Module):
-    """Ground truth, weighted, and what the teachers said.
-
-    Args:
-        ground_truth: its loss.
-        recipe: the weight of its terms, where 0 leaves them out, and the schedule of the teachers'.
-        distillation: the teachers' loss, if there are any.
-    """
-
-    def __init__(self, ground_truth: GroundTruthLoss, recipe: "Recipe",
-                 distillation: DistillationLoss | None) -> None:
-        super().__init__()
-        self.ground_truth, self.recipe, self.distillation = ground_truth, recipe, distillation
-
-    def forward(self, outputs: "list[DenseOutputs]", batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The weighted terms.
-
-        Args:
-            outputs: one per stack.
-            batch: as `TargetTransform` leaves it; where W has a schedule also "progress", the share of the
-                run that is done.
-        """
-        recipe, terms = self.recipe, {}
-        if recipe.ground_truth:
-            terms = {name: recipe.ground_truth * term for name, term in self.ground_truth(outputs, batch).items()}
-        if self.distillation is not None:
-            told = self.distillation(outputs, ground_truth_targets(batch) if recipe.oracle else batch["teacher"])
-            if recipe.schedule != "constant":
-                share = share_of_weight(recipe.schedule, recipe.schedule_share, batch["progress"])
-                told = {name: share * term for name, term in told.items()}
-            terms |= told
-        return terms
