@@ -1,11 +1,11 @@
 """params.yaml: its schema, its loading and the profiles that write it."""
 
 from pipeline.params.data import Data, DemoScenes, Views
+from pipeline.params.detectors import Detector, Student
 from pipeline.params.loading import changed, load_params, read_yaml, train_params
 from pipeline.params.recipe import Recipe
 from pipeline.params.schema import (
     Augmentation,
-    Detector,
     Distill,
     Dump,
     Encodings,
@@ -14,7 +14,6 @@ from pipeline.params.schema import (
     Params,
     Report,
     Screening,
-    Student,
     Train,
 )
 
