@@ -27,7 +27,7 @@ from stages.placing import place, remove
 from storage import differences, in_short
 
 #: Files of a work folder that are there before the work is.
-BOOKKEEPING = ("inputs.json", "lock", "replaces", "restarted")
+BOOKKEEPING = ("inputs.json", "lock", "replaces", "restarting", "restarted")
 
 
 @dataclass(frozen=True)
@@ -87,18 +87,21 @@ def hold(stage: str, *, module: str, inputs: Mapping[str, Any], out: Path, share
     fingerprint = stage_fingerprint(stage, module, inputs)
     folder = _folder(stage, fingerprint)
     folder.mkdir(parents=True, exist_ok=True)
-    with _held(folder, alone=restart or not shared) if is_main_process() else nullcontext():
-        if restart and is_main_process():
+    deleting = folder / "restarting"  # a restart that was killed meanwhile deletes the rest first
+    with _held(folder, alone=restart or deleting.exists() or not shared) if is_main_process() else nullcontext():
+        anew = restart or deleting.exists()
+        if anew and is_main_process():
             say(f"{stage}: beginning anew in {folder}")
-            write_text(folder / "restarted", "")
-            _empty(folder, keep={"lock", "restarted"})
+            write_text(deleting, "")
+            _empty(folder, keep={"lock", deleting.name})
+            os.replace(deleting, folder / "restarted")
         work = Work(folder, out, fingerprint,
-                    done=not restart and (folder / "done").exists() and (folder / out.name).exists(),
-                    restarted=restart or (folder / "restarted").exists())
+                    done=not anew and (folder / "done").exists() and (folder / out.name).exists(),
+                    restarted=anew or (folder / "restarted").exists())
         if work.done:
             say(f"{stage}: taken over from {folder}")
         else:
-            if not restart and is_begun(stage, fingerprint):
+            if not anew and is_begun(stage, fingerprint):
                 say(f"{stage}: continuing in {folder}")
             else:
                 for left in _unfinished(stage, fingerprint):
@@ -138,7 +141,7 @@ def is_begun(stage: str, fingerprint: str) -> bool:
 def is_restarting(stage: str, fingerprint: str) -> bool:
     """Whether this work was begun anew, and is not finished since."""
     folder = _folder(stage, fingerprint)
-    return (folder / "restarted").exists() and not (folder / "done").exists()
+    return (folder / "restarting").exists() or ((folder / "restarted").exists() and not (folder / "done").exists())
 
 
 def allow_replacing(work: Work, found: str) -> None:

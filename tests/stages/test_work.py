@@ -337,6 +337,39 @@ def test_what_a_kill_leaves_of_a_result_that_is_being_deleted_is_not_taken_over(
     assert not list(work.WORK.rglob("*"))
 
 
+@pytest.mark.parametrize("deleted", range(5))
+def test_a_restart_that_is_killed_begins_anew_the_next_time(tmp_path, monkeypatch, deleted):
+    """Whatever it had not deleted yet: else the next command went on from what was to be replaced."""
+    class Killed(BaseException):
+        """Nobody catches it, as nobody catches a kill."""
+
+    replace, count = os.replace, iter(range(100))
+
+    def kills(source, target):
+        if "deleted-" in str(target) and next(count) >= deleted:
+            raise Killed
+        replace(source, target)
+
+    def build(folder, result, _):
+        assert not {"checkpoint.pt", "log.csv"} & {*os.listdir(folder)}
+        for name in ("checkpoint.pt", "log.csv"):
+            (folder / name).write_text("begun")
+        result.write_text("new")
+
+    make(tmp_path / "made", lambda folder, result, _: result.write_text("old"), x=1)
+    [done] = (tmp_path / work.WORK).rglob("done")
+    for name in ("checkpoint.pt", "log.csv"):
+        done.with_name(name).write_text("old")
+    with monkeypatch.context() as context:
+        context.setattr(os, "replace", kills)
+        with pytest.raises(Killed):
+            work.run("stage/item", module=MODULE, inputs={"x": 1}, out=tmp_path / "made", build=of(build),
+                     restart=True)
+    assert work.is_restarting("stage/item", work.stage_fingerprint("stage/item", MODULE, {"x": 1}))
+    make(tmp_path / "made", build, x=1)
+    assert (tmp_path / "made").read_text() == "new"
+
+
 def test_commands_that_end_at_the_same_moment_do_not_meet(tmp_path, monkeypatch):
     def command(name):
         for number in range(30):
