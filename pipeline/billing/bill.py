@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from pipeline.data import DataSet
     from pipeline.params import Ensemble, Params, Recipe
 
-#: Keys of `train` that no step is longer or shorter for.
+#: Keys of `train` and `views` that nothing takes longer or shorter for.
 TAKES_NO_TIME = {"lr", "weight_decay", "schedule", "milestones", "gamma", "warmup", "seed", "checkpoint_minutes",
-                 "log_every"}
+                 "log_every", "on_mismatch"}
 
 
 class Part(BaseModel):
@@ -123,7 +123,7 @@ def deciding(params: "Params", data: "DataSet", students: Collection[str], recip
     teachers = {name for recipe in asked.values() for name in teachers_of(recipe, params.ensembles)}
     return {
         "data": data.fingerprint,
-        "views": params.views.model_dump(mode="json"),
+        "views": params.views.model_dump(mode="json", exclude=TAKES_NO_TIME),
         "dump": params.dump.model_dump(mode="json"),
         "teachers": {name: params.teachers[name].model_dump(mode="json", include={"model", "arch", "classes"})
                      for name in sorted(teachers)},
