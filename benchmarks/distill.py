@@ -130,7 +130,7 @@ def dumped_at_512(folder: Path) -> tuple[Setting, dict[str, Arm]]:
     say("512 px: dumping")
     setting = make_setting(folder / "512", "512 px", 8, [
         *(images_of_voc() or ["data.source=demo", "data.demo.size=[512, 512]", "data.demo.train=8"]), "dump.batch=4",
-        f"dump.precision={suited_precision(pick_device().type)}", "distill.train.batch=4", "distill.train.workers=0",
+        f"dump.precision={suited_precision(pick_device().type)}", "distill.train.batch=4", "distill.train.workers=1",
         *(f"{key}.pretrained=false" for key in (f"students.{STUDENT}", "teachers.resnet50"))])
     more = 20 - len(setting.data.classes)
     named = (*setting.data.classes, *(f"nothing-{number}" for number in range(more)))

@@ -180,7 +180,19 @@ def _launch(fabric: Fabric) -> Fabric:
     torch.set_flush_denormal(True)
     torch.ones(1 << 20).add_(1)  # starts OpenMP's threads, which inherit the flag and keep it
     torch.set_flush_denormal(False)
+    _keep_freed_memory()
     return fabric
+
+
+def _keep_freed_memory() -> None:
+    """Has maps of one step lie where those of the step before lay; else the kernel clears new pages for each of them.
+
+    On a CPU at 512 px an Hourglass-104's pass is a third shorter by it, a ResNet-18's training step a tenth; the dump
+    of a ResNet-50 holds 2.6 GB instead of 2.0, however many views it has.
+    """
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):  # glibc's alone
+        mallopt(-4, 0)  # M_MMAP_MAX of <malloc.h>: no pages of their own for large blocks
+        mallopt(-1, -1)  # M_TRIM_THRESHOLD: none go back
 
 
 def _end_with(main: int) -> None:
