@@ -6,7 +6,8 @@ measured. (Maps of an untrained teacher are nowhere empty, so that reading them 
 those of a trained one.) The settings:
 
 - 64 px: the demo's size, nets, batch and encodings, its images decoded once and kept in memory as there;
-- 512 px: 20 classes, resnet50 and hourglass104 teach, batches of 4, the encodings of the profile `voc`;
+- 512 px: 20 classes, resnet50 and hourglass104 teach, batches of 4 from one loader process, the encodings of the
+  profile `voc`;
 - loading-bound: students of 64 px from JPEGs of 500x375, none of which is kept in memory, or from stored pixels.
   Composed scenes are smoother than photographs and get a grain, so that their files are as large as VOC's (85 kB).
 
