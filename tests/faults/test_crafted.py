@@ -3,8 +3,6 @@
 import hashlib
 import os
 import struct
-import subprocess
-import sys
 
 import h5py
 import numpy as np
@@ -80,30 +78,17 @@ def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(store_path, sha
         storage.open_store(store_path).read("heatmap", [4])
 
 
-#: Code of `peak`, the most kB that a process took: unlike ru_maxrss it does not begin with that of its parent.
-PEAK = """
-def peak():
-    with open("/proc/self/status") as file:
-        return int(file.read().split("VmHWM:")[1].split()[0])
-"""
-
-
 @pytest.mark.parametrize("file", ["manifest.json", ".writing/spec.json"])
-def test_a_text_made_to_fill_the_memory_is_refused_unread(tmp_path, file):
+def test_a_text_made_to_fill_the_memory_is_refused_unread(tmp_path, file, grown):
     """Lists of nothing take 20 times their text when they are parsed."""
     path = tmp_path / "s" / file
     path.parent.mkdir(parents=True)
     path.write_bytes(b'{"format": "centernet-distill store", "version": 3, "x": [' + b"[]," * 2**23)
-    code = ("import sys, storage\n" + PEAK +
-            "before = peak()\n"
-            "try:\n"
-            "    storage.begun(sys.argv[1])\n"
-            "except storage.CorruptStore as error:\n"
-            "    print((peak() - before) // 1000, error)\n")
-    found = subprocess.run([sys.executable, "-c", code, str(tmp_path / "s")], capture_output=True, text=True,
-                           check=False)
-    megabytes, _, message = found.stdout.partition(" ")
-    assert int(megabytes) < 60, found
+    megabytes, message = grown("try:\n"
+                               "    storage.begun(sys.argv[1])\n"
+                               "except storage.CorruptStore as error:\n"
+                               "    print(error)", tmp_path / "s")
+    assert megabytes < 60
     assert f"{path}: has more than 16777216 bytes" in message
 
 
@@ -179,20 +164,15 @@ def one_view(path, chunk):
     writer.finish()
 
 
-def test_a_compression_bomb_stays_small(tmp_path):
+def test_a_compression_bomb_stays_small(tmp_path, grown):
     """A chunk that unpacks to far more than a view is refused before it takes the memory; HDF5's: test_hdf5.py."""
     one_view(tmp_path / "s", LZ4_BITSHUFFLE.compress(np.zeros(200_000_000, np.uint8))[:1000])
-    code = ("import sys, storage\n" + PEAK +
-            "before = peak()\n"
-            "try:\n"
-            "    storage.open_store(sys.argv[1]).read('heatmap', [0])\n"
-            "except storage.CorruptStore as error:\n"
-            "    assert not storage.verify(sys.argv[1]).ok\n"
-            "    print((peak() - before) // 1000, error)\n")
-    found = subprocess.run([sys.executable, "-c", code, str(tmp_path / "s")], capture_output=True, text=True,
-                           check=False)
-    megabytes, _, message = found.stdout.partition(" ")
-    assert int(megabytes) < 60, found
+    megabytes, message = grown("try:\n"
+                               "    storage.open_store(sys.argv[1]).read('heatmap', [0])\n"
+                               "except storage.CorruptStore as error:\n"
+                               "    assert not storage.verify(sys.argv[1]).ok\n"
+                               "    print(error)", tmp_path / "s")
+    assert megabytes < 60
     assert "view 0" in message or "views 0 to 0" in message
 
 
