@@ -6,6 +6,8 @@ import torch
 import torchvision
 from torch import nn
 
+from pipeline.models.depthwise import train_depthwise_in_float32
+
 #: Stride of every body here.
 BODY_STRIDE = 32
 
@@ -34,6 +36,7 @@ def build_body(name: str) -> tuple[nn.Sequential, int]:
         body.add_module(child, module)
     if name.startswith("densenet"):  # whose forward has this one outside the children
         body.add_module("relu", nn.ReLU(inplace=True))
+    train_depthwise_in_float32(body)
     return body, _out_channels(body)
 
 
