@@ -49,8 +49,9 @@ def constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: CUDA's error, Python's, or a plain RuntimeError of torch on the CPU or a GPU library."""
-    said = ("DefaultCPUAllocator", "out of memory", "STATUS_ALLOC_FAILED", "unable to find an engine to execute")
+    """Whether memory ran out: CUDA's error, Python's, or a plain RuntimeError of torch, oneDNN or a GPU library."""
+    said = ("DefaultCPUAllocator", "out of memory", "could not create a primitive", "bad_alloc", "STATUS_ALLOC_FAILED",
+            "unable to find an engine to execute")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in said))
 

@@ -106,6 +106,8 @@ class _Steps(Dataset[Tensors | Exception]):
         except (ValueError, OSError) as error:  # what a person can fix is among them
             error.add_note(traceback.format_exc())  # for the rest, which loses it on the way from a worker
             return error
+        except MemoryError as error:
+            return MemoryError(str(error))  # numpy's own can't be made again from what a worker sends
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 

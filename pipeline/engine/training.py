@@ -67,8 +67,8 @@ def fit(trainees: "Sequence[Trainee]", batches: Batches, *, prepare: "Callable[[
     Raises:
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once checkpoints are written: of the step that is under way, or
             with several processes of one that is at most 2 * ASKED_EVERY later.
-        ValueError, OSError: of `batches`, once checkpoints are written; not with several processes, where the others
-            know nothing of it: the run goes on from where `checkpoint_minutes` last left it.
+        ValueError, OSError, MemoryError: of `batches`, once checkpoints are written; not with several processes, where
+            the others know nothing of it: the run goes on from where `checkpoint_minutes` last left it.
     """
     params, fabric = trainees[0].params, trainees[0].fabric
     length, mean = Length(batches.steps, batches.steps_per_epoch, batches.batch), mean_over_ranks(fabric)
@@ -147,7 +147,7 @@ class _Together:
         """The batches; what a person can fix (an image, a shard) and ends them lets one process save first."""
         try:
             yield from batches
-        except (ValueError, OSError):
+        except (ValueError, OSError, MemoryError):
             if self.fabric.world_size == 1:
                 self.row([run for run in self if len(run.window)])
                 self.save([run for run in self if run.step > run.start])

@@ -27,7 +27,7 @@ def load_results(params: Params, root: Path, data: str | None = None) -> Results
 
 
 def arrange(found: Mapping[str, Result], params: Params, data: str | None = None) -> Results:
-    """Results by name, in the order of params. Those on other data, and of other names, are left out and listed.
+    """Results by name, in the order of params. Those on other data, of other names or recipes are left out and listed.
 
     Args:
         found: by what the list of those left out calls them.
@@ -91,4 +91,10 @@ def _stranger(result: Result, params: Params, data: str | None) -> str:
     ):
         if name is not None and known is not None and name not in known:
             return f"{kind} {name!r} is not in the params"
+    if result.origin and result.recipe is not None:
+        now = params.recipes[result.recipe].model_dump(mode="json")
+        changed = [f"{key} {value}, now {now[key]}" for key, value in result.origin.recipe.items()
+                   if key in now and now[key] != value]
+        if changed:
+            return f"recipe {result.recipe!r} was another: {'; '.join(changed)}"
     return ""

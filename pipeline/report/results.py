@@ -40,6 +40,7 @@ class Origin(BaseModel):
         precision: that it was trained in, by Fabric's name.
         processes: that trained it; each has BatchNorm statistics of its share of a batch.
         teachers: those of a student or of an ensemble.
+        recipe: a student's, as params had it.
     """
 
     code: str | None = None
@@ -48,6 +49,7 @@ class Origin(BaseModel):
     precision: str | None = None
     processes: int = 1
     teachers: dict[str, str] = {}
+    recipe: dict[str, Any] = {}
 
     @field_validator("views", mode="before")
     @classmethod

@@ -192,7 +192,7 @@ def _orders(study: Study, weights: Mapping[str, Spread]) -> list[str]:
     orders = []
     if both and single:
         words = f"alone below taught by {study.taught_by(single)} below taught by both"
-        orders = [_order(study.distilled, (PLAIN, single + kind, both + kind),
+        orders = [_order(study, (PLAIN, single + kind, both + kind),
                          f"The paper's order ({words}), by {whose},")
                   for kind, whose in (("", "our recipe"), (PAPER, "the paper's own recipe"))]
     by_paper = sorted(weights, key=lambda key: -TABLE_4[key])
@@ -204,11 +204,14 @@ def _orders(study: Study, weights: Mapping[str, Spread]) -> list[str]:
 
 
 def _order(study: Study, recipes: Sequence[str], words: str) -> str:
-    """For which students the means of these recipes ascend; empty where none has all."""
-    found = {student: [study.results.mean(student, recipe) for recipe in recipes]
-             for student in study.params.distill.students}
-    known = {student: [mean for mean in means if mean is not None] for student, means in found.items()
-             if None not in means}
+    """For which students the means of these recipes, over the seeds that all have, ascend; empty where none has all."""
+    known = {}
+    for student in study.params.distill.students:
+        runs = [study.results.runs.get((student, recipe), {}) for recipe in recipes]
+        seeds = set.intersection(*map(set, runs))
+        means = [spread(by_seed[seed].map_area for seed in seeds) for by_seed in runs]
+        if found := [mean.mean for mean in means if mean]:
+            known[student] = found
     if not known:
         return ""
     alike = [label(student) for student, means in known.items() if means == sorted(means)]

@@ -145,7 +145,8 @@ def _wanted(recipe: "Recipe", name: str, heads: str | None) -> tuple[str, ...]:
     if not any(recipe.weights):
         return ()
     alone = name != ENSEMBLE
-    own_heads = name == heads or (alone and (recipe.separate or "agreement" in recipe.attention))
+    weighs = recipe.attend_outputs or (recipe.features == "hint" and recipe.weights[3] > 0)
+    own_heads = name == heads or (alone and (recipe.separate or (weighs and "agreement" in recipe.attention)))
     places = recipe.attend_outputs and "spatial" in recipe.attention
     own_features = name in recipe.feature_teachers and (recipe.weights[3] > 0 or places)
     return HEADS * own_heads + (FEATURES,) * own_features

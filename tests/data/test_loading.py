@@ -214,6 +214,18 @@ def test_an_error_in_a_worker_is_one_line_as_well(records, workers):
     assert "\n" not in str(caught.value)
 
 
+class Huge(Numbers):
+    def fetch(self, items):
+        return {"image": np.zeros((1 << 40, 1 << 10))}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_worker_without_memory_says_so_as_one_process_does(workers):
+    with pytest.raises(MemoryError, match="Unable to allocate 8"):
+        list(Batches(Huge(8), batch=4, epochs=1, seed=0, workers=workers).iterate())
+
+
 class Misshapen(Numbers):
     def fetch(self, items):
         raise ValueError("could not broadcast")

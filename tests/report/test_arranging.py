@@ -47,6 +47,20 @@ def test_results_of_other_data_and_unknown_names_are_left_out_and_named(project,
     assert "student 'resnet99'" in results.left_out[2]
 
 
+def test_students_of_another_recipe_of_that_name_are_left_out_and_named(project, student_metrics):
+    params, folder = project
+    for seed, weight in ((8, 10.0), (9, 7.0)):
+        recipe = params.recipes[BOTH].model_dump(mode="json") | {"gone": 3}
+        recipe["weights"][3] = weight
+        path = folder / f"results/students/resnet18/{BOTH}/seed{seed}/metrics.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(student_metrics("resnet18", BOTH, seed, 50.0, origin={"recipe": recipe})))
+    results = load_results(params, folder)
+    assert {8, 9} & set(results.runs["resnet18", BOTH]) == {8}
+    (reason,) = results.left_out
+    assert reason.endswith("was another: weights [100.0, 1.0, 0.1, 7.0], now [100.0, 1.0, 0.1, 10.0]")
+
+
 def test_results_on_another_state_of_the_data_are_left_out_and_named(project, student_metrics):
     params, root = project
     for seed, origin in ((2, {"data": "old"}), (3, {"data": "now"}), (4, {})):

@@ -54,6 +54,18 @@ def test_features_of_some_teachers_alone_are_read_and_learnt_from(data, recorded
     assert sum(parameter.numel() for parameter in objective.parameters()) == 6 * 4
 
 
+@pytest.mark.parametrize(("changes", "read"), [
+    ({}, True), ({"features": "pkd"}, False), ({"features": "pkd", "attend_outputs": True}, True),
+    ({"weights": [1000.0, 1.0, 0.1, 0.0]}, False),
+])
+def test_heads_of_each_teacher_are_read_where_agreement_weighs_something(data, recorded, two_teachers, changes, read):
+    recipe = BOTH.model_copy(update={"attention": ["agreement"], **changes})
+    targets = open_targets(two_teachers, recipe, data, recorded)
+    assert {"heatmap" in targets.arrays[name] for name in ("small", "large")} == {read}
+    objective, batch = targets.objective(student()), first_batch(targets)
+    assert all(torch.isfinite(term) for term in objective(answer(), batch).values())
+
+
 def test_one_teacher_gives_heads_and_features(data, recorded, two_teachers):
     targets = open_targets(two_teachers, Recipe(teachers=["large"]), data, recorded)
     assert targets.arrays == {"large": ("heatmap", "peaks", "features")}
@@ -123,7 +135,8 @@ def test_separate_teachers_need_no_merged_store(data, recorded, two_teachers):
 
 
 def test_agreement_reads_the_heads_of_each_teacher_beside_the_merged_ones(data, recorded, two_teachers):
-    recipe = BOTH.model_copy(update={"attention": ["agreement"], "weights": [1000.0, 1.0, 0.1, 0.0]})
+    recipe = BOTH.model_copy(update={"attention": ["agreement"], "attend_outputs": True,
+                                     "weights": [1000.0, 1.0, 0.1, 0.0]})
     targets = open_targets(two_teachers, recipe, data, recorded)
     assert targets.arrays == dict.fromkeys(("small", "large", "ensemble"), ("heatmap", "peaks"))
     teacher = first_batch(targets)["teacher"]
