@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline.params.recipe import PLAIN
 from pipeline.report.cells import Screened
 from pipeline.report.claims import Interval, interval
-from pipeline.report.document import Column, Table, best_in_columns, measured, number, shown, words
+from pipeline.report.document import Column, Table, best_in_columns, listed, measured, number, shown, words
 from pipeline.report.results import Result, calculated_alike, middle, minus, spread
 from pipeline.report.study import Study, label
 from pipeline.report.study_tables import with_interval
@@ -109,6 +109,8 @@ def _reached(study: Study, group: str, student: str, cells: list[Screened]) -> s
     if len(found) < 2:
         return ""
     whole = shown(middle(run.passes for run in alone.values()) or 0, 0)
-    enough = next((f"the shortest runs as good in the mean took {shown(length, 0)} ({with_interval(over).text} points)"
-                   for length, over in found.items() if over.mean >= 0), "no run here is as good")
+    tried = f"of runs with {listed([shown(length, 0) for length in found])}"
+    enough = next((f"{tried}, the shortest that are as good in the mean take {shown(length, 0)} "
+                   f"({with_interval(over).text} points)"
+                   for length, over in found.items() if over.mean >= 0), f"{tried}, none is as good")
     return f"Passes to plain's final AP, on val, by the same seeds: {label(student)} alone takes {whole}; {enough}."
