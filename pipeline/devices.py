@@ -50,10 +50,12 @@ def constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out: CUDA's error, Python's, or a plain RuntimeError of torch, oneDNN or a GPU library."""
-    said = ("DefaultCPUAllocator", "out of memory", "could not create a primitive", "bad_alloc", "STATUS_ALLOC_FAILED",
-            "unable to find an engine to execute")
+    said, words = str(error), ("DefaultCPUAllocator", "out of memory", "bad_alloc", "STATUS_ALLOC_FAILED",
+                               "unable to find an engine to execute")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in said))
+        isinstance(error, RuntimeError) and (
+            any(each in said for each in words)
+            or said.partition("\n")[0] == "could not create a primitive"))  # more words say that there is none
 
 
 @contextmanager

@@ -146,6 +146,7 @@ def test_picked_device_is_the_first_gpu_or_the_cpu():
 @pytest.mark.parametrize(("error", "expected"), [
     (torch.OutOfMemoryError("CUDA"), True), (MemoryError(), True),
     (RuntimeError("GET was unable to find an engine to execute this computation"), True),
+    (RuntimeError("could not create a primitive descriptor for the matmul primitive"), False),
     (RuntimeError("could not create a primitive"), True), (RuntimeError("std::bad_alloc"), True),
     (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
     (RuntimeError("shapes differ"), False), (OSError("out of memory"), False),

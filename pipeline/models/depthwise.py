@@ -17,7 +17,7 @@ class DepthwiseConv2d(nn.Conv2d):
         if not (input.device.type == "cpu" and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")):
             return super().forward(input)
         with torch.autocast("cpu", enabled=False):
-            return super().forward(input.float()).to(torch.get_autocast_dtype("cpu"))
+            return super().forward(input.to(self.weight.dtype)).to(torch.get_autocast_dtype("cpu"))
 
 
 def train_depthwise_in_float32(body: nn.Module) -> None:

@@ -91,10 +91,11 @@ def _stranger(result: Result, params: Params, data: str | None) -> str:
     ):
         if name is not None and known is not None and name not in known:
             return f"{kind} {name!r} is not in the params"
-    if result.origin and result.recipe is not None:
+    if result.kind == "student" and result.origin and result.recipe is not None:
         now = params.recipes[result.recipe].model_dump(mode="json")
         changed = [f"{key} {value}, now {now[key]}" for key, value in result.origin.recipe.items()
                    if key in now and now[key] != value]
         if changed:
-            return f"recipe {result.recipe!r} was another: {'; '.join(changed)}"
+            return (f"recipe {result.recipe!r} was another: {'; '.join(changed)} (teach it again with "
+                    "'pipeline distill --restart', or give one of them another name)")
     return ""

@@ -210,7 +210,7 @@ def _order(study: Study, recipes: Sequence[str], words: str) -> str:
         runs = [study.results.runs.get((student, recipe), {}) for recipe in recipes]
         seeds = set.intersection(*map(set, runs))
         means = [spread(by_seed[seed].map_area for seed in seeds) for by_seed in runs]
-        if found := [mean.mean for mean in means if mean]:
+        if len(found := [mean.mean for mean in means if mean]) == len(recipes):
             known[student] = found
     if not known:
         return ""

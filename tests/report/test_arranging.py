@@ -58,7 +58,7 @@ def test_students_of_another_recipe_of_that_name_are_left_out_and_named(project,
     results = load_results(params, folder)
     assert {8, 9} & set(results.runs["resnet18", BOTH]) == {8}
     (reason,) = results.left_out
-    assert reason.endswith("was another: weights [100.0, 1.0, 0.1, 7.0], now [100.0, 1.0, 0.1, 10.0]")
+    assert "was another: weights [100.0, 1.0, 0.1, 7.0], now [100.0, 1.0, 0.1, 10.0] (teach it again" in reason
 
 
 def test_results_on_another_state_of_the_data_are_left_out_and_named(project, student_metrics):
