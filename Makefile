@@ -44,5 +44,5 @@ bench-%: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	python benchmarks/$*.py
 
-clean: ## delete the work folders of stages (not the results)
-	rm -rf .work
+clean: setup ## delete the work folders of finished stages (not the results)
+	pipeline clean

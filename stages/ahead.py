@@ -55,7 +55,7 @@ def check(params: "Params") -> None:
 
 
 def check_with_data(params: "Params") -> None:
-    """`check`, and that the prepared data set has the split that an ensemble needs; not for `prepare`, which makes it.
+    """`check`, and that the prepared data set has the splits that an ensemble needs; not for `prepare`, which makes it.
 
     Raises:
         UserError: something is not so.
@@ -64,14 +64,14 @@ def check_with_data(params: "Params") -> None:
 
     check(params)
     folder = paths.data_folder(params.data.name)
-    if not folder.exists() or load_manifest(folder)["splits"].get("val"):
-        return
-    for name in params.distill.recipes:
-        merged = params.recipes[name].merged
-        if merged and params.ensembles[merged].heatmap == "class-ap":
-            raise UserError(f"recipes.{name}: its ensemble {merged!r} weighs teachers by their AP on val (class-ap), "
-                            f"but {folder} has no val split: set data.val_fraction above 0 and run 'pipeline prepare', "
-                            "or choose another rule.")
+    splits = load_manifest(folder)["splits"] if folder.exists() else {"val": True, "test": True}
+    remedies = {"val": "set data.val_fraction above 0", "test": "name one in data.sets"}
+    missing = [name for name in remedies if not splits.get(name)]
+    for name, ensemble in params.ensembles.items() if missing else ():
+        if ensemble.heatmap == "class-ap":
+            raise UserError(f"ensembles.{name} weighs teachers by their AP on val (class-ap), and they are scored on "
+                            f"val and test, but {folder} has no {missing[0]} split: {remedies[missing[0]]} and run "
+                            "'pipeline prepare', or choose another rule.")
 
 
 def check_prepared(params: "Params") -> None:

@@ -60,6 +60,12 @@ def is_fixable(error: Exception) -> bool:
     return isinstance(error, UserError | StoreError | OSError)
 
 
+def stops_all(error: Exception) -> bool:
+    """Whether what comes next would meet it too: a full disk, a bug; anything, where its traceback is asked for."""
+    full = isinstance(error, OSError) and error.errno in FULL
+    return full or bool(os.environ.get("PIPELINE_DEBUG")) or not is_fixable(error)
+
+
 def told(error: Exception) -> str:
     """What to say of an error that is fixable: its words, and what to do where they do not name it."""
     from storage import CorruptStore

@@ -73,6 +73,8 @@ def training_summary(model_folder: Path) -> dict[str, Any]:
         summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}. Train this model again.") from None
+    if not isinstance(summary, dict) or not {"passes", "seconds"} <= {*summary}:
+        raise UserError(f"{path} does not say how long the training was ('passes', 'seconds'). Train this model again.")
     return summary
 
 

@@ -1,4 +1,4 @@
-"""A result comes onto its out in one step, and stays there when the power goes."""
+"""A result comes onto its out whole, and stays there when the power goes."""
 
 import fcntl
 import os
@@ -9,9 +9,9 @@ _FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file
 
 
 def place(source: Path, out: Path) -> None:
-    """Brings a copy of `source` onto `out`: blocks shared where the file system can, in one rename.
+    """Brings a copy of `source` onto `out`: blocks shared where the file system can, by renaming.
 
-    Where it fails, what was at `out` is there again.
+    A folder takes two renames, since the old one has to make way. Where it fails, what was at `out` is there again.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     _clear_after_killed(out)
@@ -20,11 +20,11 @@ def place(source: Path, out: Path) -> None:
     try:
         if source.is_dir():
             shutil.copytree(source, fresh, copy_function=_copy)
-            if out.exists():
-                os.replace(out, old)
         else:
             _copy(source, fresh)
-        os.sync()  # at once, for a data set has many thousand files
+        os.sync()  # at once, for a data set has many thousand files; it may take minutes
+        if source.is_dir() and out.exists():
+            os.replace(out, old)
         os.replace(fresh, out)
     finally:
         _put_back(old, out)

@@ -72,7 +72,8 @@ def score(params: "Params", stage: str, *, module: str, model_folder: Path, abou
         work.write_text(held.result, json.dumps(metrics, indent=1) + "\n")
 
     given = {"weights": work.file_sha256(weights), "data": data.fingerprint, "splits": [split, *beside],
-             "about": dict(about), "size": size, "evaluate": inputs.values(params.evaluate)}
+             "about": dict(about), "size": size, "evaluate": inputs.values(params.evaluate),
+             "made": [summary["passes"], summary.get("origin")]}
     work.run(stage, module=module, inputs=given, out=out, build=build)
     return read(out)
 

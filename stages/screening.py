@@ -1,4 +1,4 @@
-"""What `pipeline study screen` runs: variations of recipes, scored on val. Test is never read here."""
+"""What `pipeline study screen` runs: variations of recipes, scored on val. No choice looks at test."""
 
 import contextlib
 import shutil
@@ -20,6 +20,7 @@ from stages import (
     train_teacher,
     work,
 )
+from stages.entry import stops_all, told
 
 if TYPE_CHECKING:
     from pipeline.params import Params, Screening
@@ -81,13 +82,13 @@ def run(params: "Params", groups: Sequence[str] = ()) -> dict[str, Any]:
 @contextlib.contextmanager
 def _noted(stopped: list[str], what: str) -> Iterator[None]:
     """Adds to `stopped` why `what` could not be done."""
-    from storage import StoreError
-
     try:
         yield
-    except (UserError, StoreError) as error:
-        stopped.append(f"{what}: {error}")
-        work.say(f"{what} stops, the others go on: {error}")
+    except Exception as error:
+        if stops_all(error):
+            raise
+        stopped.append(f"{what}: {told(error)}")
+        work.say(f"{what} stops, the others go on: {told(error)}")
 
 
 def _variations(params: "Params", name: str, group: "Screening") -> "dict[tuple[str, str], Params]":

@@ -20,13 +20,14 @@ def run(params: "Params") -> dict[str, Any]:
     """
     from pipeline.report import write_study
     from pipeline.report.cells import Cells
+    from pipeline.report.study_page import FINDINGS
 
     data = inputs.prepared_data(params)
     cells = Cells.load(OUT).collect(Path())
     if not cells.students and not cells.screening:
         raise UserError("results/ holds no students: run 'dvc repro', or 'pipeline study screen', first.")
     with work.scratch("study") as fresh:
-        write_study(params, data, cells, fresh)
+        write_study(params, data, cells, fresh, findings=(OUT / FINDINGS).exists())
         for part in sorted(fresh.iterdir()):
             placing.place(part, OUT / part.name)
     return {"page": str(OUT / "README.md"), "teachers": len(cells.teachers), "students": len(cells.students),

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pipeline import paths
-from pipeline.errors import FULL, UserError
+from pipeline.errors import UserError
 from pipeline.inform import is_main_process
 from stages import inputs as stage_inputs
 from stages import work
 from stages.code import code_fingerprint
-from stages.entry import is_fixable, told
+from stages.entry import stops_all, told
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -68,6 +68,12 @@ class Cell:
             "train": stage_inputs.values(self.train, without=NOT_DECISIVE), **self.inputs,
         }
 
+    @property
+    def training(self) -> dict[str, Any]:
+        """What of the params decides the result of a run that has the same data, targets and seed as another."""
+        decisive = self.decisive
+        return {**{key: decisive.get(key) for key in ("size", "detector", "weights", "flip")}, **decisive["train"]}
+
     @cached_property
     def fingerprint(self) -> str:
         """Of all that decides the result."""
@@ -82,7 +88,7 @@ class Cell:
             return ""
         try:
             return str(stage_inputs.training_summary(self.out)["fingerprint"])
-        except (OSError, ValueError, TypeError, KeyError):
+        except (UserError, OSError, KeyError):
             return ""
 
 
@@ -146,9 +152,7 @@ class _Stopped(dict[Cell, UserError]):
         except Exception as error:
             from pipeline.devices import process_count
 
-            full = isinstance(error, OSError) and error.errno in FULL
-            wanted = "PIPELINE_DEBUG" in os.environ  # with its traceback
-            if full or wanted or not is_fixable(error) or process_count(self.devices) > 1:
+            if stops_all(error) or process_count(self.devices) > 1:
                 raise
             self.update({cell: UserError(told(error)) for cell in cells if cell not in self})
 
@@ -242,7 +246,7 @@ def _write(cell: Cell, folder: work.Work, trainee: "Trainee", summary: "FitSumma
     save_detector(cast("DetectorModule", trainee.model), paths.weights(fresh), cell.data.classes)
     origin = {"code": code_fingerprint(cell.module), "data": cell.data.fingerprint,
               "precision": trainee.fabric.strategy.precision.precision, "processes": trainee.fabric.world_size,
-              **cell.inputs}
+              "training": cell.training, **cell.inputs}
     about = {**asdict(summary), "origin": origin, "fingerprint": folder.fingerprint}
     (fresh / "summary.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     shutil.copy(folder.folder / "log.csv", fresh)

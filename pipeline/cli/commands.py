@@ -182,6 +182,7 @@ def study_screen(params: "Params", groups: tuple[str, ...], as_json: bool) -> No
     """Train the variations of GROUPS (default: all under `screening`) and rank them by AP on val."""
     from stages import screening as stage
 
+    _current_data(params)
     print_answer(stage.run(params, groups), as_json)
 
 
@@ -192,6 +193,7 @@ def study_collect(params: "Params", as_json: bool) -> None:
     """Add the cells of results/ to docs/study/ and write the page about all that are there."""
     from stages import study as stage
 
+    _current_data(params)
     print_answer(stage.run(params), as_json)
 
 

@@ -67,11 +67,15 @@ class Comparison:
         """How many pairs are left out."""
         return sum(not pair.fairly for pairs in self.pairs.values() for pair in pairs)
 
-    @property
-    def sets(self) -> int:
-        """How many sets of teachers the fair pairs have between them."""
-        found = {pair.teachers for pairs in self.pairs.values() for pair in pairs if pair.fairly}
-        return len(found - {frozenset()})
+    @cached_property
+    def by_set(self) -> list[Interval]:
+        """Of the fair pairs of each set of teachers that these have between them, by the sets' first seeds."""
+        sets: dict[frozenset[tuple[str, str]], dict[str, list[float]]] = {}
+        for seed, student, pair in sorted((pair.seed, student, pair) for student, pairs in self.pairs.items()
+                                          for pair in pairs):
+            if pair.teachers and seed in self.differences[student]:
+                sets.setdefault(pair.teachers, {}).setdefault(student, []).append(self.differences[student][seed])
+        return [found for points in sets.values() if (found := interval(points))]
 
     @cached_property
     def overall(self) -> Interval | None:

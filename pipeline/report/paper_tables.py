@@ -99,8 +99,8 @@ def _students(
     )
 
 
-def table_4(study: Study, on_val: Mapping[str, Spread] | None = None) -> Table:
-    """The six W on ResNet-18: of recipes on test, or of a screening `on_val`, by the names of the W."""
+def table_4(study: Study, on_val: Mapping[str, Spread] | None = None, screened: str | None = None) -> Table:
+    """The six W on ResNet-18: of recipes on test, or `on_val`, by the names of the W, of the recipe `screened`."""
     student, recipes = study.student(paper.TABLE_4_STUDENT), study.by_weights
     rows, missing = [], []
     for key, weights in PAPER_WEIGHTS.items():
@@ -114,7 +114,7 @@ def table_4(study: Study, on_val: Mapping[str, Spread] | None = None) -> Table:
                 measured(score),
             ]
         )
-    tried = [recipe for recipe in recipes.values() if study.results.of(student, recipe)]
+    tried = [screened] if screened else [name for name in recipes.values() if study.results.of(student, name)]
     teachers = [label(name) for name in study.params.recipes[tried[0]].teachers] if tried else []
     taught = f" Ours are taught by {listed(teachers)}." if teachers else ""
     terms = ("heatmap", "wh", "offset", "features")

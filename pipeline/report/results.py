@@ -41,6 +41,7 @@ class Origin(BaseModel):
         processes: that trained it; each has BatchNorm statistics of its share of a batch.
         teachers: those of a student or of an ensemble.
         recipe: a student's, as params had it.
+        training: what else of params decided it: the network, the size of its images, how it was trained.
     """
 
     code: str | None = None
@@ -50,6 +51,7 @@ class Origin(BaseModel):
     processes: int = 1
     teachers: dict[str, str] = {}
     recipe: dict[str, Any] = {}
+    training: dict[str, Any] = {}
 
     @field_validator("views", mode="before")
     @classmethod
@@ -159,9 +161,12 @@ class Results:
 
     def teacher(self, name: str, weights: str | None = None) -> Result:
         """The teacher's result, or that of its training with these weights; one without any numbers for none."""
-        mean = self.teachers.get(name) or Result(kind="teacher", teacher=name, data="")
-        trained = self.trainings.get(("teacher", name), []) if weights else []
-        return next((each for each in trained if each.weights == weights), mean)
+        unknown = Result(kind="teacher", teacher=name, data="")
+        mean = self.teachers.get(name, unknown)
+        trained = self.trainings.get(("teacher", name), [mean])
+        if weights is None or not any(each.weights for each in trained):
+            return mean
+        return next((each for each in trained if each.weights == weights), unknown)
 
     def teacher_of(self, name: str, run: Result) -> Result:
         """The teacher, in the training of it that a student or an ensemble has learnt from, if it names one."""
@@ -205,7 +210,7 @@ def minus(a: float | None, b: float | None) -> float | None:
 
 
 def fair(a: Result, b: Result) -> bool:
-    """Whether two runs have the same passes, data, views, precision, processes and, where both have teachers, these.
+    """Whether two runs have training, passes, data, views, precision, processes and teachers (if any) in common.
 
     What a run does not name is not held against it. Their code may differ: its fingerprint also changes with
     code that decides no result.
@@ -214,6 +219,8 @@ def fair(a: Result, b: Result) -> bool:
         return False
     if a.origin is None or b.origin is None:
         return True
+    if any(b.origin.training.get(key, value) != value for key, value in a.origin.training.items()):
+        return False
     known = [(getattr(a.origin, key), getattr(b.origin, key)) for key in ("data", "views")]
     known += [(sha, b.origin.teachers.get(name)) for name, sha in a.origin.teachers.items()]
     return all(None in pair or pair[0] == pair[1] for pair in known)

@@ -2,21 +2,23 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from pipeline.params import Params
 from pipeline.params.recipe import PAPER_WEIGHTS, PLAIN
 from pipeline.report import figures, summary
 from pipeline.report.cells import FILE, Cells, Screened
+from pipeline.report.claims import interval
 from pipeline.report.comparisons import PAPER, Comparison, comparisons, intervals
 from pipeline.report.document import Document, Section, Spread, Table, counted, listed, shown
 from pipeline.report.leading import lead, merging
 from pipeline.report.page import render_markdown
 from pipeline.report.paper import TABLE_4, TABLE_4_STUDENT
 from pipeline.report.paper_tables import table_2, table_3, table_4
-from pipeline.report.results import spread
+from pipeline.report.results import fair, spread
 from pipeline.report.screening_tables import screened_intervals, screening_table
 from pipeline.report.study import Study, label
 from pipeline.report.study_tables import (
@@ -42,7 +44,8 @@ HOW = (
     "of one seed share batches and teachers; where several have a single pair there is none. “Seeds as blocks” does "
     "without: one mean over students for each of the n seeds that all of them have, and Student's t of these few; "
     "where it holds 0 and the other interval does not, be careful. What another training of the teachers would change "
-    "is in neither, unless the pairs have several sets of them (the column says how many). A claim holds where the "
+    "is in neither, or far too little of it where pairs have two or three sets of them (a column says how many, "
+    "and what each comes to; sets may differ in precision too). A claim holds where the "
     "first interval lies above 0, does not hold where it lies below, and is undecided between."
 )
 
@@ -52,7 +55,7 @@ SCORES = {"map_area": "on test", "unseen.map_area": "on drawings that nobody tra
 FINDINGS = "findings.md"
 
 
-def write_study(params: Params, data: "DataSet", cells: Cells, out: Path) -> Study:
+def write_study(params: Params, data: "DataSet", cells: Cells, out: Path, *, findings: bool = False) -> Study:
     """Writes cells.json, README.md and figures/ of the cells that are there; any number of them may be missing.
 
     Args:
@@ -60,6 +63,7 @@ def write_study(params: Params, data: "DataSet", cells: Cells, out: Path) -> Stu
         data: what the cells were measured on.
         cells: everything that was kept.
         out: the folder; other files in it stay.
+        findings: whether there will be a page of that name beside it.
 
     Returns:
         The study, as the page tells it.
@@ -68,12 +72,12 @@ def write_study(params: Params, data: "DataSet", cells: Cells, out: Path) -> Stu
     claims = comparisons(study, cells.screening)
     screened = _screened(study, cells)
     tables = [screening_table(study, group, found) for group, found in screened.items()]
-    weights = _weights(study, screened)
+    screened_recipe, weights = _weights(study, screened)
     document = Document(
         title=TITLE,
         subtitle=f"{study.scale.removeprefix('Ours: ')}. Written by `pipeline study collect` from `{FILE}`; "
         "what is said follows from the numbers."
-        + (f" What we found out about why: [{FINDINGS}]({FINDINGS})." if (out / FINDINGS).exists() else ""),
+        + (f" What we found out about why: [{FINDINGS}]({FINDINGS})." if findings else ""),
         summary=[*_verdicts(claims), *_orders(study, weights), *_cautions(study, claims)],
         facts=[*summary.facts(study), *_facts(study, cells, screened)],
         sections=[
@@ -106,7 +110,7 @@ def write_study(params: Params, data: "DataSet", cells: Cells, out: Path) -> Stu
             Section(
                 key="paper",
                 title="Beside the paper",
-                tables=[table_2(study), table_3(study), table_4(study, weights)],
+                tables=[table_2(study), table_3(study), table_4(study, weights, screened_recipe)],
             ),
             Section(
                 key="screening",
@@ -140,7 +144,7 @@ def _sentence(claim: Comparison) -> str:
     found = claim.overall
     assert found is not None
     where = f"{counted(found.pairs, 'pair')} of {counted(found.students, 'student')}"
-    where += f", {counted(claim.sets, 'set')} of teachers" if claim.sets else ""
+    where += f", {counted(len(claim.by_set), 'set')} of teachers" if claim.by_set else ""
     text = f"{claim.claim[:1].upper()}{claim.claim[1:]}: {shown(found.mean, sign=True)} points"
     if found.low is None or found.high is None:
         return f"{text} ({where}; too few for an interval): undecided."
@@ -204,22 +208,29 @@ def _orders(study: Study, weights: Mapping[str, Spread]) -> list[str]:
 
 
 def _order(study: Study, recipes: Sequence[str], words: str) -> str:
-    """For which students the means of these recipes, over the seeds that all have, ascend; empty where none has all."""
-    known = {}
+    """For which students each of these recipes is above the one before it, by the seeds that have all; "" for no seed.
+
+    Each step has its interval: the order is found where all are above 0 and not found where one is below it.
+    """
+    students: dict[str, list[str]] = {}
     for student in study.params.distill.students:
         runs = [study.results.runs.get((student, recipe), {}) for recipe in recipes]
-        seeds = set.intersection(*map(set, runs))
-        means = [spread(by_seed[seed].map_area for seed in seeds) for by_seed in runs]
-        if len(found := [mean.mean for mean in means if mean]) == len(recipes):
-            known[student] = found
-    if not known:
-        return ""
-    alike = [label(student) for student, means in known.items() if means == sorted(means)]
-    others = [f"{label(student)} ({', '.join(map(shown, means))})" for student, means in known.items()
-              if means != sorted(means)]
-    parts = [f"is {verdict} for {listed(students)}" for verdict, students in (("found", alike), ("not found", others))
-             if students]
-    return f"{words} {listed(parts)}."
+        by_seed = [[by_seed[seed] for by_seed in runs] for seed in set.intersection(*map(set, runs))]
+        rows = [[float(run.map_area) for run in own if run.map_area is not None] for own in by_seed
+                if all(fair(*pair) for pair in combinations(own, 2))]
+        rows = [row for row in rows if len(row) == len(recipes)]
+        if not rows:
+            continue
+        steps = [interval({"": [upper - lower for lower, upper in pairs]})
+                 for pairs in zip(*(pairwise(row) for row in rows), strict=True)]
+        verdicts = {step.verdict for step in steps if step}
+        verdict = next(word for word in ("does not hold", "undecided", "holds") if word in verdicts)
+        means = ", ".join(shown(fmean(scores)) for scores in zip(*rows, strict=True))
+        students.setdefault(verdict, []).append(f"{label(student)} ({means}; {counted(len(rows), 'seed')})")
+    parts = [f"{what} for {listed(students[verdict])}" for verdict, what in
+             (("holds", "is found"), ("undecided", "is undecided"), ("does not hold", "is not found"))
+             if verdict in students]
+    return f"{words} {listed(parts)}." if parts else ""
 
 
 def _facts(study: Study, cells: Cells, screened: Mapping[str, list[Screened]]) -> list[tuple[str, str]]:
@@ -248,12 +259,16 @@ def _screened(study: Study, cells: Cells) -> dict[str, list[Screened]]:
     return {name: own for name, own in found.items() if own}
 
 
-def _weights(study: Study, screened: dict[str, list[Screened]]) -> dict[str, Spread]:
-    """What the variations of the paper's student have that are named after the paper's W."""
-    own = [cell for cells in screened.values() for cell in cells
-           if cell.variation in PAPER_WEIGHTS and cell.student == study.student(TABLE_4_STUDENT)]  # fmt: skip
-    found = {key: spread(cell.map_area for cell in own if cell.variation == key) for key in PAPER_WEIGHTS}
-    return {key: score for key, score in found.items() if score is not None}
+def _weights(study: Study, screened: Mapping[str, list[Screened]]) -> tuple[str | None, dict[str, Spread]]:
+    """The recipe of the group that has most variations named after the paper's W, and its scores for the student."""
+    best: tuple[str | None, dict[str, Spread]] = None, {}
+    for cells in screened.values():
+        own = [cell for cell in cells if cell.student == study.student(TABLE_4_STUDENT)]
+        scores = {key: score for key in PAPER_WEIGHTS
+                  if (score := spread(cell.map_area for cell in own if cell.variation == key))}
+        if len(scores) > len(best[1]):
+            best = own[0].recipe, scores
+    return best
 
 
 def _screening_words(screened: Mapping[str, list[Screened]], tables: Sequence[Table]) -> str:

@@ -32,15 +32,15 @@ def claims_table(claims: list[Comparison]) -> Table:
             with_interval(claim.overall),
             with_interval(claim.by_seed),
             words(f"{claim.overall.p:.2g}" if claim.overall and claim.overall.p is not None else DASH),
-            number(claim.sets or None, 0),
+            words(_by_set(claim)),
             words(claim.overall.verdict if claim.overall else DASH),
             words(claim.asked),
             words({None: DASH, True: "yes", False: "no"}[claim.reached]),
         ]
         for claim in claims
     ]
-    unfair = [f"“{claim.claim}”: {counted(claim.unfair, 'pair')} left out, of other passes, data, views, precision, "
-              "processes or teachers." for claim in claims if claim.unfair]
+    unfair = [f"“{claim.claim}”: {counted(claim.unfair, 'pair')} left out, of other training, passes, data, views, "
+              "precision, processes or teachers." for claim in claims if claim.unfair]
     return Table(
         key="claims",
         title="Claims",
@@ -60,6 +60,12 @@ def claims_table(claims: list[Comparison]) -> Table:
         rows=rows,
         notes=unfair,
     )
+
+
+def _by_set(claim: Comparison) -> str:
+    """How many sets of teachers there are, and what each comes to."""
+    means = [shown(found.mean, sign=True) for found in claim.by_set]
+    return f"{len(means)}: {', '.join(means)}" if len(means) > 1 else str(len(means) or DASH)
 
 
 def claims_by_student_table(claims: list[Comparison]) -> Table:

@@ -3,6 +3,7 @@
 from statistics import fmean
 
 from pipeline.params.recipe import PLAIN
+from pipeline.report.claims import interval
 from pipeline.report.document import counted, listed, shown
 from pipeline.report.results import fair, middle, minus
 from pipeline.report.study import Study, label
@@ -32,13 +33,19 @@ def _verdict(study: Study) -> str:
     mean = fmean(each.values())
     pairs = [difference for differences in by_student.values() for difference in differences]
     better = sum(difference > 0 for difference in pairs)
+    found = interval(by_student)
+    between = "" if found is None or found.low is None or found.high is None else (
+        f"95 % interval {shown(found.low, sign=True)} to {shown(found.high, sign=True)}")
+    known = f" ({between or 'too few pairs for an interval'})"
+    sure = found is not None and found.verdict != "undecided"
     if mean > NOTHING:
         everywhere = all(gain > 0 for gain in each.values())
-        opening = "Distillation helped" + ("" if everywhere else " in the mean, but not every student")
-        outcome = f"gain {shown(mean)} points of mAP@.5 on test in the mean, compared with training alone"
+        opening = "Distillation helped" if sure else "Distillation helped in these runs"
+        opening += "" if everywhere else " in the mean, but not every student"
+        outcome = f"gain {shown(mean)} points of mAP@.5 on test in the mean{known}, compared with training alone"
     elif mean < -NOTHING:
         opening, outcome = "Distillation did not help", (
-            f"lose {shown(-mean)} points of mAP@.5 on test in the mean, compared with training alone")
+            f"lose {shown(-mean)} points of mAP@.5 on test in the mean{known}, compared with training alone")
     else:
         opening, outcome = "Distillation made no difference", "have the same mAP@.5 on test in the mean as alone"
     who = listed([f"{label(student)} {shown(gain, sign=True)}" for student, gain in each.items()])
@@ -121,9 +128,9 @@ def _cautions(study: Study) -> list[str]:
             more = (f" (passes: {', '.join(sorted(passes))}; an epoch with unlabelled images has more of them)"
                     if passes else "")
             cautions.append(
-                f"Not compared for {label(student)}: {unfair} of {counted(len(pairs), 'pair')} of runs, whose passes, "
-                f"data, views, precision or processes differ{more}. Train both again with the same params, on one "
-                "machine.")
+                f"Not compared for {label(student)}: {unfair} of {counted(len(pairs), 'pair')} of runs, whose "
+                f"training, passes, data, views, precision or processes differ{more}. Train both again with the same "
+                "params, on one machine.")
     if not study.of_the_paper:
         height, width = study.params.views.size
         cautions.append(

@@ -65,7 +65,8 @@ def teachers_table(study: Study, *, timed: bool = True) -> Table:
 def students_table(study: Study, *, timed: bool = True) -> Table:
     """Every student and recipe that was evaluated; if `timed`, with the minutes of training."""
     results, rows = study.results, []
-    for student, cells in groupby(results.runs, key=lambda cell: cell[0]):
+    for student, grouped in groupby(results.runs, key=lambda cell: cell[0]):
+        cells = [*grouped]
         of_student = [
             [
                 words(label(student)),
@@ -77,11 +78,13 @@ def students_table(study: Study, *, timed: bool = True) -> Table:
             ]
             for _, recipe in cells
         ]
-        rows += best_in_columns(of_student, list(range(2, 2 + len(SHOWN_METRICS))))
+        alike = len({frozenset(results.runs[cell]) for cell in cells}) == 1
+        rows += best_in_columns(of_student, list(range(2, 2 + len(SHOWN_METRICS))) if alike else [])
     return Table(
         key="students",
         title="Students",
-        caption=f"{_splits(study)} Mean ± standard deviation over seeds; each student's best stands out.",
+        caption=f"{_splits(study)} Mean ± standard deviation over seeds; each student's best stands out "
+        "where all of its rows have the same seeds.",
         columns=[
             Column(title="Student", numeric=False),
             Column(title="Taught by", numeric=False),

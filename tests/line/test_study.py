@@ -5,6 +5,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from pipeline.cli import main
+from stages import dump_teachers
 from storage import open_store
 
 BOTH = "resnet18+hourglass_small"
@@ -70,6 +71,28 @@ def test_a_variation_that_stops_stops_no_other(line, monkeypatch):
     assert [path.parent.name for path in line.glob("results/study/weights/*/*/*.json")] == ["table4-3"]
 
 
+def test_memory_that_a_variation_lacks_stops_no_other(line, monkeypatch):
+    def out_of_memory(*args, **options):
+        raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes.")
+
+    monkeypatch.chdir(line)
+    monkeypatch.setattr(dump_teachers, "run", out_of_memory)
+    result = CliRunner().invoke(main, ["study", "screen", "views"])
+    assert result.exit_code == 1
+    error = result.stderr.splitlines()[-1]
+    assert error.startswith("Error: 1 of the screening stopped")
+    assert "views/mobilenet_v2/one: out of memory" in error
+    assert [path.parent.name for path in line.glob("results/study/views/*/*/*.json")] == ["as-they-are"]
+
+
+@pytest.mark.parametrize("command", [["study", "screen"], ["study", "collect"]])
+def test_data_of_other_params_are_refused(line, monkeypatch, command):
+    monkeypatch.chdir(line)
+    result = CliRunner().invoke(main, [*command, "--set", "data.labels=0.5"])
+    assert (result.exit_code, "was prepared with other params (labels is" in result.stderr) == (1, True), result.stderr
+    assert not list(line.glob("results/study/*")) + list(line.glob("docs/study/*"))
+
+
 def test_cells_that_are_done_are_not_trained_again(line, pipeline, trained):
     before = trained(line)
     pipeline("study", "screen", "weights", folder=line)
@@ -111,7 +134,10 @@ def test_every_result_names_what_made_it(finished):
 def test_committed_cells_stay_when_results_are_gone(line, pipeline):
     import shutil
 
+    (line / "docs/study").mkdir(parents=True)
+    (line / "docs/study/findings.md").write_text("# Why\n")
     pipeline("study", "collect", folder=line)
+    assert "[findings.md](findings.md)" in (line / "docs/study/README.md").read_text()
     before = cells(line)
     shutil.rmtree(line / "results")
     pipeline("study", "collect", folder=line)

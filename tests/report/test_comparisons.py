@@ -4,6 +4,7 @@ from pipeline.report.cells import Screened
 from pipeline.report.comparisons import comparisons, intervals
 from pipeline.report.leading import better_teacher, lead
 from pipeline.report.results import Origin, Scores
+from pipeline.report.study_tables import claims_table
 
 BOTH = "resnet50+hourglass_small"
 PAPER = f"{BOTH}-paper"
@@ -144,13 +145,14 @@ def test_seeds_as_blocks_take_the_mean_over_students_first(found):
     assert claim(found({("resnet18", "plain"): [4.0] * 2, ("resnet18", BOTH): [5.0] * 2}), "plain").by_seed is None
 
 
-def test_sets_of_teachers_are_counted(found):
-    study = found({("resnet18", "plain"): [40.0] * 3, ("resnet18", BOTH): [45.0] * 3})
-    assert claim(study, "plain").sets == 0
+def test_each_set_of_teachers_has_its_mean(found):
+    study = found({("resnet18", "plain"): [40.0] * 3, ("resnet18", BOTH): [45.0, 46.0, 49.0]})
+    assert claim(study, "plain").by_set == []
     runs = study.results.runs["resnet18", BOTH]
     for seed, sha in enumerate("aab"):
         runs[seed] = runs[seed].model_copy(update={"origin": Origin(teachers={"resnet50": sha})})
-    assert claim(study, "plain").sets == 2
+    assert [(each.pairs, each.mean) for each in claim(study, "plain").by_set] == [(2, 5.5), (1, 9.0)]
+    assert claims_table([claim(study, "plain")]).rows[0][4].text == "2: +5.5, +9.0"
 
 
 @pytest.mark.parametrize("features_of", [None, ["resnet50", "hourglass_small"]])

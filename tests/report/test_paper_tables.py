@@ -89,6 +89,12 @@ def test_w_that_no_recipe_has_are_filled_by_a_screening(study, tree):
     assert "distill" not in notes
 
 
+def test_table_4_of_a_screening_names_the_teachers_of_its_recipe(study):
+    run = study({("resnet18", "resnet50"): [44.0]})
+    notes = " ".join(table_4(run, {"table4-1": Spread(mean=30.0)}, f"{BOTH}-paper").notes)
+    assert "Ours are taught by ResNet-50 and Hourglass (small)." in notes
+
+
 def test_the_claim_compares_size_speed_and_map(study):
     rows = texts(claim_table(study(RUNS, params=1_012_000, latency_ms=4.0)))
     assert rows == {

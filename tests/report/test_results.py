@@ -80,7 +80,8 @@ def test_a_student_has_one_latency_whatever_taught_it():
 
 
 def origin(**changes):
-    return {"code": "c", "data": "d", "views": "v", "precision": "32-true", "teachers": {"a": "1"}} | changes
+    return {"code": "c", "data": "d", "views": "v", "precision": "32-true", "teachers": {"a": "1"},
+            "training": {"lr": 5e-4, "size": [64, 64]}} | changes
 
 
 @pytest.mark.parametrize(("changes", "same"), [
@@ -98,6 +99,8 @@ def origin(**changes):
     ({"origin": origin(precision=None)}, True),
     ({"origin": origin(processes=1)}, True),  # as those that do not say it
     ({"origin": origin(processes=2)}, False),
+    ({"origin": origin(training={"lr": 1e-3, "batch": 16})}, False),
+    ({"origin": origin(training={"lr": 5e-4, "later": True})}, True),
 ])
 def test_pairs_of_other_stores_or_lengths_are_not_fair(student_metrics, changes, same):
     one = Result.model_validate(student_metrics("resnet18", BOTH, 0, 50.0, origin=origin()))

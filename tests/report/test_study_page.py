@@ -202,14 +202,19 @@ def test_the_papers_orders_are_held_against_what_came_out(page, tree):
     tree["distill"]["recipes"] = ["plain", "resnet50", PAPER, BOTH]
     runs = {**RUNS, ("resnet18", "resnet50"): [45.0], ("mobilenet_v2", "resnet50"): [35.0]}
     text = page(runs, {("weights", "table4-1"): ([30.0], 24000), ("weights", "table4-2"): ([35.0], 24000)})
-    assert "by our recipe, is found for ResNet-18 and is not found for MobileNetV2 (20.0, 35.0, 28.0)." in text
+    assert ("by our recipe, is undecided for ResNet-18 (40.0, 45.0, 50.0; 1 seed) and MobileNetV2 (20.0, 35.0, 28.0; "
+            "1 seed)." in text)
     assert "Of the 1 pair that the W of the paper's Table 4 make here, on val, 0 are in the paper's order." in text
     assert "by the paper's own recipe" not in text  # nobody was taught by its single teacher
     assert "The paper's order" not in page(RUNS)
     tree["recipes"]["resnet50-paper"] = {"teachers": ["resnet50"], "weights": "table4-1"}
     tree["distill"]["recipes"].append("resnet50-paper")
-    text = page({**runs, ("resnet18", "resnet50-paper"): [40.1]})
-    assert "by the paper's own recipe, is not found for ResNet-18 (40.0, 40.1, 39.0)." in text
+    tree["distill"]["students"] = ["resnet18"]
+    text = page({("resnet18", "plain"): [40.0, 41.0, 42.0], ("resnet18", "resnet50"): [45.0, 46.0, 47.1],
+                 ("resnet18", BOTH): [50.0, 51.1, 52.0], ("resnet18", PAPER): [41.0, 41.9, 43.0],
+                 ("resnet18", "resnet50-paper"): [45.0, 46.0, 47.1, 60.0]})
+    assert "by our recipe, is found for ResNet-18 (41.0, 46.0, 51.0; 3 seeds)." in text
+    assert "by the paper's own recipe, is not found for ResNet-18 (41.0, 46.0, 42.0; 3 seeds)." in text
 
 
 def test_a_page_of_next_to_nothing(page):

@@ -64,6 +64,20 @@ def test_of_train_as_many_images_as_val_has_are_scored_and_none_without(params, 
     assert metrics["train"]
 
 
+def test_scores_name_the_training_that_is_there_now(params, tmp_path):
+    folder = tmp_path / "models/teachers/a"
+    folder.mkdir(parents=True)
+    save_detector(build_detector("hourglass_small", 1, **ARCH), folder / "weights.safetensors", ["dog"])
+    for passes in (1, 2):  # the same weights, of another origin
+        about = {"passes": passes, "seconds": 1, "origin": {"code": str(passes)}}
+        (folder / "summary.json").write_text(json.dumps(about))
+        metrics = evaluate_teacher.run(params(), "a")
+        assert (metrics["passes"], metrics["origin"]) == (passes, {"code": str(passes)})
+    (folder / "summary.json").write_text("{}")
+    with pytest.raises(UserError, match=r"summary\.json does not say how long the training was"):
+        evaluate_teacher.run(params(), "a")
+
+
 @pytest.mark.parametrize(("score", "command"), [
     (lambda params: evaluate_teacher.run(params, "a"), "pipeline train-teacher a"),
     (lambda params: evaluate_student.run(params, "s", "plain", 1),

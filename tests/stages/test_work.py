@@ -141,6 +141,16 @@ def test_an_out_that_cannot_be_replaced_is_there_again(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
 
 
+def test_an_out_stays_until_its_successor_is_on_the_disk(tmp_path, monkeypatch):
+    out, source, seen = tmp_path / "out", tmp_path / "source", []
+    for folder in (out, source):
+        folder.mkdir()
+        (folder / "name").write_text(folder.name)
+    monkeypatch.setattr(os, "sync", lambda: seen.append((out / "name").read_text()))
+    placing.place(source, out)
+    assert [*seen, (out / "name").read_text()] == ["out", "source"]
+
+
 def test_an_out_that_a_killed_process_moved_away_returns_before_anything_else(tmp_path, monkeypatch):
     dead = 2**22 + 1  # no process has this number
     moved, left = tmp_path / f".out.{dead}.old", tmp_path / f".other.{dead}.old"
