@@ -13,9 +13,8 @@ from storage.encodings import encode_views, encoding_of
 from storage.errors import CorruptStore, StoreError
 from storage.features import codec, feature_encoding, fit_parameters, reduce, reduced_shape, reduction, sample_cells
 from storage.files import local_path
-from storage.growth import check_shards
 from storage.manifest import Manifest, begun, seconds_to_make
-from storage.reader import open_store
+from storage.reader import check_shards, open_store
 from storage.spec import ArraySpec, StoreSpec
 from storage.verification import verify
 from storage.writer import create_store
@@ -24,8 +23,6 @@ from storage.writer import create_store
 BATCH = 16
 #: Views that the parameters of features are fitted on.
 SAMPLE = 64
-#: How much each encoding loses: a store cannot give back what it lost, so values only go to a greater number.
-_LOSES = {"exact-fp32": 0, "exact-fp16": 1, "exact-fp16-sparse": 2, "u8-sqrt": 2, "u8-sqrt-sparse": 3, "u8-channel": 2}
 HEATMAP, FEATURES, PEAKS = "heatmap", "features", "peaks"
 
 
@@ -94,7 +91,7 @@ def _check(array: ArraySpec, encoding: str) -> None:
     only = FEATURES if feature_encoding(encoding) else HEATMAP if encoding.startswith("u8-sqrt") else array.name
     if array.name != only:
         raise StoreError(f"array {array.name!r}: {encoding} is for {only} alone; choose another encoding")
-    before, after = _LOSES[codec(array.encoding)], _LOSES[codec(encoding)]
+    before, after = encoding_of(array.encoding).loses, encoding_of(encoding).loses
     grown = reduction(array.encoding) not in (reduction(encoding), (None, False))
     if grown or (before >= after and codec(array.encoding) != codec(encoding)):
         raise StoreError(f"array {array.name!r}: {array.encoding} cannot become {encoding}: the store has lost what "

@@ -38,6 +38,7 @@ class Encoding:
         bound: largest `error` that encoding and decoding may cause.
         unit: what `error` means, for people.
         compressor: of the codes.
+        loses: how much, by rank: a store cannot give back what it lost, so values only go to a greater number.
     """
 
     dtype: str | None
@@ -47,6 +48,7 @@ class Encoding:
     bound: float
     unit: str
     compressor: Compressor
+    loses: int
 
 
 def _to_float(spec: "ArraySpec", values: Array) -> Array:
@@ -106,14 +108,15 @@ _FP16_UNIT = "relative to max(|value|, 2**-14)"
 #: Encodings of whole names. Half precision has 11 significant bits down to 2**-14, and equal steps of
 #: 2**-24 below.
 ENCODINGS: dict[str, Encoding] = {
-    "raw": Encoding(None, _as_is, _as_float32, _absolute, 0.0, "absolute", LZ4_BITSHUFFLE),
-    "exact-fp16": Encoding("float16", _to_float, _as_float32, _FP16, 2.0**-11, _FP16_UNIT, LZ4_BITSHUFFLE),
+    "raw": Encoding(None, _as_is, _as_float32, _absolute, 0.0, "absolute", LZ4_BITSHUFFLE, 0),
+    "exact-fp16": Encoding("float16", _to_float, _as_float32, _FP16, 2.0**-11,
+                           _FP16_UNIT, LZ4_BITSHUFFLE, 1),
     "exact-fp32": Encoding("float32", _to_float, _as_float32, _relative(2.0**-126), 2.0**-24,
-                           "relative to max(|value|, 2**-126)", LZ4_BITSHUFFLE),
+                           "relative to max(|value|, 2**-126)", LZ4_BITSHUFFLE, 0),
     "exact-fp16-sparse": Encoding("float16", _to_float, _as_float32, _FP16, 2.0**-11,
-                                  f"{_FP16_UNIT}, at the cells kept", ZSTD_SHUFFLE),
-    "u8-sqrt": Encoding("uint8", _root_codes, _squares, _absolute, LEAST, "of probability", LZ4_BITSHUFFLE),
-    "u8-sqrt-sparse": Encoding("uint8", _sparse_root_codes, _squares, _absolute, LEAST, "of probability", ZSTD),
+                                  f"{_FP16_UNIT}, at the cells kept", ZSTD_SHUFFLE, 2),
+    "u8-sqrt": Encoding("uint8", _root_codes, _squares, _absolute, LEAST, "of probability", LZ4_BITSHUFFLE, 2),
+    "u8-sqrt-sparse": Encoding("uint8", _sparse_root_codes, _squares, _absolute, LEAST, "of probability", ZSTD, 3),
 }
 
 

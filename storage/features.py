@@ -183,7 +183,7 @@ def feature_encoding(name: str) -> Encoding | None:
         return ENCODINGS["exact-fp16"]
     # Rounding in float32 may cost a little more than half a step.
     return Encoding("uint8", _channel_codes, _channel_values, _steps_within_range, 0.51,
-                    "steps of the channel, within its range", LZ4_BITSHUFFLE)
+                    "steps of the channel, within its range", LZ4_BITSHUFFLE, 2)
 
 
 def check_parameters(spec: "ArraySpec") -> None:

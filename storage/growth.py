@@ -1,9 +1,8 @@
 """Stores that grow: a new store whose first views are those of an older one, copied and not computed again."""
 
-from collections.abc import Iterable
-
 from storage.base import Store
 from storage.errors import CorruptStore
+from storage.reader import check_shards
 from storage.spec import StoreSpec
 from storage.writer import ShardClaim
 
@@ -28,8 +27,7 @@ def copy_views(claim: ShardClaim, old: Store) -> int:
         How many were added: fewer than `old` has where it is damaged; what follows is left out too.
     """
     names = [array.name for array in old.spec.arrays]
-    measured = {name: old.manifest["arrays"][name]["error"]["measured"] for name in names}
-    errors = {name: error for name, error in measured.items() if error is not None}
+    errors = {name: old.manifest["arrays"][name]["error"]["measured"] for name in names}
     views = claim.views[: max(0, len(old) - claim.views.start)]
     for copied, view in enumerate(views):
         try:
@@ -39,14 +37,3 @@ def copy_views(claim: ShardClaim, old: Store) -> int:
             return copied
         claim.append(codes, errors)
     return len(views)
-
-
-def check_shards(store: Store, rows: Iterable[int]) -> None:
-    """Checks every byte of the shards that some views are in.
-
-    Raises:
-        CorruptStore: a file is not the one that was written.
-    """
-    for shard in sorted({row // store.spec.shard_views for row in rows}):
-        for array in store.spec.arrays:
-            store.check_shard(array.name, shard)

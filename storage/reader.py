@@ -4,7 +4,7 @@ import math
 import os
 import resource
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
@@ -63,6 +63,17 @@ def open_unchecked(path: str | os.PathLike[str]) -> "ShardedStore":
     from storage.hdf5 import Hdf5Store  # who has no HDF5 store need not wait for h5py
 
     return Hdf5Store(path, manifest, spec)
+
+
+def check_shards(store: Store, rows: Iterable[int]) -> None:
+    """Checks every byte of the shards that some views are in.
+
+    Raises:
+        CorruptStore: a file is not the one that was written.
+    """
+    for shard in sorted({row // store.spec.shard_views for row in rows}):
+        for array in store.spec.arrays:
+            store.check_shard(array.name, shard)
 
 
 def _reopen(path: Path | str, content: str) -> Store:

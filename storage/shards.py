@@ -189,10 +189,14 @@ class ShardFile:
         return OSError(error.errno, error.strerror, self.path)
 
     def _read(self, nbytes: int, offset: int) -> bytes:
+        """The bytes from `offset` on, fewer only where the file ends: the system may give them piece by piece."""
+        data = b""
         try:
-            return os.pread(self._fd, nbytes, offset)
+            while len(data) < nbytes and (more := os.pread(self._fd, nbytes - len(data), offset + len(data))):
+                data += more
         except OSError as error:
             raise self._named(error) from None
+        return data
 
     def read_index(self, tag: bytes, spec: ArraySpec, slots: int, views: int) -> Index:
         """As `check_index`."""

@@ -3,9 +3,12 @@
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from secrets import token_hex
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -53,8 +56,16 @@ def create_store(path: str | os.PathLike[str], spec: StoreSpec) -> "StoreWriter"
             if not (path / NAME).exists():
                 return StoreWriter(path, _begin(path, spec))
     writer = StoreWriter(path, _same(path, manifests.load(path)[1], spec))
-    shutil.rmtree(work, ignore_errors=True)  # whoever wrote the manifest may have died before this
+    _tidy(path)  # whoever wrote the manifest may have died before this
     return writer
+
+
+def _tidy(path: Path) -> None:
+    """Takes away what a finished store was written with, at once: a lock that is opened too late finds no folder."""
+    with suppress(OSError):
+        os.rename(path / WORK, path / f"{WORK}-{token_hex(4)}")
+    for left in path.glob(f"{WORK}-*"):  # also by a writer that died while it tidied up
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _begin(path: Path, spec: StoreSpec) -> StoreSpec:
@@ -161,7 +172,7 @@ class StoreWriter:
                 write_whole(self.path / name, data, self._work)
             manifest = manifests.build(self.spec, list(done.values()), files, created)
             write_whole(self.path / NAME, manifests.render(manifest), self._work)
-            shutil.rmtree(self._work, ignore_errors=True)
+            _tidy(self.path)
         return manifest
 
     def _lock(self, name: str, *, wait: bool) -> Lock | None:
@@ -187,6 +198,7 @@ class ShardClaim:
         self._writer, self._shard, self._lock = writer, shard, lock
         self._files: dict[str, ShardWriter | Hdf5ShardWriter] = {}
         self._errors: dict[str, float] = {}
+        self._measured = Counter[str]()
         self._count, self._content = 0, ShardContent()
 
     def __enter__(self) -> "ShardClaim":
@@ -207,8 +219,8 @@ class ShardClaim:
 
         Args:
             codes: of every array, in its shape and dtype.
-            errors: what `encodings.measure` found for this view, by array; once it is given for an
-                array, it has to be for all its views.
+            errors: what `encodings.measure` found for this view, by array. An array's largest error is
+                known where it is given for all views.
         """
         spec = self._writer.spec
         assert self._count < len(self.views), f"shard {self._shard} has {len(self.views)} views"
@@ -226,6 +238,7 @@ class ShardClaim:
                 raise StoreError(f"{self._writer.path}: view {self.views[self._count]} of {name!r} is off by "
                                  f"{error:.3g}, {spec[name].encoding} promises {bound:.3g}")
             self._errors[name] = max(self._errors.get(name, 0.0), float(error))
+            self._measured[name] += 1
         self._count += 1
 
     def extend(self, values: Mapping[str, np.ndarray[Any, Any]]) -> None:
@@ -261,9 +274,11 @@ class ShardClaim:
         for array in spec.arrays:
             os.replace(self._files[array.name].path, path / shard_key(spec, array, self._shard))
             sync_folder(path / array.name)
+        # A largest error that leaves views out would be no largest error.
+        errors = {name: error for name, error in self._errors.items() if self._measured[name] == self._count}
         self._writer._journal.add(self._shard, {
             "arrays": {name: entry._asdict() for name, entry in written.items()},
-            "content": str(self._content), "errors": self._errors,
+            "content": str(self._content), "errors": errors,
             "seconds": round(time.monotonic() - self._started, 3), "processes": self._processes})
 
     def _abandon(self) -> None:

@@ -154,10 +154,15 @@ def _records(path: Path, tree: Mapping[str, Any], folders: Sequence[Path], class
     of_image: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for one in tree["annotations"]:
         of_image[_key(one.get("image_id"))].append(one)
+    files: dict[str, set[str]] = defaultdict(set)
+    for image in tree["images"]:
+        files[_key(image.get("id"))].add(str(image.get("file_name")))
     ids: set[str] = set()
     for done, image in enumerate(tree["images"], start=1):
         key = _key(image.get("id"))
         try:
+            if len(files[key]) > 1 and (found := _find(image.get("file_name"), folders)):
+                raise BadFile(found, f"{path} has other images of its id, {key}, so whose the annotations are is open")
             if key in ids:
                 raise BadFile(path, f"the image id {key} occurs twice")
             ids.add(key)
@@ -165,7 +170,7 @@ def _records(path: Path, tree: Mapping[str, Any], folders: Sequence[Path], class
         except BadFile as error:
             problems.add(error)
         progress(done, len(tree["images"]), "annotations")
-    for key in sorted(of_image.keys() - ids):
+    for key in sorted(of_image.keys() - files.keys()):
         lost = f"{len(of_image[key])} annotations are of image_id {key}, which no image has"
         problems.add(BadFile(path, lost), images=0)
 

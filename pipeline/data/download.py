@@ -20,8 +20,16 @@ def download_voc(source: Path, sets: Mapping[str, Sequence[str]] | None) -> None
     for name in (name for names in (sets or SETS).values() for name in names):
         year, _, image_set = name.partition("_")
         folder = root / "VOCdevkit" / f"VOC{year}"
-        if not (folder / "ImageSets" / "Main" / f"{image_set}.txt").is_file():
+        if not _is_whole(folder, image_set):
             _fetch(root, year, image_set)
+
+
+def _is_whole(folder: Path, image_set: str) -> bool:
+    """Whether all that the list of a set names is there: an unpacking that stopped leaves the list and some images."""
+    names = folder / "ImageSets" / "Main" / f"{image_set}.txt"
+    return names.is_file() and all(
+        (folder / "JPEGImages" / f"{name}.jpg").is_file() and (folder / "Annotations" / f"{name}.xml").is_file()
+        for name in names.read_text(encoding="utf-8", errors="replace").split())
 
 
 def _fetch(root: Path, year: str, image_set: str) -> None:

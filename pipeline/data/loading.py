@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.data.targets import encode_targets
+from pipeline.data.ground_truth import encode_targets
 from pipeline.data.views import Image, render_view, resolve_view, view_boxes
 from pipeline.errors import UserError
 
@@ -88,6 +88,10 @@ class Batches:
         except BaseException as error:
             # Its frames would keep the workers until the program ends, and it waits for them: they ignore its SIGTERM.
             traceback.clear_frames(error.__traceback__)
+            if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+                said = str(error).partition("\n")[0].strip()
+                raise UserError(f"a loader process ended ({said}); lower train.workers, or give more memory, /dev/shm "
+                                "too (a container's may be 64 MB).") from None
             raise
 
 
@@ -113,8 +117,9 @@ class _Steps(Dataset[Tensors | Exception]):
 
 def _init_worker(_: int) -> None:
     torch.set_num_threads(1)
-    # A scheduler sends SIGTERM to all processes; the main one still needs batches for its last step and a checkpoint.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Ctrl-C and a scheduler's SIGTERM reach all processes; the main one needs batches until it has its checkpoint.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class ImageCache:

@@ -111,11 +111,9 @@ def growable(path: Path, data: "DataSet", split: str, params: "Views") -> Record
     for row in np.linspace(0, len(old) - 1, _SAMPLE).astype(int).tolist():
         record = records[images[int(old.records[row, 7])]]
         try:
-            old.render(row, record.read, record.path)
+            old.check(row, record.read(), record.path)
         except UserError:
             return None
-        except CorruptStore:
-            continue  # rendered anew when it is copied
     return old
 
 

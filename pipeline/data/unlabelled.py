@@ -49,8 +49,8 @@ def withhold_labels(splits: Mapping[str, Sequence[ImageRecord]], share: float,
                     seed: int) -> dict[str, list[ImageRecord]]:
     """Leaves a share of train its labels; the other images lose them and come first in `UNLABELLED`.
 
-    Which images keep theirs depends on the seed and on each image's id alone; those of a smaller share are
-    among those of a larger one.
+    The seed and the images' ids rank them, and the first round(share * n), at least one, keep theirs: those of a
+    smaller share are among those of a larger one.
     """
     result = {split: list(records) for split, records in splits.items()}
     train = result["train"]

@@ -4,6 +4,7 @@ Coordinates are continuous pixel edges: an image of width w spans [0, w], its fi
 is at 0.5.
 """
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
@@ -148,7 +149,10 @@ def _between_pixel_centres(matrix: Matrix) -> Matrix:
 
 def _scales(least: float, most: float, step: float) -> npt.NDArray[np.float64]:
     """least, least + step, … below most; `least` alone where there is no range."""
-    return np.arange(least, most, step) if most > least else np.array([least])
+    if most <= least:
+        return np.array([least])
+    # Rounding may put `most` itself, or what is next to it, at the end of the range.
+    return np.arange(least, most, step)[: max(1, math.ceil((most - least) / step - 1e-6))]
 
 
 def _border(side: int) -> int:

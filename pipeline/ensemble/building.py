@@ -71,6 +71,7 @@ def build_ensemble(
     shares = _shares(stores, class_ap) if params.heatmap == "class-ap" else None
     spec = _spec(stores, params, class_ap, shares)
     writer = create_store(out, spec)
+    spec = writer.spec  # of what is taken up, with shards of its own
     rule = _rules(params.heatmap, shares, truth, spec.identity["stride"])
     start = time.perf_counter()
     done = spec.views - sum(len(spec.shard_range(shard)) for shard in writer.pending())

@@ -8,6 +8,8 @@ from pipeline.params.blocks import Block, Fraction, Name, Names, PathName, Posit
 
 _Share = Annotated[float, Field(gt=0.0, le=1.0)]
 _ClassName = Annotated[str, Field(min_length=1)]
+#: Values that a random scale may have: they are all in memory.
+_MOST_SCALES = 10_000
 #: Keys of `data` that the reader of a kind of source does not look at.
 _IDLE = {"demo": ("sets", "images", "classes", "download"), "voc": ("images",), "coco": ("download",)}
 
@@ -22,6 +24,8 @@ def _range(scale: tuple[float, float, float]) -> tuple[float, float, float]:
     least, most, step = scale
     if not (0 < least <= most and step > 0):
         raise ValueError("expected [least, most, step] with 0 < least <= most and step > 0")
+    if not (most - least) / step <= _MOST_SCALES:
+        raise ValueError(f"expected at most {_MOST_SCALES:,} steps from least to most")
     return scale
 
 

@@ -46,6 +46,8 @@ def read_yaml(text: str, where: str) -> Any:
         raise UserError(f"{where}{line} is not valid YAML: {problem}.") from None
     except RecursionError:
         raise UserError(f"{where} is nested too deeply.") from None
+    except (ValueError, LookupError, OverflowError) as error:  # 2007-13-45; !!bool maybe
+        raise UserError(f"{where}: a value cannot be read: {error}.") from None
 
 
 def load_params(path: str | Path = "params.yaml", overrides: Sequence[str] = ()) -> Params:

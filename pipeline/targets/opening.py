@@ -62,7 +62,7 @@ def open_targets(
 
     Raises:
         FingerprintMismatch: a store is of other data, views, classes or size or not as `dumped` says, or an
-            ensemble is of other dumps of the teachers; names every differing field.
+            ensemble is of other dumps of the teachers, or of more teachers; names every differing field.
         UserError: the size is too far from that of the views or of another shape, a store lacks an array that the
             recipe needs, mirroring it errs more than is allowed, or the recipe asks for images without
             labels and there are none.
@@ -90,6 +90,7 @@ def open_targets(
         again = f"Run 'pipeline build-ensemble {recipe.merged}' again."
         made = (dumped or {}).get(ENSEMBLE, {})
         stores[ENSEMBLE] = _open(paths[ENSEMBLE], {"kind": "ensemble", **expected, **members, **made}, again)
+        _check_members(stores[ENSEMBLE], recipe.teachers, again)
     _check_known(recipe, stores, data.classes)
     if recipe.separate:
         _check_strides(stores)
@@ -117,6 +118,13 @@ def check_shape(size: tuple[int, int], views: tuple[int, int]) -> None:
     if height != width or not SIZES[0] <= height <= SIZES[1]:
         raise UserError(f"The student's input is {list(size)}, but the views are {list(views)}: both sides must be the "
                         f"same {SIZES[0]:g} to {SIZES[1]:g} times theirs; set the student's size, or views.size.")
+
+
+def _check_members(ensemble: Store, teachers: Sequence[str], again: str) -> None:
+    """Refuses an ensemble of more teachers than a recipe names; that it has those was asked for as it was opened."""
+    if more := sorted({*ensemble.spec.identity["members"]}.difference(teachers)):
+        what = "is merged into it, but is no teacher" if len(more) == 1 else "are merged into it, but are no teachers"
+        raise FingerprintMismatch(f"{ensemble.path}: {', '.join(more)} {what} of the recipe. {again}")
 
 
 def _check_strides(stores: Mapping[str, Store]) -> None:

@@ -32,7 +32,7 @@ class ReplayedViews:
         size: (height, width) of the student's input; of the shape of the recorded ones.
         stride: input pixels per cell of the ground truth.
         unlabelled: show the images without labels too.
-        flip: mirror every other view, drawn anew in each epoch.
+        flip: mirror each view with probability 1/2, drawn for each on its own and anew in each epoch.
         seed: of the views' order and of what is mirrored.
         on_mismatch: what happens when a view has other pixels than the recorded one.
         cache_mb: memory for decoded images.

@@ -167,13 +167,35 @@ def test_bad_images_are_set_aside(tmp_path: Path) -> None:
     good = {"id": 1, "file_name": "a.jpg", "width": 40, "height": 30}
     path = write(tmp_path / "all.json", ["a.jpg", "b.jpg"], images=[
         good, {"id": 2, "file_name": "b.jpg"}, {"id": 3, "width": 40, "height": 30},
-        good | {"id": 4, "file_name": "ghost.jpg"}, good | {"file_name": "b.jpg"}])
+        good | {"id": 4, "file_name": "ghost.jpg"}, good])
     problems = Problems()
     assert names_of(read_coco(path, problems=problems)) == {"train": ["a"]}
     messages = [problem.message for problem in problems.found]
     expected = ["gives it no size", "the image of id 3 has no file_name", "does not exist", "image id 1 occurs twice"]
     assert all(what in message for message, what in zip(messages, expected, strict=True))
     assert problems.set_aside == 4
+
+
+def test_of_images_that_share_an_id_none_gets_the_annotations(tmp_path: Path) -> None:
+    images = [{"id": number, "file_name": name, "width": 40, "height": 30}
+              for number, name in [(1, "a.jpg"), (2, "b.jpg"), ("1", "c.jpg")]]
+    path = write(tmp_path / "all.json", ["a.jpg", "b.jpg", "c.jpg"], [
+        annotation(1, [1, 1, 5, 5]), annotation(1, [2, 2, 6, 6], 3), annotation(2, [3, 3, 7, 7])], images=images)
+    problems = Problems()
+    record, = read_coco(path, problems=problems).splits["train"]
+    assert (record.id, record.boxes.tolist()) == ("b", [[3, 3, 10, 10]])
+    message = f"{path} has other images of its id, 1, so whose the annotations are is open"
+    assert problems.found == [(str(tmp_path / name), message) for name in ("a.jpg", "c.jpg")]
+    assert problems.set_aside == 2
+
+
+def test_an_image_that_a_json_repeats_keeps_its_annotations(tmp_path: Path) -> None:
+    image = {"id": 1, "file_name": "a.jpg", "width": 40, "height": 30}
+    path = write(tmp_path / "all.json", ["a.jpg"], [annotation(1, [1, 1, 5, 5])], images=[image, image])
+    problems = Problems()
+    record, = read_coco(path, problems=problems).splits["train"]
+    assert record.boxes.tolist() == [[1, 1, 6, 6]]
+    assert problems.found == [(str(path), "the image id 1 occurs twice")]
 
 
 def test_what_several_jsons_say_of_an_image_is_put_together(tmp_path: Path) -> None:

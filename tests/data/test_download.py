@@ -43,6 +43,16 @@ def test_all_that_is_missing_is_fetched_once(
     assert {split: len(records) for split, records in found.splits.items()} == {"train": 2, "test": 1}
 
 
+@pytest.mark.parametrize("lost", ["JPEGImages/2007_test.jpg", "Annotations/2007_test.xml", "ImageSets/Main/test.txt"])
+def test_what_was_unpacked_in_part_is_fetched_again(
+        tmp_path: Path, fetched: list[tuple[str, Path]], lost: str) -> None:
+    sets = {"train": ["2007_trainval"], "test": ["2007_test"]}
+    download_voc(tmp_path, sets)
+    (tmp_path / "VOCdevkit/VOC2007" / lost).unlink()
+    download_voc(tmp_path, sets)
+    assert [name for name, _ in fetched] == [ARCHIVES[0], ARCHIVES[2], ARCHIVES[2]]
+
+
 def test_sets_say_what_is_fetched(tmp_path: Path, fetched: list[tuple[str, Path]]) -> None:
     download_voc(tmp_path / "VOCdevkit", {"train": ["2012_trainval"]})
     assert [name for name, _ in fetched] == ARCHIVES[1:2]

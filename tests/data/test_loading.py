@@ -179,15 +179,29 @@ def test_a_missing_image_is_named(records):
         FreshViews(records, 3, Views()).fetch([(4, 0)])
 
 
-def test_workers_serve_on_after_a_schedulers_sigterm(records):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_workers_serve_on_after_a_schedulers_sigterm_and_ctrl_c(records, number):
     batches = Batches(FreshViews(records, 3, Views()), batch=4, epochs=4, seed=0, workers=1)
     loaded = batches.iterate()
     first = next(loaded)
     [worker] = multiprocessing.active_children()
-    os.kill(worker.pid, signal.SIGTERM)
+    os.kill(worker.pid, number)
     assert len([first, *loaded]) == batches.steps
     worker.join(10)
     assert worker.exitcode == 0
+
+
+class Killed(Numbers):
+    def fetch(self, items):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_worker_that_the_system_kills_is_one_line():
+    with pytest.raises(UserError, match=r"a loader process ended \(DataLoader worker .*\); lower") as caught:
+        list(Batches(Killed(8), batch=4, epochs=1, seed=0, workers=1).iterate())
+    assert "\n" not in str(caught.value)
 
 
 class BrokenDisk(Numbers):

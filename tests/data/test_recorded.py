@@ -273,9 +273,13 @@ def test_an_image_that_is_gone_or_changed_stops_growth(data, path, change):
     assert growable(path, without, "train", VIEWS) is None
 
 
-def test_pixels_that_changed_unseen_stop_growth(data, path):
+@pytest.mark.parametrize("form", [None, "raw", "jpeg"])
+def test_pixels_that_changed_unseen_stop_growth(data, tmp_path, form):
+    params = VIEWS.model_copy(update={"image": form})
+    record_views(data, "train", params, tmp_path / "views.zarr")
+    assert growable(tmp_path / "views.zarr", data, "train", params)
     Image.new("RGB", (80, 60)).save(data.splits["train"][0].path)
-    assert growable(path, data, "train", VIEWS) is None
+    assert growable(tmp_path / "views.zarr", data, "train", params) is None
 
 
 @pytest.fixture

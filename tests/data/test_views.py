@@ -167,6 +167,16 @@ def test_no_strength_changes_no_colour():
     np.testing.assert_array_equal(view.color, IDENTITY_COLOR)
 
 
+@pytest.mark.parametrize(("scale", "values"), [
+    ((0.6, 1.4, 0.1), np.arange(0.6, 1.4, 0.1)), ((0.9, 1.2, 0.1), np.arange(0.9, 1.2, 0.1)),  # to the last bit
+    ((1.0, 1.3, 0.1), np.arange(1.0, 1.3, 0.1)[:3]), ((0.9, 1.1, 0.1), np.arange(0.9, 1.1, 0.1)[:2]),
+    ((1.0, 1.25, 0.1), np.arange(1.0, 1.25, 0.1)), ((1.0, 1.0 + 1e-9, 0.1), [1.0])])
+def test_the_most_of_a_scale_is_not_drawn(scale, values):
+    image = record(64, 64)
+    drawn = {draw(image, 1, seed, scale=scale, size=(64, 64)).matrix[1, 1] for seed in range(200)}
+    assert drawn == {1 / value for value in values}
+
+
 def test_a_scale_of_one_value_is_that_value():
     view = draw(record(64, 64), 1, scale=(0.5, 0.5, 0.1), size=(64, 64))
     assert view.matrix[1, 1] == 2

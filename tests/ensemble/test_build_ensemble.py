@@ -12,13 +12,13 @@ C, H, W, K, VIEWS = 2, 4, 6, 5, 7
 PARAMS = Ensemble(teachers=["a", "b"], iou=0.4, threshold=0.1)
 
 
-def teacher_store(path, seed=0, known=None, **identity):
+def teacher_store(path, seed=0, known=None, shard_views=3, **identity):
     spec = StoreSpec(
         arrays=(ArraySpec("heatmap", (C, H, W), encoding="exact-fp16"),
                 ArraySpec("wh_offset", (4, H, W), encoding="exact-fp16"),
                 ArraySpec("peaks", (K, 7), encoding="exact-fp32"),
                 ArraySpec("features", (3, H, W), encoding="exact-fp16")),
-        views=VIEWS, shard_views=3,
+        views=VIEWS, shard_views=shard_views,
         identity={"kind": "teacher", "teacher": path.stem, "weights": f"sha of {seed}", "data": "d",
                   "views": "v", "size": [16, 24], "classes": ["cat", "dog"], "stride": 4, "peaks": K,
                   **identity},
@@ -103,6 +103,20 @@ def test_an_interrupted_run_is_continued(stores, tmp_path):
     assert calls == [6, 7]  # a finished one is left alone
     with pytest.raises(FingerprintMismatch, match="iou"):
         build_ensemble(stores, out, params=PARAMS.model_copy(update={"iou": 0.9}))
+
+
+def test_progress_counts_the_shards_that_are_there(stores, tmp_path):
+    """Not those that a member has by now: its store was made again, with others."""
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    out, calls = tmp_path / "e.zarr", []
+    with pytest.raises(KeyboardInterrupt):
+        build_ensemble(stores, out, params=PARAMS, progress=lambda done, *_: done > 3 and interrupt())
+    again = {name: teacher_store(tmp_path / "again" / f"{name}.zarr", seed, shard_views=5)
+             for seed, name in enumerate("ab")}
+    build_ensemble(again, out, params=PARAMS, progress=lambda *c: calls.append(c))
+    assert calls == [(6, VIEWS, "views"), (7, VIEWS, "views")]
 
 
 @pytest.mark.parametrize(("field", "value"), [

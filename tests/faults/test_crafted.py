@@ -14,12 +14,23 @@ from storage import ArraySpec, CorruptStore, StoreSpec
 from storage.compressors import LZ4_BITSHUFFLE
 
 
+def other_array(content, **changes):
+    """Changes an array of the spec, and the fingerprint with it."""
+    spec = content["spec"]
+    spec["arrays"][2].update(changes)
+    arrays = {array["name"]: array for array in spec["arrays"]}
+    content["fingerprint"] = storage.fingerprint({"identity": spec["identity"], "views": spec["views"],
+                                                  "arrays": arrays})
+
+
 @pytest.mark.parametrize("edit", [
     lambda content: content["spec"].update(views=12),
     lambda content: content["spec"]["arrays"][0].update(name="../../etc"),
     lambda content: content["spec"]["arrays"][0].update(name="a/b"),
     lambda content: content["spec"]["arrays"][0].update(shape=[10**6, 10**6]),
     lambda content: content["spec"]["arrays"][0].update(shape=[-1]),
+    lambda content: other_array(content, shape=[1] * 64),
+    lambda content: other_array(content, dtype="(,)f4"),
     lambda content: content["spec"]["arrays"][0].update(encoding="pickle"),
     lambda content: content["spec"].update(shard_views=2**60),
     lambda content: content["spec"].update(identity={"teacher": "forged"}),

@@ -47,6 +47,7 @@ def test_overrides_are_yaml_and_apply_in_order(params_file):
     ("views.scale=[1.4, 0.6, 0.1]", ["views.scale", "0 < least <= most"]),
     ("views.scale=[0, 0.6, 0.1]", ["views.scale", "0 < least <= most"]),
     ("views.scale=[0.6, 1.4, 0]", ["views.scale", "step > 0"]),
+    ("views.scale=[0.6, 1.4, 1e-12]", ["views.scale", "at most 10,000 steps from least to most"]),
     ("train.epochs=true", ["train.epochs: expected a number (got true)"]),
     ("train.batch=1.5", ["train.batch: expected a whole number (got 1.5)"]),
     ("train.batch=many", ["train.batch: expected a whole number (got 'many')"]),
@@ -151,6 +152,17 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
         broken.write_bytes(content)
         with pytest.raises(UserError, match=rf"broken\.yaml.*{word}"):
             load_params(broken)
+
+
+@pytest.mark.parametrize(("value", "words"), [
+    ("2007-13-45", "month must be in 1"), ("!!int abc", "abc"), ("!!float abc", "abc"), ("!!bool maybe", "maybe"),
+    ('"\\UFFFFFFFF"', ""), ("1" * 5000, "5000 digits")], ids=["date", "int", "float", "bool", "character", "digits"])
+def test_a_value_that_yaml_cannot_make_is_one_line(params_file, value, words):
+    with pytest.raises(UserError, match=rf"^--set data\.name: a value cannot be read: .*{words}.*\.$"):
+        load_params(params_file, [f"data.name={value}"])
+    params_file.write_text(f"{SMALLEST}data: {{name: {value}}}\n")
+    with pytest.raises(UserError, match=r"params\.yaml: a value cannot be read: "):
+        load_params(params_file)
 
 
 def test_what_yaml_takes_for_a_date_is_a_name(params_file):

@@ -126,6 +126,28 @@ def test_what_cannot_be_is_refused(tmp_path: Path, source: dict, change: dict, m
     assert not (tmp_path / "b").exists()
 
 
+def test_an_encoding_says_itself_what_it_loses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    coarse = replace(storage.ENCODINGS["exact-fp16"], loses=2)
+    monkeypatch.setitem(storage.ENCODINGS, "exact-coarse", coarse)
+    convert(dump(tmp_path / "a"), tmp_path / "b", encodings={"wh_offset": "exact-coarse"})
+    with pytest.raises(StoreError, match="exact-coarse cannot become exact-fp16"):
+        convert(storage.open_store(tmp_path / "b"), tmp_path / "c", encodings={"wh_offset": "exact-fp16"})
+
+
+def test_a_killed_conversion_that_had_not_tidied_up_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def nothing(*_: object, **__: object) -> None:
+        pass
+
+    source = dump(tmp_path / "a")
+    with monkeypatch.context() as killed:
+        killed.setattr("os.rename", nothing)
+        killed.setattr("shutil.rmtree", nothing)
+        convert(source, tmp_path / "b", backend="hdf5")
+    assert (tmp_path / "b/.writing/lock").exists()
+    convert(source, tmp_path / "b", backend="hdf5")
+    assert not list((tmp_path / "b").glob(".*"))
+
+
 def test_other_shards_than_a_store_has_are_refused(tmp_path: Path):
     source = dump(tmp_path / "a")
     convert(source, tmp_path / "b", shard_views=2)

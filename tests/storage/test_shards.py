@@ -4,6 +4,7 @@ import errno
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import storage
@@ -28,6 +29,19 @@ def test_a_disk_that_fails_is_not_a_damaged_store_and_names_the_file(
     with pytest.raises(OSError, match=os.strerror(number)) as caught:
         store.sha256("heatmap", 1)
     assert caught.value.filename == str(store_path / "heatmap/c.1.0.0.0")
+
+
+def test_a_file_system_that_gives_less_than_asked_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    noise, real = np.random.default_rng(0).integers(0, 256, (3, 10_000), np.uint8), os.pread
+    array = storage.ArraySpec("x", (10_000,), "uint8")
+    writer = storage.create_store(tmp_path / "s", storage.StoreSpec((array,), 3, 1000, {}))
+    with writer.claim(0) as claim:
+        for view in claim.views:
+            claim.append({"x": noise[view]})
+    writer.finish()
+    monkeypatch.setattr(os, "pread", lambda fd, nbytes, offset: real(fd, min(nbytes, 4096), offset))
+    assert np.array_equal(storage.open_store(tmp_path / "s").read("x", range(3)), noise)
+    assert storage.verify(tmp_path / "s").problems == []
 
 
 @pytest.mark.parametrize("backend", ["hdf5"])

@@ -206,11 +206,36 @@ def test_leftovers_of_a_killed_writer_are_gone_at_the_end(tmp_path: Path, spec, 
     assert not list((tmp_path / "s").rglob(".*"))
 
 
-def test_a_writer_that_died_between_manifest_and_tidying(store_path: Path, spec):
-    (store_path / ".writing").mkdir()
-    (store_path / ".writing/journal-x").write_bytes(b"x")
+@pytest.mark.parametrize("left", [".writing", ".writing-0123abcd"])
+def test_a_writer_that_died_before_it_had_tidied_up(store_path: Path, spec, left: str):
+    (store_path / left).mkdir()
+    (store_path / left / "journal-x").write_bytes(b"x")
+    assert storage.verify(store_path).problems == []
     assert storage.create_store(store_path, spec).complete
-    assert storage.verify(store_path).ok
+    assert not list(store_path.glob(".*"))
+
+
+@pytest.mark.parametrize("use", [
+    lambda late: late.finish(), lambda late: late.claim(0), lambda late: storage.create_store(late.path, late.spec)],
+    ids=["finish", "claim", "create_store"])
+def test_a_writer_that_comes_while_another_tidies_up_leaves_nothing(tmp_path: Path, spec, rows, write, use,
+                                                                    monkeypatch: pytest.MonkeyPatch):
+    """Between the last file of the folder and the folder itself."""
+    writer, late = (storage.create_store(tmp_path / "s", spec) for _ in range(2))
+    write(writer, rows)
+    real, came = os.rmdir, []
+
+    def rmdir(*arguments, **named) -> None:
+        if not came:
+            came.append(True)
+            use(late)
+        real(*arguments, **named)
+
+    monkeypatch.setattr(os, "rmdir", rmdir)
+    writer.finish()
+    assert came
+    assert storage.verify(tmp_path / "s").problems == []
+    assert not list((tmp_path / "s").glob(".*"))
 
 
 @pytest.mark.parametrize("damage", [b"", b"\n00000000 {}", b"\xff\n\n", b"\nnonsense"])
@@ -341,6 +366,27 @@ def test_the_cost_of_a_shard_is_its_share_of_the_processes_of_that_time(tmp_path
                 claim.append({name: np.asarray(codes[view]) for name, codes in rows.items()})
     manifest = storage.create_store(tmp_path / "s", spec).finish(processes=1)
     assert (manifest["created"]["shard_seconds"], storage.seconds_to_make(manifest)) == (36, 3 + 3 + 12)
+
+
+def test_an_error_that_was_not_measured_of_every_view_is_not_known(tmp_path: Path, spec, rows):
+    writer = storage.create_store(tmp_path / "s", spec)
+    for shard in writer.pending():
+        with writer.claim(shard) as claim:
+            for view in claim.views:
+                measured = {"peaks": 0.0} if view == 5 else {"heatmap": 1e-4, "peaks": 0.0}
+                claim.append({name: np.asarray(codes[view]) for name, codes in rows.items()}, measured)
+    arrays = writer.finish()["arrays"]
+    assert (arrays["heatmap"]["error"]["measured"], arrays["peaks"]["error"]["measured"]) == (None, 0.0)
+
+
+def test_contents_that_are_not_those_of_the_codes_are_named(store_path: Path):
+    """What was made from a store, and a student's fingerprint, rest on them."""
+    content = manifests.parse((store_path / "manifest.json").read_bytes())
+    content["shards"][1]["content"] = "0" * 64
+    (store_path / "manifest.json").write_bytes(render(content))
+    report = storage.verify(store_path)
+    assert report.problems == [f"{store_path}: the content of shard 1 is not what the manifest says"]
+    assert report.bad_views == []
 
 
 def test_a_claim_looks_at_its_own_shard_alone(tmp_path: Path, make_spec, make_rows, write,

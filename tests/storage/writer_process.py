@@ -114,7 +114,7 @@ def _die_at(count: int) -> None:
 
         return call
 
-    for name in ("write", "replace", "fsync", "mkdir", "rmdir", "unlink"):
+    for name in ("write", "replace", "rename", "fsync", "mkdir", "rmdir", "unlink"):
         setattr(os, name, dying(name))
 
 

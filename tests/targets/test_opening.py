@@ -362,6 +362,18 @@ def test_an_ensemble_of_older_dumps_is_refused(data, recorded, two_teachers, wri
         open_targets(paths, BOTH, data, recorded)
 
 
+@pytest.mark.parametrize(("more", "words"), [
+    (["medium"], "medium is merged into it, but is no teacher of the recipe"),
+    (["medium", "huge"], "huge, medium are merged into it, but are no teachers of the recipe")])
+def test_an_ensemble_of_more_teachers_than_the_recipe_names_is_refused(data, recorded, two_teachers, write_store, more,
+                                                                       words):
+    """As it stays where params merged three and now merge two."""
+    members = open_store(two_teachers["ensemble"]).spec.identity["members"]
+    older = write_store("older", kind="ensemble", members={**members, **dict.fromkeys(more, "0" * 64)})
+    with pytest.raises(FingerprintMismatch, match=rf"older\.zarr: {words}\. Run 'pipeline build-ensemble both' again"):
+        open_targets({**two_teachers, "ensemble": older}, BOTH, data, recorded)
+
+
 def test_an_ensemble_of_dumps_that_were_made_again_is_refused(data, recorded, two_teachers, write_store):
     """By other code, which says something else of the same views by the same params."""
     before = open_store(two_teachers["small"]).fingerprint
