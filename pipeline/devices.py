@@ -8,12 +8,12 @@ import signal
 import subprocess
 import sys
 import warnings
-from contextlib import contextmanager, suppress
-from functools import lru_cache
+from contextlib import suppress
+from datetime import timedelta
 from inspect import signature
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed
@@ -26,9 +26,6 @@ from torch.nn.parallel import DistributedDataParallel
 from pipeline.errors import UserError
 from pipeline.inform import is_main_process
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 Accelerator = Literal["auto", "cpu", "cuda"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
@@ -37,15 +34,11 @@ _NAMED = "forward_sync_buffers" if "forward_sync_buffers" in signature(Distribut
     "broadcast_buffers")
 _OWN_BUFFERS: dict[str, Any] = {_NAMED: False}
 
+#: For the others: one may write a shard, or score, for longer than torch's half hour. Dead ones end the run otherwise.
+PATIENCE = timedelta(days=7)
+
 #: The environment of a process that Fabric starts has here the one that called it.
 _STARTED_BY = "PIPELINE_STARTED_BY"
-
-
-@lru_cache(256)
-def constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Numbers as a tensor on a device, kept there: bringing them in each step would make a GPU wait for the CPU."""
-    with torch.inference_mode(False):  # whoever asks first, it serves training too
-        return torch.tensor(values, dtype=dtype, device=device)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -56,24 +49,6 @@ def is_out_of_memory(error: BaseException) -> bool:
         isinstance(error, RuntimeError) and (
             any(each in said for each in words)
             or said.partition("\n")[0] == "could not create a primitive"))  # more words say that there is none
-
-
-@contextmanager
-def fast_arithmetic() -> "Iterator[None]":
-    """Arithmetic as it suits many steps of one shape.
-
-    Numbers under 1e-38 are 0: in Adam's state they slow training several times. The flag is this thread's; the threads
-    that share its work have it since `make_fabric`. And cuDNN tries which of its convolutions is fastest.
-    """
-    cudnn = torch.backends.cudnn
-    before = cudnn.benchmark
-    cudnn.benchmark = True
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
-        cudnn.benchmark = before
 
 
 def pick_device() -> torch.device:
@@ -137,7 +112,7 @@ def make_fabric(devices: int | str = "auto",
                         "all of them.")
     # Every process has its own BatchNorm statistics and the first one's are kept, as in the official code.
     # A recipe may leave out heads (no ground truth, a W with zeros): a static graph lets them go unused.
-    strategy = DDPStrategy(static_graph=True, **_OWN_BUFFERS) if count * num_nodes > 1 else "auto"
+    strategy = DDPStrategy(static_graph=True, timeout=PATIENCE, **_OWN_BUFFERS) if count * num_nodes > 1 else "auto"
     # Fabric takes any process in a SLURM job for one of srun's.
     own = LightningEnvironment() if SLURMEnvironment.detect() and launched() is None else None
     return _launch(Fabric(accelerator=accelerator, devices=count, num_nodes=num_nodes, precision=resolved,
@@ -261,7 +236,8 @@ def launched() -> tuple[int, int] | None:
     """(processes on this machine, machines) of torchrun or of srun; None where this process was started by itself.
 
     Raises:
-        UserError: SLURM's variables name tasks that nobody has started, or not where they are.
+        UserError: variables of SLURM or of another launcher name processes that neither srun nor torchrun has started,
+            or not where they are.
     """
     if torch.distributed.is_torchelastic_launched():
         count = int(os.environ["LOCAL_WORLD_SIZE"])
@@ -278,4 +254,6 @@ def launched() -> tuple[int, int] | None:
             raise UserError(f"srun starts {tasks} tasks on {nodes} machines; say how many on each, with "
                             "--ntasks-per-node instead of --ntasks.")
         return per_node, nodes
+    if (rank := os.environ.get("RANK", "0")) != "0":  # `is_main_process` would have it deliver nothing
+        raise UserError(f"RANK is {rank}, but this process was not started by torchrun: start it so, or unset RANK.")
     return None

@@ -34,6 +34,8 @@ def progress_bar(label: str) -> Iterator[Progress]:
         with tqdm(desc=label, dynamic_ncols=True) as bar:
 
             def draw(done: int, total: int, what: str) -> None:
+                if bar.total is None:  # what was done before says nothing of this run's speed
+                    bar.initial = bar.n = done
                 bar.total = total
                 bar.set_postfix_str(what, refresh=False)
                 bar.update(done - bar.n)
@@ -41,16 +43,17 @@ def progress_bar(label: str) -> Iterator[Progress]:
             yield draw
         return
 
-    start = spoke = monotonic()
+    spoke = monotonic()
+    begun: tuple[int, float] | None = None
 
     def say(done: int, total: int, what: str) -> None:
-        nonlocal spoke
+        nonlocal begun, spoke
         now = monotonic()
+        before, since = begun = begun or (done, now)  # what was done before says nothing of this run's speed
         if done < total and now - spoke < QUIET_SECONDS:
             return
         spoke = now
-        left = (now - start) / max(done, 1) * (total - done)
-        print(f"{label}: {done}/{total} {what}".rstrip() + (f", {left:.0f} s left" if done < total else ""),
-              file=sys.stderr, flush=True)
+        left = f", {(now - since) / (done - before) * (total - done):.0f} s left" if before < done < total else ""
+        print(f"{label}: {done}/{total} {what}".rstrip() + left, file=sys.stderr, flush=True)
 
     yield say

@@ -14,7 +14,6 @@ import torch
 
 from pipeline import devices
 from pipeline.devices import (
-    fast_arithmetic,
     is_out_of_memory,
     launched,
     lone_fabric,
@@ -103,19 +102,13 @@ def test_the_script_of_a_job_with_one_task_starts_its_own_processes(monkeypatch)
     assert fabric.strategy.num_processes == 4
 
 
-def test_denormals_are_flushed_for_a_while():
-    tiny = torch.full((4,), 1e-30)
-    with fast_arithmetic():
-        assert (tiny * 1e-10 == 0).all()
-    assert (tiny * 1e-10 != 0).all()
-
-
-@pytest.mark.parametrize("before", [False, True])
-def test_cudnn_tries_its_convolutions_for_a_while(monkeypatch, before):
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", before)
-    with fast_arithmetic():
-        assert torch.backends.cudnn.benchmark
-    assert torch.backends.cudnn.benchmark == before
+def test_processes_that_nobody_here_started_are_refused(monkeypatch):
+    assert launched() is None
+    monkeypatch.setenv("RANK", "0")
+    assert launched() is None
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(UserError, match="RANK is 1, but this process was not started by torchrun"):
+        process_count()
 
 
 MAPS = """

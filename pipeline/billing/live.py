@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
+from pipeline.arithmetic import exactly
 from pipeline.distillation import TeacherTargets, together
-from pipeline.inference.prediction import exactly, predict, set_up
+from pipeline.inference.prediction import predict, set_up
 from pipeline.inference.sampling import reduce_features
 from pipeline.models import find_peaks
 from pipeline.targets.resampling import resample

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn import functional as F
 
-CLAMP = 1e-4  # the losses' and the decoder's: a stored 0 is no logit of minus infinity
+CLAMP = 1e-4  # the ground-truth loss's: a stored 0 is no logit of minus infinity
 LEAK = 0.01
 SCALES = {"squared": 1.0, "soft-focal": 4.0, "soft-bce": 1.5, "logit": 0.5}
 

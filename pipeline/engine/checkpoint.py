@@ -100,7 +100,7 @@ class RunState:
         self.average.load(saved["average"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.precision.load_state_dict(saved["precision"])
-        return int(saved.get("processes", self.processes))
+        return int(saved["processes"])
 
 
 class _Sink:

@@ -36,7 +36,7 @@ class Interrupt:
 
     def _note(self, number: int, frame: "FrameType | None") -> None:
         if os.getpid() != self.process:
-            return  # a loader's process: Ctrl-C reaches it as well, and it serves until the end
+            return  # a loader's process that has only begun: Ctrl-C reaches it as well, and it is to serve
         if self.asked:
             if number == signal.SIGINT:
                 raise KeyboardInterrupt

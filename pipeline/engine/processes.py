@@ -32,7 +32,7 @@ def mean_over_ranks(fabric: "Fabric") -> "Callable[[Tensor], Tensor]":
     """A differentiable function that takes a tensor to its mean over all processes.
 
     With the normalisers of every loss so averaged, the mean of the processes' gradients, which DDP
-    takes, is the gradient of the whole batch.
+    takes, is the gradient of the whole batch; 1/N of it where no process has a centre and the normaliser is 1.
     """
     def mean(tensor: "Tensor") -> "Tensor":
         return tensor if fabric.world_size == 1 else _Mean.apply(tensor)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from pipeline.devices import fast_arithmetic, is_out_of_memory
+from pipeline.arithmetic import fast_arithmetic
+from pipeline.devices import is_out_of_memory
 from pipeline.engine.interrupt import Interrupt
 from pipeline.engine.log import progress
 from pipeline.engine.processes import AnyRank, mean_over_ranks
@@ -163,6 +164,11 @@ class _Together:
             yield
         except UserError as error:
             reason = str(error)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            reason = ("batch norm has one value of each channel to learn from: let each process have two images "
+                      "(train.batch), take a larger input or set train.freeze_batchnorm.")
         except (RuntimeError, MemoryError) as error:
             if trainee.fabric.world_size > 1 or not is_out_of_memory(error):
                 raise

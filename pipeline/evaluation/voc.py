@@ -1,7 +1,7 @@
 """Pascal VOC average precision, by 11 points (2007) or by area (2010 and later).
 
 Reference: Everingham et al., "The Pascal Visual Object Classes Challenge: a retrospective" (2015)
-    and the development kit's VOCevaldet.
+    and the development kit's VOCevaldet, whose `>=` on the IoU is strict here, as in the Python voc_eval.
 """
 
 from typing import Literal

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from pipeline.arithmetic import exactly
 from pipeline.devices import Precision
 from pipeline.models import preprocess
 
@@ -45,18 +46,6 @@ def inference(model: "Detector", device: torch.device | str) -> Iterator[None]:
 def set_up(model: "Detector", device: torch.device | str) -> None:
     """Brings `model` onto `device`, into eval mode and channels_last."""
     model.to(device).to(memory_format=torch.channels_last).eval()
-
-
-@contextmanager
-def exactly() -> Iterator[None]:
-    """Inference mode in which float32 is float32: a GPU's convolutions do not round to TF32.
-
-    So what is stored and scored depends on no machine's way of it.
-    """
-    cudnn = torch.backends.cudnn
-    with torch.inference_mode(), cudnn.flags(enabled=cudnn.enabled, benchmark=cudnn.benchmark,
-                                             deterministic=cudnn.deterministic, allow_tf32=False):
-        yield
 
 
 def predict(model: "Detector", images: "Tensor", precision: Precision) -> Prediction:

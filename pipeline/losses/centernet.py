@@ -83,7 +83,8 @@ class GroundTruthLoss(nn.Module):
 
     Args:
         mean_over_ranks: mean of a scalar count over all processes (`engine.mean_over_ranks`). With
-            it the mean of the processes' gradients is the gradient of the whole batch.
+            it the mean of the processes' gradients is the gradient of the whole batch (of N processes' batch
+            without any centre 1/N of it).
     """
 
     def __init__(self, mean_over_ranks: "Callable[[Tensor], Tensor]" = own_count) -> None:

@@ -60,8 +60,7 @@ class DetectorConfig:
     def with_official_input(self) -> Self:
         """This configuration with the input of the official checkpoints.
 
-        They were trained on OpenCV's BGR planes, normalised with the RGB statistics in the order
-        in which those stand.
+        They were trained on OpenCV's BGR planes, normalised with COCO's mean and deviation in that order.
         """
         return replace(self, color_order="bgr", mean=(0.408, 0.447, 0.470), std=(0.289, 0.274, 0.278))
 

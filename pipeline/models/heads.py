@@ -23,8 +23,8 @@ class Heads(nn.Module):
         num_classes: planes of the heatmap.
         hidden: channels between the two convolutions; 0 for a single 1x1.
 
-    Reference: Zhou et al., Objects as Points (2019), section 5; the bias and the small last layer
-    are those of the official code.
+    Reference: Zhou et al., Objects as Points (2019), section 5; the bias is that of the official
+    code, as is the small last layer of a ResNet's wh and offset; here every head has one.
     """
 
     def __init__(self, in_channels: int, num_classes: int, hidden: int) -> None:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pipeline.devices import constant
+from pipeline.arithmetic import constant
 
 if TYPE_CHECKING:
     from torch import Tensor

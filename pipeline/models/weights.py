@@ -46,7 +46,10 @@ def save_detector(model: "Detector", path: Path | str, classes: "Sequence[str]")
     params = sum(p.numel() for p in model.parameters())
     partial = path.with_name(path.name + ".partial")
     try:
+        partial.touch()
+        mode = partial.stat().st_mode
         save_file(state, partial, metadata={_CONFIG: json.dumps(config)})
+        partial.chmod(mode)  # safetensors makes files that their owner alone may read
         os.replace(partial, path)
         partial.write_text(json.dumps({**config, "params": params}, indent=2) + "\n")
         os.replace(partial, path.with_name("config.json"))
@@ -192,6 +195,8 @@ def _read_pickle(path: Path) -> State:
     try:
         with warnings.catch_warnings(action="ignore"):
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, MemoryError):  # it may well be whole
+        raise
     except Exception as error:  # whatever a broken or hostile file makes the unpickler raise
         raise UserError(f"{path} {_unreadable(error)}.") from None
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):

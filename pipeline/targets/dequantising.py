@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from pipeline.devices import constant
+from pipeline.arithmetic import constant
 from pipeline.errors import unknown
 from storage import codec
 

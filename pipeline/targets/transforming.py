@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pipeline.devices import constant
+from pipeline.arithmetic import constant
 from pipeline.distillation import TeacherTargets, together
 from pipeline.targets.dequantising import dequantise
 from pipeline.targets.resampling import mirror, resample

@@ -174,6 +174,17 @@ def test_one_that_runs_out_of_memory_stops_alone(trainee, teach, assert_as_alone
     assert_as_alone(other)
 
 
+def test_batch_norm_of_a_single_value_is_one_line(trainee, teach, assert_as_alone):
+    class Normalised(GroundTruthLoss):
+        def forward(self, outputs, batch):
+            torch.nn.BatchNorm2d(1)(torch.zeros(1, 1, 1, 1))
+            return super().forward(outputs, batch)
+
+    alone, other = trainee("plain", objective=Normalised()), trainee("student")
+    assert "batch norm has one value of each channel to learn from: let each" in str(teach(alone, other)[0])
+    assert_as_alone(other)
+
+
 def test_the_others_have_the_memory_of_one_that_runs_out_of_it_in_its_backward_pass(trainee, teach, assert_as_alone):
     class Full(torch.autograd.Function):
         @staticmethod

@@ -66,6 +66,10 @@ class TestOurs:
         save_detector(randomise(build_detector("hourglass_small", 3)), path, ["a", "b", "c"])
         return path
 
+    def test_others_may_read_what_this_process_lets_them(self, path):
+        (path.parent / "beside").touch()
+        assert {each.stat().st_mode for each in path.parent.iterdir()} == {(path.parent / "beside").stat().st_mode}
+
     def test_continues_from_a_file(self, path):
         model = build_detector("hourglass_small", 3, weights=str(path))
         assert torch.equal(model.stem[0][0].weight, load_detector(path).stem[0][0].weight)
@@ -141,6 +145,14 @@ class TestRefused:
         (tmp_path / "w.pth").write_bytes(content)
         with pytest.raises(UserError, match="is damaged or no PyTorch file"):
             build_detector("resnet18", 3, weights=tmp_path / "w.pth")
+
+    @pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(5, "I/O"), MemoryError()])
+    def test_a_file_that_cannot_be_read_is_not_called_damaged(self, error, tmp_path, monkeypatch):
+        (tmp_path / "w.pth").write_bytes(b"whole")
+        monkeypatch.setattr(torch, "load", lambda *_, **__: (_ for _ in ()).throw(error))
+        with pytest.raises(type(error)) as caught:
+            build_detector("resnet18", 3, weights=tmp_path / "w.pth")
+        assert caught.value is error
 
     @pytest.mark.parametrize(("content", "message"), [
         ([1, 2], "holds a list, expected a state_dict"),
