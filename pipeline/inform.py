@@ -12,6 +12,10 @@ Progress = Callable[[int, int, str], None]
 QUIET_SECONDS = 30.0
 
 
+def no_progress(done: int, total: int, what: str) -> None:
+    """The Progress that shows nothing."""
+
+
 def is_main_process() -> bool:
     """True but in the helper processes of a launcher (torchrun, SLURM, Fabric)."""
     # Fabric's own helpers in a SLURM job without srun have the SLURM_PROCID of the job's script.
@@ -26,7 +30,7 @@ def progress_bar(label: str) -> Iterator[Progress]:
     Of several processes, that of the main one alone shows anything.
     """
     if not is_main_process():
-        yield lambda done, total, what: None
+        yield no_progress
         return
     if sys.stderr.isatty():
         from tqdm import tqdm

@@ -13,9 +13,9 @@ import numpy as np
 
 from pipeline.data.dataset import ImageRecord
 from pipeline.data.images import BadFile
-from pipeline.data.sources import Found, Problems, advice_on_jsons, checked_boxes, labelled, no_progress
+from pipeline.data.sources import Found, Problems, advice_on_jsons, checked_boxes, labelled
 from pipeline.errors import UserError
-from pipeline.inform import Progress
+from pipeline.inform import Progress, no_progress
 
 _DIGITS = re.compile("-?[0-9]{1,18}")
 

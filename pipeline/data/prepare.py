@@ -16,12 +16,12 @@ import numpy as np
 from pipeline.data.coco import read_coco
 from pipeline.data.dataset import FORMAT, TRAIN, UNLABELLED, ImageRecord
 from pipeline.data.images import BadFile, turned_in_place
-from pipeline.data.sources import DECIMALS, Found, Problems, no_progress
+from pipeline.data.sources import DECIMALS, Found, Problems
 from pipeline.data.unlabelled import read_images, withhold_labels
 from pipeline.data.voc import read_voc
 from pipeline.data.voc_xml import write_annotation
 from pipeline.errors import FULL, UserError
-from pipeline.inform import Progress
+from pipeline.inform import Progress, no_progress
 from pipeline.params import Data
 
 #: Splits that give up an image that another split has too, the first of them last.

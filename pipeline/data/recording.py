@@ -14,11 +14,11 @@ from pipeline.data.pixels import pack, pixel_array
 from pipeline.data.recorded import VERSION, RecordedViews, drawn
 from pipeline.data.views import IDENTITY_COLOR, Image, View, render_view, resolve_view, view_boxes
 from pipeline.errors import UserError
+from pipeline.inform import Progress, no_progress
 from storage import ArraySpec, CorruptStore, StoreError, StoreSpec, begun, create_store, open_store
 
 if TYPE_CHECKING:
     from pipeline.data.dataset import DataSet, ImageRecord
-    from pipeline.inform import Progress
     from pipeline.params import Views
 
 #: Views of an older store that are rendered before it grows.
@@ -32,7 +32,7 @@ _COLUMNS = {
 
 
 def record_views(
-    data: "DataSet", split: str, params: "Views", out: Path, progress: "Progress | None" = None,
+    data: "DataSet", split: str, params: "Views", out: Path, progress: Progress = no_progress,
     old: RecordedViews | None = None,
 ) -> dict[str, Any]:
     """Resolves `params.per_image` views of each image of a split into a store.
@@ -80,8 +80,7 @@ def record_views(
                                         "pixels any more: the file or the version of OpenCV changed. Record all views "
                                         "anew with 'pipeline record-views --restart'.")
                 claim.append(codes)
-                if progress:
-                    progress(row + 1, len(views), record.id)
+                progress(row + 1, len(views), record.id)
     return writer.finish()
 
 

@@ -18,10 +18,6 @@ BORDER = 1.0
 DECIMALS = 3
 
 
-def no_progress(done: int, total: int, what: str) -> None:
-    """The Progress that shows nothing."""
-
-
 def files_below(folder: Path) -> list[Path]:
     """The files of a folder at any depth, by path. Links to folders are followed; no folder is entered twice."""
     entered: set[str] = set()

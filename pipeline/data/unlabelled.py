@@ -10,9 +10,9 @@ import numpy as np
 
 from pipeline.data.dataset import UNLABELLED, ImageRecord
 from pipeline.data.images import BadFile, image_size
-from pipeline.data.sources import Problems, files_below, no_progress
+from pipeline.data.sources import Problems, files_below
 from pipeline.errors import UserError
-from pipeline.inform import Progress
+from pipeline.inform import Progress, no_progress
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 _NO_OBJECTS: Any = {"boxes": np.empty((0, 4), np.float32), "labels": np.empty(0, np.int64),

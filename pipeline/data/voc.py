@@ -9,10 +9,10 @@ from PIL import Image
 
 from pipeline.data.dataset import ImageRecord
 from pipeline.data.images import BadFile
-from pipeline.data.sources import Found, Problems, advice_on_jsons, files_below, labelled, no_progress
+from pipeline.data.sources import Found, Problems, advice_on_jsons, files_below, labelled
 from pipeline.data.voc_xml import read_annotation
 from pipeline.errors import UserError, unknown
-from pipeline.inform import Progress
+from pipeline.inform import Progress, no_progress
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",

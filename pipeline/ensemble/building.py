@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from pipeline.ensemble.merging import Rule, box_shares, merge_views
 from pipeline.ensemble.weighting import class_weights, rule_of
 from pipeline.errors import UserError
+from pipeline.inform import Progress, no_progress
 from storage import Store, StoreSpec, create_store
 
 if TYPE_CHECKING:
-    from pipeline.inform import Progress
     from pipeline.params import Ensemble
     from storage import Manifest
 
@@ -42,7 +42,7 @@ def build_ensemble(
     params: "Ensemble",
     class_ap: ClassAP | None = None,
     truth: Truth | None = None,
-    progress: "Progress | None" = None,
+    progress: Progress = no_progress,
 ) -> "Manifest":
     """Merges the teachers' heads, view by view; features stay in the teachers' stores.
 
@@ -84,8 +84,7 @@ def build_ensemble(
                 views = range(first, min(first + BATCH, claim.views.stop))
                 claim.extend(_merged(stores, views, params, rule))
                 done += len(views)
-                if progress:
-                    progress(done, spec.views, "views")
+                progress(done, spec.views, "views")
     if writer.complete:
         return writer.finish()
     return writer.finish(seconds=round(time.perf_counter() - start, 3), members=list(stores), flip=_flip(stores),

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from pipeline.data import ImageRecord, invert, plain_view, render_view
 from pipeline.inference.prediction import Prediction, inference, predict
 from pipeline.inference.prefetching import prefetched
+from pipeline.inform import Progress, no_progress
 from pipeline.models import check_size, decode_detections
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipeline.inform import Progress
     from pipeline.models import Detector
 
 
@@ -28,7 +28,7 @@ def detect(
     top_k: int = 100,
     flip: bool = False,
     device: torch.device | str = "cpu",
-    progress: "Progress | None" = None,
+    progress: Progress = no_progress,
 ) -> NDArray[np.float64]:
     """The `top_k` best detections of each image, from its plain view.
 
@@ -66,7 +66,7 @@ def detect_by(
     stride: int,
     batch: int,
     device: torch.device | str,
-    progress: "Progress | None" = None,
+    progress: Progress = no_progress,
 ) -> NDArray[np.float64]:
     """The detections of whatever finds objects in a batch of plain views; returns what `detect` does.
 
@@ -87,8 +87,7 @@ def detect_by(
     for rows, images in prefetched(render, batches):
         cells = find(torch.from_numpy(images).to(device).permute(0, 3, 1, 2)).cpu().numpy().astype(np.float64)
         parts += [_to_source(rows[i], cells[i], records[rows[i]], size_hw, stride) for i in range(len(rows))]
-        if progress:
-            progress(rows.stop, len(records), "images")
+        progress(rows.stop, len(records), "images")
     return np.concatenate(parts)
 
 

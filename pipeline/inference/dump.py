@@ -20,6 +20,7 @@ from pipeline.inference.growing import sample_of, taken_over
 from pipeline.inference.prediction import inference
 from pipeline.inference.rendering import OnMismatch, rendered
 from pipeline.inference.sampling import Sample, reduce_features, sample_views, study_sample
+from pipeline.inform import Progress, no_progress
 from pipeline.models import check_size
 from storage import (
     ArraySpec,
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
     from pipeline.data import DataSet
     from pipeline.data.recorded import RecordedViews
-    from pipeline.inform import Progress
     from pipeline.models import Detector
     from pipeline.params import Dump
     from storage import Manifest
@@ -65,7 +65,7 @@ def dump_teacher(
     teacher_sha256: str,
     fabric: "Fabric",
     on_mismatch: OnMismatch = "error",
-    progress: "Progress | None" = None,
+    progress: Progress = no_progress,
     old: Store | None = None,
     code: str = "",
 ) -> "Manifest":
@@ -120,7 +120,7 @@ def dump_teacher(
                 left = claim.views[taken_over(claim, old) if old else 0 :]
                 for rows, images in rendered(views, data, left, params.batch, on_mismatch):
                     writing.write(outputs(model, images, fabric.device, params, spec))
-                    if progress and fabric.is_global_zero:
+                    if fabric.is_global_zero:
                         progress(done + rows[-1] + 1 - claim.views.start, spec.views, "views")
     fabric.barrier()
     if fabric.is_global_zero:

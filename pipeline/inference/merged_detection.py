@@ -15,12 +15,12 @@ from pipeline.errors import UserError
 from pipeline.inference.augmentation import answer
 from pipeline.inference.detection import detect_by
 from pipeline.inference.prediction import inference
+from pipeline.inform import Progress, no_progress
 from pipeline.models import check_size, decode_detections
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipeline.inform import Progress
     from pipeline.models import Detector
     from pipeline.params import Dump, Ensemble
 
@@ -36,7 +36,7 @@ def detect_merged(
     batch: int = 32,
     top_k: int = 100,
     device: torch.device | str = "cpu",
-    progress: "Progress | None" = None,
+    progress: Progress = no_progress,
 ) -> NDArray[np.float64]:
     """The `top_k` best detections of each image's plain view, decoded from the teachers' merged maps.
 

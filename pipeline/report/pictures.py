@@ -18,7 +18,7 @@ from pipeline.ensemble.weighting import class_weights, rule_of
 from pipeline.inference import detect
 from pipeline.inference.augmentation import answer
 from pipeline.inference.prediction import inference
-from pipeline.inform import Progress
+from pipeline.inform import Progress, no_progress
 from pipeline.models import Detector, load_trained
 from pipeline.params.recipe import PLAIN
 from pipeline.report.document import Picture, listed
@@ -31,7 +31,7 @@ Column = tuple[str, Sequence[Content]]
 
 
 def write_pictures(
-    study: Study, root: Path, out: Path, progress: Progress | None = None
+    study: Study, root: Path, out: Path, progress: Progress = no_progress
 ) -> tuple[list[Picture], list[str]]:
     """Draws params.report.images test images, evenly spaced over the split.
 
@@ -52,8 +52,7 @@ def write_pictures(
     pictures = []
     for place, record in enumerate(records):
         pictures.append(_row(study, record, [(heading, seen[place]) for heading, seen in columns], out, place + 1))
-        if progress:
-            progress(place + 1, count, "pictures")
+        progress(place + 1, count, "pictures")
     return pictures, notes
 
 

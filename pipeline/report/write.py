@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.data import load_data
 from pipeline.devices import machine
-from pipeline.inform import Progress
+from pipeline.inform import Progress, no_progress
 from pipeline.params import Params
 from pipeline.report import figures, summary
 from pipeline.report.arranging import load_results
@@ -23,7 +23,7 @@ from pipeline.report.tables import SHOWN_METRICS, cost_table, per_class_table, s
 TITLE = "CenterNet Distill: light detectors taught from stored targets"
 
 
-def write_report(params: Params, root: Path, out: Path, *, progress: Progress | None = None) -> None:
+def write_report(params: Params, root: Path, out: Path, *, progress: Progress = no_progress) -> None:
     """Writes the report on everything that was trained and evaluated.
 
     Args:
