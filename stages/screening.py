@@ -93,15 +93,10 @@ def _noted(stopped: list[str], what: str) -> Iterator[None]:
 
 def _variations(params: "Params", name: str, group: "Screening") -> "dict[tuple[str, str], Params]":
     """The params of every variation and student."""
-    from pipeline.params import changed
+    from pipeline.params import varied
 
-    def with_changes(base: "Params", changes: Sequence[str], student: str, where: str) -> "Params":
-        filled = [change.replace("{student}", student).replace("{recipe}", group.recipe) for change in changes]
-        return changed(base, filled, f"screening.{name}.{where}")
-
-    common = {student: with_changes(params, group.changes, student, "changes") for student in group.students}
-    return {(variation, student): with_changes(base, changes, student, f"variations.{variation}")
-            for variation, changes in group.variations.items() for student, base in common.items()}
+    return {(variation, student): varied(params, name, variation, student)
+            for variation in group.variations for student in group.students}
 
 
 def _touches_stores(group: "Screening", variation: str) -> bool:

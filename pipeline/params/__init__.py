@@ -2,7 +2,7 @@
 
 from pipeline.params.data import Data, DemoScenes, Views
 from pipeline.params.detectors import Detector, Student
-from pipeline.params.loading import changed, load_params, read_yaml, train_params
+from pipeline.params.loading import changed, load_params, read_yaml, train_params, varied
 from pipeline.params.recipe import Recipe
 from pipeline.params.schema import (
     Augmentation,
@@ -20,4 +20,5 @@ from pipeline.params.schema import (
 __all__ = [
     "Augmentation", "Data", "DemoScenes", "Detector", "Distill", "Dump", "Encodings", "Ensemble", "Evaluate", "Params",
     "Recipe", "Report", "Screening", "Student", "Train", "Views", "changed", "load_params", "read_yaml", "train_params",
+    "varied",
 ]

@@ -91,6 +91,20 @@ def changed(params: Params, overrides: Sequence[str], where: str) -> Params:
     return _checked(params.model_dump(mode="json", exclude_unset=True), overrides, where)
 
 
+def varied(params: Params, group: str, variation: str, student: str) -> Params:
+    """The params as a variation of a group of `screening` has them for a student.
+
+    Raises:
+        UserError: as `changed`.
+    """
+    screening = params.screening[group]
+    steps = {"changes": screening.changes, f"variations.{variation}": screening.variations[variation]}
+    for where, changes in steps.items():
+        filled = [change.replace("{student}", student).replace("{recipe}", screening.recipe) for change in changes]
+        params = changed(params, filled, f"screening.{group}.{where}")
+    return params
+
+
 def _checked(tree: dict[str, Any], overrides: Sequence[str], where: str) -> Params:
     for override in overrides:
         _apply(tree, override)

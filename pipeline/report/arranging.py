@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline import paths
 from pipeline.errors import UserError
-from pipeline.params import Params
+from pipeline.params import Params, Recipe
 from pipeline.report.results import Result, Results, Scores, parse, spread
 
 AGAIN = "Run 'pipeline evaluate' again."
@@ -77,6 +77,12 @@ def _means(several: Sequence[Scores]) -> dict[str, float | None]:
     return {metric: found.mean if found else None for metric, found in means.items()}
 
 
+def changes_of(recipe: Recipe, result: Result) -> list[str]:
+    """What is another thing in the recipe that a result says it was taught by; nothing where it does not say it."""
+    now, then = recipe.model_dump(mode="json"), result.origin.recipe if result.origin else {}
+    return [f"{key} {value}, now {now[key]}" for key, value in then.items() if key in now and now[key] != value]
+
+
 def _stranger(result: Result, params: Params, data: str | None) -> str:
     """Why a result has no place in this report; empty if it has one."""
     if result.data != params.data.name:
@@ -91,11 +97,7 @@ def _stranger(result: Result, params: Params, data: str | None) -> str:
     ):
         if name is not None and known is not None and name not in known:
             return f"{kind} {name!r} is not in the params"
-    if result.kind == "student" and result.origin and result.recipe is not None:
-        now = params.recipes[result.recipe].model_dump(mode="json")
-        changed = [f"{key} {value}, now {now[key]}" for key, value in result.origin.recipe.items()
-                   if key in now and now[key] != value]
-        if changed:
-            return (f"recipe {result.recipe!r} was another: {'; '.join(changed)} (teach it again with "
-                    "'pipeline distill --restart', or give one of them another name)")
+    if result.kind == "student" and (changed := changes_of(params.recipes[str(result.recipe)], result)):
+        return (f"recipe {result.recipe!r} was another: {'; '.join(changed)} (teach it again with "
+                "'pipeline distill --restart', or give one of them another name)")
     return ""

@@ -7,9 +7,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from pipeline.params import Params
+from pipeline.params import Params, Recipe, varied
 from pipeline.params.recipe import PAPER_WEIGHTS, PLAIN
 from pipeline.report import figures, summary
+from pipeline.report.arranging import changes_of
 from pipeline.report.cells import FILE, Cells, Screened
 from pipeline.report.claims import interval
 from pipeline.report.comparisons import PAPER, Comparison, comparisons, intervals
@@ -251,11 +252,17 @@ def _facts(study: Study, cells: Cells, screened: Mapping[str, list[Screened]]) -
 
 
 def _screened(study: Study, cells: Cells) -> dict[str, list[Screened]]:
-    """The cells of each group of the params, of its own recipe and variations on the params' data."""
-    groups = study.params.screening
-    found = {name: [cell for cell in cells.screening
-                    if cell.group == name and cell.recipe == group.recipe and cell.variation in group.variations
-                    and cell.data == study.params.data.name] for name, group in groups.items()}  # fmt: skip
+    """The cells of each group of the params, of its variations as params have them, on the params' data."""
+    params, recipes = study.params, dict[tuple[str, str, str], Recipe]()
+    found: dict[str, list[Screened]] = {name: [] for name in params.screening}
+    for cell in cells.screening:
+        group, which = params.screening.get(cell.group), (cell.group, cell.variation, str(cell.student))
+        if (group is None or cell.recipe != group.recipe or cell.variation not in group.variations
+                or cell.data != params.data.name):
+            continue
+        recipes[which] = recipes.get(which) or varied(params, *which).recipes[group.recipe]
+        if not changes_of(recipes[which], cell):
+            found[cell.group].append(cell)
     return {name: own for name, own in found.items() if own}
 
 

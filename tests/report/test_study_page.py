@@ -191,6 +191,24 @@ def test_cells_of_variations_that_params_no_longer_have_are_kept_and_not_told(pa
     assert len(Cells.load(tmp_path / "study").screening) == 1
 
 
+def test_cells_of_a_variation_that_was_another_are_not_told_either(page, cells, monkeypatch):
+    then = {"weights": [1000, 1, 0.1, 100], "heatmap": "squared"}
+    whole = Cells.model_validate
+
+    def of_recipe(content):
+        for cell in content["screening"]:
+            cell["origin"] = {"recipe": then}
+        return whole(content)
+
+    monkeypatch.setattr(Cells, "model_validate", of_recipe)
+    screened = {("weights", "table4-1"): ([30.0], 24000), ("weights", "table4-2"): ([35.0], 24000)}
+    text = page(RUNS, screened)
+    assert "1 variation in 1 group" in text  # table4-2 is another W
+    assert "35.0" not in text
+    then["heatmap"] = "soft-focal"
+    assert "Nothing was screened yet" in page(RUNS, screened)
+
+
 def test_cells_of_another_recipe_than_the_groups_are_not_told_either(page, tree):
     screened = {("weights", "table4-1"): ([30.0], 24000)}
     assert "Screening: weights" in page(RUNS, screened)
