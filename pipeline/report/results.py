@@ -51,7 +51,7 @@ class Origin(BaseModel):
     processes: int = 1
     teachers: dict[str, str] = {}
     recipe: dict[str, Any] = {}
-    training: dict[str, Any] = {}
+    training: dict[str, Any] | None = None
 
     @field_validator("views", mode="before")
     @classmethod
@@ -219,7 +219,8 @@ def fair(a: Result, b: Result) -> bool:
         return False
     if a.origin is None or b.origin is None:
         return True
-    if any(b.origin.training.get(key, value) != value for key, value in a.origin.training.items()):
+    others = b.origin.training or {}
+    if any(others.get(key, value) != value for key, value in (a.origin.training or {}).items()):
         return False
     known = [(getattr(a.origin, key), getattr(b.origin, key)) for key in ("data", "views")]
     known += [(sha, b.origin.teachers.get(name)) for name, sha in a.origin.teachers.items()]
