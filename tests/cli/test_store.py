@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -181,7 +182,24 @@ def test_convert_goes_both_ways_and_says_what_it_wrote(write, tmp_path):
     assert (tmp_path / "u/heatmap/c.1.0.0.0").read_bytes() == (path / "heatmap/c.1.0.0.0").read_bytes()
 
 
-def test_convert_to_another_encoding_has_a_fingerprint_of_its_own(write, tmp_path):
+def test_convert_to_another_encoding_has_a_fingerprint_of_its_own(tmp_path):
+    path = tmp_path / "t.zarr"
+    exact = ArraySpec("heatmap", (2, 3, 4), encoding="exact-fp32")
+    writer = create_store(path, replace(SPEC, arrays=(exact, SPEC["record"])))
+    for shard in range(SPEC.shards):
+        with writer.claim(shard) as claim:
+            for view in claim.views:
+                claim.append({"heatmap": np.full((2, 3, 4), view, np.float32), "record": np.array(view)})
+    writer.finish()
+    there = json.loads(run("convert", path, tmp_path / "u.zarr", "--encoding", "heatmap=exact-fp16", "--json").stdout)
+    before, after = (json.loads(run("info", store, "--json").stdout)["fingerprint"]
+                     for store in (path, tmp_path / "u.zarr"))
+    assert (there["fingerprint"], there["same_content"]) == (after, False)
+    assert before != after
+    assert run("verify", tmp_path / "u.zarr").exit_code == 0
+
+
+def test_convert_refuses_values_that_an_encoding_cannot_hold(write, tmp_path):
     path = write([0, 1, 2])
     create_store(path, SPEC).finish()
     answer = run("convert", path, tmp_path / "u.zarr", "--encoding", "heatmap=u8-sqrt", "--json")

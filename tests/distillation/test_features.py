@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.distillation.attention import channel, mean_one, spatial
 from pipeline.distillation.features import cwd, fgd, hint, pkd, standardise
 from pipeline.distillation.peaks import object_shares
 
@@ -123,3 +124,19 @@ def test_standardised_channels_have_mean_zero_and_variance_one_over_the_batch():
     flat = standardise(features.bfloat16().float(), identity).transpose(0, 1).flatten(1)
     assert flat.mean(1).tolist() == pytest.approx([0, 0, 0], abs=1e-4)
     assert flat.var(1, unbiased=False).tolist() == pytest.approx([1, 1, 0], abs=1e-3)
+
+
+def test_fgd_is_its_three_parts():
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.tensor([2.0, 1.0, 0.5]).view(-1, 1, 1)
+    student, teacher = (spread * standardise(torch.randn(2, 3, 4, 4, generator=generator), lambda x: x)
+                        for _ in range(2))
+    shares = torch.zeros(2, 1, 4, 4)
+    shares[..., 1:3, 1:3] = 1 / 4
+    place, channels = spatial(teacher), channel(teacher / spread)
+    cells = mean_one(place * torch.where(shares > 0, 2 / 4, 1 / 12))
+    focal = (cells * channels * (student - teacher).square()).mean()
+    imitated = (spatial(student) - place).abs().mean() + (channel(student / spread) - channels).abs().mean()
+    context = (place * (student - teacher)).mean((2, 3)).square().mean()
+    expected = (focal + imitated + context).item()
+    assert fgd(student, teacher, spread, shares).item() == pytest.approx(expected, rel=1e-4)

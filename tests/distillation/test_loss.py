@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.distillation import DistillationLoss, TeacherTargets
+from pipeline.distillation import DistillationLoss, TeacherTargets, attention
+from pipeline.distillation.features import standardise
 from pipeline.distillation.teacher import together
 from pipeline.errors import UserError
 from pipeline.models import find_peaks
@@ -256,7 +257,7 @@ def test_agreement_weighs_the_cells_where_teachers_agree():
         assert (told(student, teacher)["kd_heatmap"] < plain(student, teacher)["kd_heatmap"]).item() is less
 
 
-def test_attention_to_the_outputs_weighs_peaks_and_cells_where_the_teachers_features_are_strong():
+def test_attention_to_the_outputs_weighs_cells_where_the_teachers_features_are_strong():
     teacher = random_teacher(images=1)
     features = torch.randn(1, 5, 6, 6) * 0.1
     features[..., 0, 0] = torch.tensor([9.0, -9.0, 9.0, -9.0, 9.0])
@@ -316,3 +317,34 @@ def test_attention_to_teachers_apart_is_to_what_each_knows():
     assert torch.equal(heatmap[:, 0], one.heatmap[:, 0])
     assert heatmap[:, 1].max() == 0
     torch.testing.assert_close(heatmap[:, 2], (one.heatmap[:, 2] + other.heatmap[:, 2]) / 2)
+
+
+@pytest.mark.parametrize("kinds", [[], ["spatial"], ["channel"], ["heatmap"], ["spatial", "channel", "heatmap"]])
+def test_the_feature_term_is_the_square_under_the_recipes_attention(kinds):
+    weights = [4.0, 0.25, 0.25, 0.25, 0.25]
+    teacher, loss = random_teacher(), loss_of((0, 0, 0, 100), {"big": weights}, attention=kinds)
+    student, spread = student_like(teacher), torch.tensor(weights).sqrt().view(-1, 1, 1)
+    ours, told = (standardise(one, lambda mean: mean) * spread
+                  for one in (loss.adapters["of big"](student[0].features), teacher.features["big"]))
+    found = {"spatial": attention.spatial(told), "channel": attention.channel(told / spread),
+             "heatmap": attention.heatmap(teacher.heatmap)}
+    places = [found[kind] for kind in kinds if kind != "channel"]
+    cells = attention.mean_one(torch.stack([torch.ones(2, 1, 6, 6), *places]).prod(0))
+    channels = found["channel"] if "channel" in kinds else 1
+    expected = 100 * 0.005 * (cells * channels * (ours - told).square()).mean()
+    assert loss(student, teacher)["kd_features"].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_attention_to_the_outputs_weighs_peaks_too():
+    heat = torch.full((1, 3, 6, 6), 1e-3)
+    heat[0, 0, 0, 0] = heat[0, 0, 5, 5] = 0.8
+    features = torch.randn(1, 5, 6, 6) * 0.1
+    features[..., 0, 0] = torch.tensor([9.0, -9.0, 9.0, -9.0, 9.0])
+    teacher = teacher_of(heat, torch.ones(1, 4, 6, 6), big=features)
+    told, plain = (loss_of((0, 1, 1, 0), attention=["spatial"], attend_outputs=on) for on in (True, False))
+    for place, more in ((0, True), (5, False)):
+        student = student_like(teacher)
+        for plane in (student[0].wh, student[0].offset):
+            plane[..., place, place] += 1
+        for name in ("kd_wh", "kd_offset"):
+            assert (told(student, teacher)[name] > plain(student, teacher)[name]).item() is more

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from pipeline.devices import make_fabric
-from pipeline.engine import Trainee, fit, seed_everything
+from pipeline.engine import Trainee, fit, seed_everything, training
+from pipeline.engine.checkpoint import RunState
 from pipeline.errors import UserError
 from pipeline.losses import GroundTruthLoss
 
@@ -172,6 +173,23 @@ def test_one_that_runs_out_of_memory_stops_alone(trainee, teach, assert_as_alone
     assert "out of memory" in str(outcomes[0])
     assert "train.batch" in str(outcomes[0])
     assert_as_alone(other)
+
+
+def test_checkpoints_are_written_as_often_as_asked(tiny, trainee, monkeypatch):
+    minutes, written, write = [0], [], RunState.write
+
+    def prepare(batch):
+        minutes[0] += 1
+        return tiny.prepare(batch)
+
+    def noted(state, *args, **options):
+        written.append(state.step)
+        write(state, *args, **options)
+
+    monkeypatch.setattr(training, "monotonic", lambda: 60.0 * minutes[0])
+    monkeypatch.setattr(RunState, "write", noted)
+    fit([trainee("student", log_every=1, checkpoint_minutes=2.5)], tiny.TinyBatches(10), prepare=prepare, label="timed")
+    assert written == [3, 6, 9, 10]
 
 
 def test_batch_norm_of_a_single_value_is_one_line(trainee, teach, assert_as_alone):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from pipeline.ensemble import building
 from pipeline.ensemble.building import build_ensemble
 from pipeline.ensemble.merging import box_shares, merge_view
 from pipeline.ensemble.weighting import class_weights, rule_of
@@ -222,3 +223,14 @@ def test_nobody_is_asked_about_what_he_does_not_know(tmp_path, rule):
     with pytest.raises(UserError, match=rf"'{rule}' asks each teacher of each class, but 'a' knows cat alone; merge"):
         build_ensemble(stores, tmp_path / "out", params=PARAMS.model_copy(update={"heatmap": rule}))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["mean", "agreement"])
+def test_a_shard_of_several_batches(stores, tmp_path, monkeypatch, kind):
+    params = PARAMS.model_copy(update={"heatmap": kind})
+    first = build_ensemble(stores, tmp_path / "e.zarr", params=params, truth=objects)
+    monkeypatch.setattr(building, "BATCH", 2)
+    second = build_ensemble(stores, tmp_path / "f.zarr", params=params, truth=objects)
+    for name, codes in contents(open_store(tmp_path / "e.zarr")).items():
+        assert np.array_equal(codes, contents(open_store(tmp_path / "f.zarr"))[name])
+    assert first["created"]["shares"] == second["created"]["shares"]

@@ -253,3 +253,19 @@ def test_shares_are_what_the_boxes_are_weighed_by():
     merged = boxes(merge(first, second).peaks)
     assert merged[0] == [box(*(np.array(one[2:]) * 2 / 3 + np.array(other[2:]) / 3))]
     assert box_shares(maps, peaks, iou=IOU, threshold=0.9).shape == (0, 2)
+
+
+def test_off_peaks_the_surer_teacher_counts_more():
+    one, other = teacher(), teacher()
+    one[0][:], other[0][:] = 0.03, 0.01  # below the threshold: nobody peaks
+    one[1][:], other[1][:] = 2, 6
+    assert merge((*one[:2], one[2] * 0), (*other[:2], other[2] * 0)).wh_offset == pytest.approx(3, abs=1e-3)
+
+
+def test_a_peak_comes_before_a_more_probable_object_that_only_spans_its_cell():
+    large = [(0, 0.9, x + 0.5, 5.5, 12.0, 8.0) for x in (2, 6)]
+    small = (1, 0.2, 3.5, 5.5, 2.0, 2.0)
+    merged = merge(teacher(large[0]), teacher(large[1], small), iou=0.4)
+    assert len(boxes(merged.peaks)[0]) == 1
+    assert merged.heatmap[0, 5, 3] > merged.heatmap[1, 5, 3]
+    assert merged.wh_offset[:, 5, 3] == pytest.approx([2, 2, 0.5, 0.5])

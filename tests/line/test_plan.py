@@ -28,6 +28,13 @@ def prepared(tmp_path, finished):
     return tmp_path
 
 
+def test_an_epoch_is_as_many_steps_as_its_images_take(prepared, pipeline, monkeypatch):
+    taken = {"plain": [1.0], f"{BOTH} offline": [2.0], f"{BOTH} live": [8.0]}  # a step of 8 images, of 24
+    monkeypatch.setattr(planning, "seconds_of_steps", lambda *_, **__: taken)
+    student = json.loads(pipeline("plan", "--json", folder=prepared))["predicted"]["students"]["mobilenet_v2"]
+    assert (student["plain"], student["taught"][BOTH]) == (3.0, {"offline": 6.0, "live": 24.0})
+
+
 def test_a_plan_needs_the_data_alone_and_leaves_one_file(prepared, pipeline):
     answer = json.loads(pipeline("plan", "--json", folder=prepared))
     predicted = answer["predicted"]

@@ -163,3 +163,12 @@ def test_targets_that_are_not_finite_are_named(data, recorded, two_teachers, arr
     with pytest.raises(UserError, match=rf"large\.zarr: '{array}', the target of {term}.*views \[4\] of") as caught:
         source.fetch(items)
     assert f"of the batch {batch};" in str(caught.value)
+
+
+def test_views_are_mirrored_anew_in_each_epoch(data, recorded):
+    source = ReplayedViews(data, recorded, {}, arrays={}, size=recorded.size, stride=4, unlabelled=False, flip=True,
+                           seed=0, on_mismatch="error", cache_mb=1)
+    turned = np.array([[source.mirrored(index, epoch) for epoch in range(40)] for index in range(6)])
+    assert 0.3 < turned.mean() < 0.7
+    assert len(np.unique(turned, axis=0)) == 6
+    assert ((turned.mean(1) > 0) & (turned.mean(1) < 1)).all()
