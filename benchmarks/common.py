@@ -58,18 +58,25 @@ class Row:
         compare: Callable[[float, float], bool] = {">=": float.__ge__, "<=": float.__le__}[sign]
         return compare(float(self.value), float(bound))
 
+    @property
+    def close(self) -> bool:
+        """Whether the target is nearer than the spread, so that another run may say the opposite."""
+        return self.target is not None and abs(self.value - float(self.target.split()[1])) < (self.spread or 0.0)
 
-def record(name: str, rows: Sequence[Row], **about: object) -> None:
-    """Prints the rows and writes benchmarks/results/NAME.json."""
+
+def record(name: str, rows: Sequence[Row], *, keep: bool = True, **about: object) -> None:
+    """Prints the rows and, if they are to be kept, writes benchmarks/results/NAME.json."""
     width = max(len(row.name) for row in rows)
     print(f"{'':{width}}  {'median':>10}  {'spread':>8}  {'n':>4}  target")
     for row in rows:
         spread = "" if row.spread is None else f"{row.spread:.3g}"
-        verdict = "" if row.ok is None else f"{row.target}  {'ok' if row.ok else 'MISSED'}"
+        verdict = "" if row.ok is None else f"{row.target}  {'ok' if row.ok else 'MISSED'}{', close' * row.close}"
         print(f"{row.name:{width}}  {row.value:>10.4g}  {spread:>8}  {row.n:>4}  {verdict}".rstrip())
+    if not keep:
+        return
     RESULTS.mkdir(exist_ok=True)
     content = {"machine": machine(), "commit": _commit(), "date": date.today().isoformat(), **about,
-               "rows": [{**asdict(row), "ok": row.ok} for row in rows]}
+               "rows": [{**asdict(row), "ok": row.ok, "close": row.close} for row in rows]}
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

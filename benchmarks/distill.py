@@ -13,8 +13,8 @@ those of a trained one.) The settings:
 
     make bench-distill                       scenes of the embedded data set, composed at these sizes
     make bench-distill VOC=/path/to/folder   images of any VOC folder in the last two settings
-    make bench-distill ROUNDS=1              one turn instead of 5, to see that it runs
-    make bench-distill ONLY=live             one part (64, 512, live, loading or students), recorded apart
+    make bench-distill ROUNDS=1              one turn instead of 5, to see that it runs; not recorded
+    make bench-distill ONLY=live             one part (64, 512, live, loading or students); each has its own record
 
 About ten minutes on two cores with bfloat16, most of them hourglass104's. In float32 the part `live` alone takes more
 than fourteen (add ROUNDS=1).
@@ -53,7 +53,8 @@ from pipeline.params import DemoScenes, Params, load_params, profiles, train_par
 from pipeline.params.recipe import PLAIN
 from stages import build_ensemble, distill, dump_teachers, record_views
 
-ROUNDS = int(os.environ.get("ROUNDS") or 5)
+ENOUGH = 5
+ROUNDS = int(os.environ.get("ROUNDS") or ENOUGH)
 STUDENT = "resnet18"
 HEADS, FEATURES, LIVE = "heads offline", "features offline", "features live"
 #: One teacher more or less changes a step from the store by its features alone.
@@ -95,9 +96,10 @@ def main() -> None:
     if only and only not in parts:
         sys.exit(f"ONLY={only}: expected one of {', '.join(parts)}.")
     with tempfile.TemporaryDirectory(prefix="bench-distill-") as name:
-        rows = [row for key, part in parts.items() if only in (None, "", key) for row in part(Path(name))]
-    record(f"distill-{only}" if only else "distill", rows, student=STUDENT, rounds=ROUNDS,
-           voc=bool(os.environ.get("VOC")), teachers="not trained: timing runs")
+        for key, part in parts.items():
+            if only in (None, "", key):
+                record(f"distill-{key}", part(Path(name)), keep=ROUNDS >= ENOUGH, student=STUDENT, rounds=ROUNDS,
+                       voc=bool(os.environ.get("VOC")) and key != "64", teachers="not trained: timing runs")
 
 
 def at_64(folder: Path) -> list[Row]:

@@ -18,6 +18,7 @@ import torch
 from common import Row, peak_memory
 from fitting import IMAGES, NAME, fitted, pipeline
 from numpy.typing import NDArray
+from ruamel.yaml import YAML
 
 from pipeline.data import DataSet, load_data
 from pipeline.data.recorded import RecordedViews
@@ -82,9 +83,9 @@ def real_rows(voc: Path, folder: Path) -> list[Row]:
                      live["loss_difference"], "<= 0.01"),
                  Row(f"gradient from the store, cosine with the exact one, at a student of {steps} steps",
                      live["gradient_cosine"], ">= 0.999")]
-    rows += [Row("AP from the store, points away from the live one", live["ap_difference"], "<= 0.1"),
+    rows += [Row("AP of the stored peaks (exact-fp32), points away from the live one", live["ap_difference"], "<= 0.1"),
              Row("AP of the live teacher on these views", live["ap_exact"]),
-             Row("AP of boxes decoded from the maps alone", live["ap_maps"])]
+             Row("AP of boxes decoded from the maps alone, points below it", live["ap_exact"] - live["ap_maps"])]
     return rows + against_inference(data, RecordedViews(folder / SMALLEST / "targets/views.zarr", data), folder)
 
 
@@ -94,8 +95,10 @@ def dumped(source: Path, folder: Path, views: int, shard: int) -> float:
     for name in ("data", "models/teachers"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).symlink_to(source / name)
-    text = (source / "params.yaml").read_text(encoding="utf-8")
-    (folder / "params.yaml").write_text(text.replace("per_image: 4", f"per_image: {views}"), encoding="utf-8")
+    yaml = YAML()
+    params = yaml.load(source / "params.yaml")
+    params["views"]["per_image"] = views
+    yaml.dump(params, folder / "params.yaml")
     pipeline(folder, "record-views")
     command = [sys.executable, "-m", "pipeline", "dump-teachers", NAME, f"--set=dump.batch={BATCH}",
                f"--set=dump.shard_views={shard}"]

@@ -15,6 +15,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from pipeline.params import profiles
+
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "centernet-distill"
 NAME, IMAGES, BATCH = "fitted", 12, 4
 #: What differs from the `voc` profile.
@@ -36,7 +38,9 @@ TEACHERS = {"crops": teacher(2000, 1e-3),
 
 def fitted(voc: Path) -> Path:
     """A folder with data/, models/teachers/fitted and params.yaml of the `voc` profile."""
-    name = hashlib.sha256(f"{voc.resolve()} {IMAGES} {VIEWS} {CROPS} {TEACHERS}".encode()).hexdigest()[:12]
+    profile = Path(profiles.__file__).with_name("voc.yaml").read_text(encoding="utf-8")
+    given = f"{voc.resolve()} {IMAGES} {VIEWS} {CROPS} {TEACHERS} {profile}"
+    name = hashlib.sha256(given.encode()).hexdigest()[:12]
     folder = CACHE / f"resnet50-{name}"
     if not (folder / "params.yaml").exists():
         folder.mkdir(parents=True, exist_ok=True)

@@ -63,7 +63,7 @@ def main() -> None:
             rows += measure(folder / "real", "128x128, a fitted teacher's maps", maps, maps["heatmap"].shape[-1])
         else:
             print("Skipped: rows of a fitted teacher. Name a VOC folder: make bench-store VOC=/path", file=sys.stderr)
-    record("store", rows, voc=bool(voc), batch=BATCH)
+    record("store" if voc else "store-synthetic", rows, voc=bool(voc), batch=BATCH)
 
 
 def measure(folder: Path, name: str, values: Values, side: int) -> list[Row]:

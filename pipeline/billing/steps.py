@@ -47,9 +47,9 @@ def seconds_of_steps(arms: Mapping[str, Arm], *, train: "Train", fabric: "Fabric
                      done: Callable[[], None] = lambda: None) -> dict[str, list[float]]:
     """Seconds of a step, loading included, by `fit` itself.
 
-    Each arm in turn trains for a block of steps, `rounds` times over. A block's first steps warm up: one, and as
-    many as loader workers made ahead. Its value is the median of the rest, which a pause of the machine does not move;
-    with workers their mean, since workers deliver in bursts.
+    Each arm in turn trains for a block of steps, `rounds` times over, every other time in the opposite order. A block's
+    first steps warm up: one, and as many as loader workers made ahead. Its value is the median of the rest, which a
+    pause of the machine does not move; with workers their mean, since workers deliver in bursts.
 
     Args:
         arms: by name.
@@ -70,8 +70,8 @@ def seconds_of_steps(arms: Mapping[str, Arm], *, train: "Train", fabric: "Fabric
     batches = {name: _TimedBatches(arm.source, train, warm + steps + 1) for name, arm in arms.items()}
     for each in batches.values():
         each.read_once()
-    for _ in range(rounds):
-        for name, arm in arms.items():
+    for number in range(rounds):
+        for name, arm in list(arms.items())[:: 1 - 2 * (number % 2)]:
             timed = batches[name]
             timed.asked = []
             # These runs only measure: their progress would fill the screen.
