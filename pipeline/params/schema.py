@@ -37,8 +37,8 @@ class Train(Block):
             calculates in bfloat16 itself, else "32-true".
         channels_last: memory layout of maps; faster on most hardware, other values in the last digits.
         checkpoint_minutes: time between checkpoints; one is written at the end of every run too.
-        log_every: steps between log rows; gradient norms of the single terms come every
-            `grad_norm_every` steps, 0 for never.
+        log_every: steps between log rows; gradient norms of the single terms (of several processes those of the
+            first one's share of the batch) come every `grad_norm_every` steps, 0 for never.
         workers: loader processes.
         seed: of a teacher; students have those of `distill.seeds`.
         freeze_batchnorm: keep the running statistics and scale of BatchNorm as they are.

@@ -145,6 +145,8 @@ def assert_trained_alike(one, two):
     rows = rows_of(one)
     for single, double in zip(rows, rows_of(two), strict=True):
         for name in single.keys() - {"seconds", "images_per_second"}:
+            if name.startswith("gradient_"):  # of one process's share
+                continue
             assert float(double[name]) == pytest.approx(float(single[name]), rel=1e-4), name
     assert rows[0]["loss"] != rows[-1]["loss"]
     assert_same(result_of(one), result_of(two), atol=1e-4)
