@@ -66,6 +66,8 @@ def test_students_with_gain_and_seeds(study):
     assert texts(table)[1][1] == "ResNet-50 & Hourglass (small)"
     assert texts(table)[1][7] == "+4.5 ± 0.7"
     assert [row[2].best for row in table.rows] == [False, True, False]
+    table = students_table(study({**RUNS, ("resnet18", BOTH): [45.0]}))  # of one seed, beside two
+    assert [row[2].best for row in table.rows] == [False, False, False]
 
 
 def test_what_was_left_out_is_said(study):
