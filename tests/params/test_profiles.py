@@ -1,7 +1,10 @@
 import pytest
+import torch
 
 from pipeline.errors import UserError
+from pipeline.models import build_detector
 from pipeline.params import load_params, profiles
+from pipeline.report import paper
 
 
 @pytest.mark.parametrize("name", ["demo", "study", "voc"])
@@ -12,6 +15,14 @@ def test_every_profile_passes_the_schema_and_is_named_in_its_file(name, tmp_path
     assert set(params.distill.students) <= set(params.students)
     assert set(params.distill.recipes) <= set(params.recipes)
     assert name in profiles.summaries()
+
+
+def test_voc_has_the_papers_share_of_parameters(tmp_path):
+    params = load_params(profiles.write("voc", tmp_path / "params.yaml"))
+    with torch.device("meta"):
+        light, heavy = (sum(each.numel() for each in build_detector(detector.model, 20, **detector.arch).parameters())
+                        for detector in (params.students[paper.CLAIM_STUDENT], params.teachers["resnet50"]))
+    assert 100 * (light / heavy - 1) == pytest.approx(paper.CLAIM_PARAMS, abs=0.2)
 
 
 def test_the_committed_params_are_the_demo(request):
