@@ -35,7 +35,7 @@ _NAMED = "forward_sync_buffers" if "forward_sync_buffers" in signature(Distribut
 _OWN_BUFFERS: dict[str, Any] = {_NAMED: False}
 
 #: For the others: one may write a shard, or score, for longer than torch's half hour. Dead ones end the run otherwise.
-PATIENCE = timedelta(days=7)
+BARRIER = timedelta(days=7)
 
 #: The environment of a process that Fabric starts has here the one that called it.
 _STARTED_BY = "PIPELINE_STARTED_BY"
@@ -112,7 +112,7 @@ def make_fabric(devices: int | str = "auto",
                         "all of them.")
     # Every process has its own BatchNorm statistics and the first one's are kept, as in the official code.
     # A recipe may leave out heads (no ground truth, a W with zeros): a static graph lets them go unused.
-    strategy = DDPStrategy(static_graph=True, timeout=PATIENCE, **_OWN_BUFFERS) if count * num_nodes > 1 else "auto"
+    strategy = DDPStrategy(static_graph=True, timeout=BARRIER, **_OWN_BUFFERS) if count * num_nodes > 1 else "auto"
     # Fabric takes any process in a SLURM job for one of srun's.
     own = LightningEnvironment() if SLURMEnvironment.detect() and launched() is None else None
     return _launch(Fabric(accelerator=accelerator, devices=count, num_nodes=num_nodes, precision=resolved,

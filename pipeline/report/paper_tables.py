@@ -1,6 +1,7 @@
 """The paper's tables and its claim, with ours beside them."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from pipeline.params.recipe import PAPER_WEIGHTS, PLAIN
 from pipeline.report import paper
@@ -99,12 +100,19 @@ def _students(
     )
 
 
-def table_4(study: Study, on_val: Mapping[str, Spread] | None = None, screened: str | None = None) -> Table:
-    """The six W on ResNet-18: of recipes on test, or `on_val`, by the names of the W, of the recipe `screened`."""
+class OnVal(NamedTuple):
+    """What a screening says of a recipe under other W, by their names; AP on val."""
+
+    recipe: str
+    scores: Mapping[str, Spread]
+
+
+def table_4(study: Study, on_val: OnVal | None = None) -> Table:
+    """The six W on ResNet-18: of recipes on test, or of a screening on val."""
     student, recipes = study.student(paper.TABLE_4_STUDENT), study.by_weights
     rows, missing = [], []
     for key, weights in PAPER_WEIGHTS.items():
-        score = on_val.get(key) if on_val else study.results.score(student, recipes.get(key))
+        score = on_val.scores.get(key) if on_val else study.results.score(student, recipes.get(key))
         if score is None:
             missing.append(recipes.get(key))
         rows.append(
@@ -114,7 +122,7 @@ def table_4(study: Study, on_val: Mapping[str, Spread] | None = None, screened: 
                 measured(score),
             ]
         )
-    tried = [screened] if screened else [name for name in recipes.values() if study.results.of(student, name)]
+    tried = [on_val.recipe] if on_val else [name for name in recipes.values() if study.results.of(student, name)]
     teachers = [label(name) for name in study.params.recipes[tried[0]].teachers] if tried else []
     taught = f" Ours are taught by {listed(teachers)}." if teachers else ""
     terms = ("heatmap", "wh", "offset", "features")

@@ -14,11 +14,11 @@ from pipeline.report.arranging import changes_of
 from pipeline.report.cells import FILE, Cells, Screened
 from pipeline.report.claims import interval
 from pipeline.report.comparisons import PAPER, Comparison, comparisons, intervals
-from pipeline.report.document import Document, Section, Spread, Table, counted, listed, shown
+from pipeline.report.document import Document, Section, Table, counted, listed, shown
 from pipeline.report.leading import lead, merging
 from pipeline.report.page import render_markdown
 from pipeline.report.paper import TABLE_4, TABLE_4_STUDENT
-from pipeline.report.paper_tables import table_2, table_3, table_4
+from pipeline.report.paper_tables import OnVal, table_2, table_3, table_4
 from pipeline.report.results import fair, spread
 from pipeline.report.screening_tables import screened_intervals, screening_table
 from pipeline.report.study import Study, label
@@ -73,13 +73,13 @@ def write_study(params: Params, data: "DataSet", cells: Cells, out: Path, *, fin
     claims = comparisons(study, cells.screening)
     screened = _screened(study, cells)
     tables = [screening_table(study, group, found) for group, found in screened.items()]
-    screened_recipe, weights = _weights(study, screened)
+    on_val = _weights(study, screened)
     document = Document(
         title=TITLE,
         subtitle=f"{study.scale.removeprefix('Ours: ')}. Written by `pipeline study collect` from `{FILE}`; "
         "what is said follows from the numbers."
         + (f" What we found out about why: [{FINDINGS}]({FINDINGS})." if findings else ""),
-        summary=[*_verdicts(claims), *_orders(study, weights), *_cautions(study, claims)],
+        summary=[*_verdicts(claims), *_orders(study, on_val), *_cautions(study, claims)],
         facts=[*summary.facts(study), *_facts(study, cells, screened)],
         sections=[
             Section(
@@ -111,7 +111,7 @@ def write_study(params: Params, data: "DataSet", cells: Cells, out: Path, *, fin
             Section(
                 key="paper",
                 title="Beside the paper",
-                tables=[table_2(study), table_3(study), table_4(study, weights, screened_recipe)],
+                tables=[table_2(study), table_3(study), table_4(study, on_val)],
             ),
             Section(
                 key="screening",
@@ -191,7 +191,7 @@ def _cautions(study: Study, claims: list[Comparison]) -> list[str]:
     return cautions
 
 
-def _orders(study: Study, weights: Mapping[str, Spread]) -> list[str]:
+def _orders(study: Study, on_val: OnVal | None) -> list[str]:
     """Whether the paper's orders hold here: of its recipes for each student, and of the W of its Table 4."""
     both, single = study.two_teachers, study.single_teacher
     orders = []
@@ -200,6 +200,7 @@ def _orders(study: Study, weights: Mapping[str, Spread]) -> list[str]:
         orders = [_order(study, (PLAIN, single + kind, both + kind),
                          f"The paper's order ({words}), by {whose},")
                   for kind, whose in (("", "our recipe"), (PAPER, "the paper's own recipe"))]
+    weights = on_val.scores if on_val else {}
     by_paper = sorted(weights, key=lambda key: -TABLE_4[key])
     pairs = [weights[better].mean > weights[worse].mean for better, worse in combinations(by_paper, 2)]
     if pairs:
@@ -266,15 +267,15 @@ def _screened(study: Study, cells: Cells) -> dict[str, list[Screened]]:
     return {name: own for name, own in found.items() if own}
 
 
-def _weights(study: Study, screened: Mapping[str, list[Screened]]) -> tuple[str | None, dict[str, Spread]]:
+def _weights(study: Study, screened: Mapping[str, list[Screened]]) -> OnVal | None:
     """The recipe of the group that has most variations named after the paper's W, and its scores for the student."""
-    best: tuple[str | None, dict[str, Spread]] = None, {}
+    best: OnVal | None = None
     for cells in screened.values():
         own = [cell for cell in cells if cell.student == study.student(TABLE_4_STUDENT)]
         scores = {key: score for key in PAPER_WEIGHTS
                   if (score := spread(cell.map_area for cell in own if cell.variation == key))}
-        if len(scores) > len(best[1]):
-            best = own[0].recipe, scores
+        if len(scores) > (len(best.scores) if best else 0):
+            best = OnVal(own[0].recipe, scores)
     return best
 
 
