@@ -8,6 +8,8 @@ from pathlib import Path
 WORK = Path(".work")
 #: Folders of variations that need data or stores of their own.
 SCREENING = Path(".screening")
+#: The merged store among those that a recipe reads; no teacher has this name.
+ENSEMBLE = "ensemble"
 #: Where stages put their results.
 OUTS = ("data", "targets", "models", "results", "report")
 
@@ -30,7 +32,7 @@ def teacher_store(teacher: str) -> Path:
 
 def ensemble_name(key: str) -> str:
     """Of an ensemble among the stores."""
-    return f"ensemble-{key}"
+    return f"{ENSEMBLE}-{key}"
 
 
 def ensemble_store(key: str) -> Path:

@@ -1,6 +1,6 @@
 """A teacher's store beside what the teacher says of the same views now."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,12 +10,12 @@ from pipeline.evaluation.fidelity import Fidelity
 from pipeline.inference.augmentation import answer
 from pipeline.inference.prediction import inference
 from pipeline.inference.rendering import OnMismatch, rendered
-from pipeline.inference.sampling import reduce_features
+from pipeline.inference.sampling import Reduction
 from pipeline.models import preprocess
 from pipeline.params import Augmentation, Params, Recipe
 from pipeline.targets import channel_weights, known_planes
 from pipeline.targets.dequantising import dequantise
-from pipeline.targets.resampling import resample
+from pipeline.targets.resampling import on_grid
 
 if TYPE_CHECKING:
     from pipeline.data import DataSet
@@ -25,11 +25,23 @@ if TYPE_CHECKING:
     from storage import Store
 
 
+#: What a store may be apart from its teacher: share of the loss, cosine of the gradients, points of AP.
+MOST_LOSS, LEAST_COSINE, MOST_AP = 0.01, 0.999, 0.1
+
+
+def within_bounds(result: Mapping[str, float | None]) -> bool:
+    """Whether a `Fidelity.result` is as near as a store has to be; without an AP, where no object counts."""
+    loss, cosine, apart = (result[key] for key in ("loss_difference", "gradient_cosine", "ap_difference"))
+    assert loss is not None
+    assert cosine is not None
+    return loss < MOST_LOSS and cosine > LEAST_COSINE and (apart is None or apart < MOST_AP)
+
+
 def loss_against(params: Params, store: "Store", student: "Detector") -> tuple[DistillationLoss, list[float]]:
     """The distillation loss of a student against a teacher's store, and its W.
 
     It is that of the first of `distill.recipes` that learns from this teacher's heads alone or, without one, the
-    default.
+    default. Of a store without features it has no term of them, and attends to nothing in its outputs.
     """
     name = store.spec.identity["teacher"]
     alone = [params.recipes[recipe] for recipe in params.distill.recipes
@@ -39,10 +51,10 @@ def loss_against(params: Params, store: "Store", student: "Detector") -> tuple[D
     features = next((array for array in store.spec.arrays if array.name == "features"), None)
     channels = {name: channel_weights(features, recipe)} if features else {}
     weights = [*recipe.weights[:3], recipe.weights[3] if channels else 0.0]
+    about = {"weights": weights, "attend_outputs": recipe.attend_outputs and bool(channels)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        loss = DistillationLoss(recipe.model_copy(update={"weights": weights}), channels,
-                                student.config.feature_channels)
+        loss = DistillationLoss(recipe.model_copy(update=about), channels, student.config.feature_channels)
     return loss, weights
 
 
@@ -73,6 +85,7 @@ def compare(teacher: "Detector", student: "Detector", loss: DistillationLoss, st
     name, kinds = identity["teacher"], [array.name for array in store.spec.arrays]
     planes = known_planes(store, data.classes)
     known = None if planes is None else torch.tensor(planes, device=device)
+    reduce = Reduction(store.spec["features"], device) if "features" in kinds else None
     with inference(teacher, device), inference(student, device):
         for some, images in rendered(recorded, data, rows, batch, on_mismatch):
             pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
@@ -81,15 +94,13 @@ def compare(teacher: "Detector", student: "Detector", loss: DistillationLoss, st
                     for kind in kinds}
             exact: dict[str, torch.Tensor] = {}
             stored: dict[str, torch.Tensor] = {}
-            if "features" in kept:
-                exact = {name: reduce_features(live.features, store.spec["features"])}
+            if reduce:
+                exact = {name: reduce(live.features)}
                 stored = {name: kept["features"]}
             said = student(preprocess(pixels, student.config))[-1]
             targets = [TeacherTargets(live.heatmap, live.peaks, exact, known=known),
                        TeacherTargets(kept["heatmap"], kept["peaks"], stored, known=known)]
-            if (grid := said.heatmap.shape[2:]) != live.heatmap.shape[2:]:
-                targets = [resample(target, grid) for target in targets]
-            fidelity.add_targets(said, *targets)
+            fidelity.add_targets(said, *(on_grid(target, said.heatmap.shape[2:]) for target in targets))
             fidelity.add_maps(live.peaks, kept["peaks"], kept["heatmap"], kept["wh_offset"],
                               identity["stride"],
                               [recorded.boxes(row) if labelled[recorded.view(row).image] else None for row in some])

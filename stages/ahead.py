@@ -49,9 +49,11 @@ def check(params: "Params") -> None:
             recipe = params.recipes[name]
             if recipe.separate:
                 _of_one_stride(recipe.teachers, strides)
-            if recipe.teachers and recipe.weights[3] and not params.dump.features:
-                raise UserError(f"w4 is {recipe.weights[3]:g}, but with dump.features: false no store has features; "
-                                "set w4 to 0, or dump them.")
+            if recipe.reads_features and not params.dump.features:
+                use = (f"w4 is {recipe.weights[3]:g}" if recipe.weights[3] else
+                       "attend_outputs with attention 'spatial' needs features")
+                raise UserError(f"{use}, but with dump.features: false no store has features; set "
+                                f"{'w4 to 0' if recipe.weights[3] else 'attend_outputs: false'}, or dump them.")
 
 
 def check_with_data(params: "Params") -> None:

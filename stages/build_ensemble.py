@@ -47,7 +47,9 @@ def run(params: "Params", key: str, *, restart: bool = False) -> dict[str, Any]:
 
 
 def class_ap(params: "Params", key: str) -> dict[str, dict[str, float | None]]:
-    """AP of each class on val, in percent to the hundredth, of each teacher of an ensemble."""
+    """`known_ap` on val of each teacher of an ensemble."""
+    from pipeline.ensemble.weighting import known_ap
+
     found = {}
     for teacher in params.ensembles[key].teachers:
         path = inputs.needs(paths.metrics(paths.teacher_results(teacher)), "pipeline evaluate")
@@ -56,9 +58,7 @@ def class_ap(params: "Params", key: str) -> dict[str, dict[str, float | None]]:
             raise UserError(f"ensembles.{key}.heatmap: {BY_AP} weighs teachers by their AP on val, but data set "
                             f"{metrics['data']!r} has no val split; set data.val_fraction above 0 and run "
                             "'pipeline prepare' again, or choose another rule.")
-        known = params.teachers[teacher].classes
-        found[teacher] = {name: ap and round(ap, 2) for name, ap in metrics["val"]["per_class"].items()
-                          if known is None or name in known}
+        found[teacher] = known_ap(metrics["val"]["per_class"], params.teachers[teacher].classes)
     return found
 
 

@@ -112,7 +112,7 @@ class _Line:
         detector = inputs.named(self.params.students, student, "student")
         train = train_params(self.params.distill.train, detector.train, f"students.{student}.train")
         targets = self._targets(recipe, detector.size)
-        if not any(targets.recipe.weights) and (targets.recipe.teachers or targets.recipe.oracle):
+        if not targets.recipe.taught and (targets.recipe.teachers or targets.recipe.oracle):
             work.say(f"Recipe {recipe!r} has W of zeros: {student} is trained on ground truth alone.")
         config = detector_config(detector.model, len(self.data.classes), **detector.arch)
         check_size(config, targets.size)
@@ -148,7 +148,7 @@ class _Line:
             recorded = self.params.views if chosen.views == "fresh" else self.recorded
             dumped = {teacher: inputs.dumped(self.params, teacher) for teacher in chosen.teachers}
             if chosen.merged:
-                dumped["ensemble"] = inputs.named(self.params.ensembles, chosen.merged, "ensemble").identity
+                dumped[paths.ENSEMBLE] = inputs.named(self.params.ensembles, chosen.merged, "ensemble").identity
             self.opened[recipe, size] = open_targets(
                 _store_paths(self.params, recipe), chosen, self.data, recorded, size=size,
                 flip=self.params.distill.flip, dumped=dumped)
@@ -187,8 +187,8 @@ def _store_paths(params: "Params", recipe: str) -> dict[str, Path]:
         stores[teacher] = inputs.needs(paths.teacher_store(teacher), f"pipeline dump-teachers {teacher}")
     if chosen.merged is not None:
         inputs.named(params.ensembles, chosen.merged, f"ensemble of recipe {recipe!r}")
-        stores["ensemble"] = inputs.needs(paths.ensemble_store(chosen.merged),
-                                          f"pipeline build-ensemble {chosen.merged}")
+        stores[paths.ENSEMBLE] = inputs.needs(paths.ensemble_store(chosen.merged),
+                                                f"pipeline build-ensemble {chosen.merged}")
     return stores
 
 

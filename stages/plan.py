@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pipeline.billing.bill import Plan
     from pipeline.data.dataset import DataSet
     from pipeline.models import Detector
-    from pipeline.params import Params, Recipe
+    from pipeline.params import Params
 
 
 def run(params: "Params", students: Sequence[str] = (), recipes: Sequence[str] = ()) -> dict[str, Any]:
@@ -27,15 +27,14 @@ def run(params: "Params", students: Sequence[str] = (), recipes: Sequence[str] =
     Raises:
         UserError: a name is unknown, no recipe has a teacher, or there is no data yet.
     """
-    from pipeline.billing.bill import images_of, teachers_of, what_happened
+    from pipeline.billing.bill import images_of, what_happened
     from pipeline.billing.planning import Question, make_plan
     from pipeline.inform import progress_bar
     from pipeline.params.recipe import PLAIN
 
     students, recipes = _asked(params, students, recipes)
     data = inputs.prepared_data(params)
-    names = list(dict.fromkeys(teacher for recipe in recipes
-                               for teacher in teachers_of(params.recipes[recipe], params.ensembles)))
+    names = list(dict.fromkeys(teacher for recipe in recipes for teacher in params.recipes[recipe].teachers))
     untrained = [name for name in names if not paths.weights(paths.teacher_model(name)).exists()]
     for name in untrained:
         work.say(f"plan: teacher {name} is not trained yet: an untrained network stands in; its time is right, the "
@@ -60,16 +59,12 @@ def _asked(params: "Params", students: Sequence[str], recipes: Sequence[str]) ->
         inputs.named(params.students, student, "student")
     for recipe in recipes:
         inputs.named(params.recipes, recipe, "recipe")
-    taught = [recipe for recipe in recipes if _reads_a_store(params.recipes[recipe])]
+    taught = [recipe for recipe in recipes if params.recipes[recipe].reads_a_store]
     if not taught:
-        others = [name for name, recipe in params.recipes.items() if _reads_a_store(recipe)]
+        others = [name for name, recipe in params.recipes.items() if recipe.reads_a_store]
         raise UserError(f"there is nothing to plan: {', '.join(recipes)} {'need' if len(recipes) > 1 else 'needs'} no "
                         f"store. Name a recipe of teachers with --recipe: {', '.join(others) or 'there is none yet'}.")
     return students, taught
-
-
-def _reads_a_store(recipe: "Recipe") -> bool:
-    return bool(recipe.teachers) and any(recipe.weights)
 
 
 def _teacher(params: "Params", name: str, data: "DataSet", *, trained: bool) -> "Detector":

@@ -6,6 +6,7 @@ from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
 from pipeline import paths
+from pipeline.errors import UserError
 from stages import ahead, entry, work
 
 if TYPE_CHECKING:
@@ -36,12 +37,15 @@ def run(params: "Params", *, strict: bool = False) -> dict[str, Any]:
             prepare(data, fresh, progress=progress)
         fresh.rename(held.result)
 
-    inputs = {"data": data.model_dump(mode="json", exclude={"cache_mb", "download"}), "source": _source(data)}
+    inputs = {"data": data.deciding, "source": _source(data)}
     work.run(f"prepare/{data.name}", module="stages.prepare", inputs=inputs, out=out, build=build)
 
     from pipeline.data.dataset import load_data
 
     manifest = load_data(out).manifest
+    if data.strict and manifest["problems"]:  # it was prepared before, and not so strictly
+        first = manifest["problems"][0]
+        raise UserError(f"{first['file']}: {first['message']}")
     if manifest["problems"]:
         first = manifest["problems"][0]
         work.say(f"prepare: images set aside: {manifest['set_aside']}; problems: {len(manifest['problems'])}, all in "

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from pipeline.models import Detector as DetectorModule
     from pipeline.params import Detector, Train
 
-#: They change how fast a run is, not what comes out.
-NOT_DECISIVE = ("workers", "checkpoint_minutes", "log_every")
+#: They change how fast a run is and what it logs, not what comes out.
+NOT_DECISIVE = ("workers", "checkpoint_minutes", "log_every", "grad_norm_every")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

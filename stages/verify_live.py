@@ -24,7 +24,7 @@ def run(params: "Params", path: Path | str, count: int, *, seed: int = 0) -> dic
     student: the first trained one of `distill.students`, or one that is not trained yet.
 
     Returns:
-        `Fidelity.result`, which views, W and student.
+        `Fidelity.result`, whether it is `ok`, which views, W and student.
 
     Raises:
         UserError: the store is not a teacher's, its teacher was trained again, or no student suits the size of the
@@ -33,7 +33,7 @@ def run(params: "Params", path: Path | str, count: int, *, seed: int = 0) -> dic
     """
     from pipeline.devices import pick_device
     from pipeline.inform import progress_bar
-    from pipeline.verification import compare, loss_against
+    from pipeline.verification import compare, loss_against, within_bounds
     from storage import open_store
 
     data = inputs.prepared_data(params)
@@ -50,7 +50,8 @@ def run(params: "Params", path: Path | str, count: int, *, seed: int = 0) -> dic
     with progress_bar("verify --live") as progress:
         result = compare(teacher, student, loss, store, data, recorded, rows, batch=params.dump.batch,
                          on_mismatch=params.views.on_mismatch, device=pick_device(), progress=progress)
-    return {"path": str(path), "views": len(rows), "seed": seed, **result, "weights": weights, "student": said}
+    return {"path": str(path), "views": len(rows), "seed": seed, **result, "weights": weights, "student": said,
+            "ok": within_bounds(result)}
 
 
 def _teacher(store: "Store", data: "DataSet") -> "Detector":

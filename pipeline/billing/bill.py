@@ -17,7 +17,7 @@ from storage import StoreError, differences, open_store, seconds_to_make
 
 if TYPE_CHECKING:
     from pipeline.data import DataSet
-    from pipeline.params import Ensemble, Params, Recipe
+    from pipeline.params import Params, Recipe
 
 #: Keys of `train` and `views` that nothing takes longer or shorter for.
 TAKES_NO_TIME = {"lr", "weight_decay", "schedule", "milestones", "gamma", "warmup", "seed", "checkpoint_minutes",
@@ -120,7 +120,7 @@ class Happened(Part):
 def deciding(params: "Params", data: "DataSet", students: Collection[str], recipes: Collection[str]) -> dict[str, Any]:
     """What decides the bill of students under recipes, as JSON values; names that params do not have are left out."""
     asked = {name: params.recipes[name] for name in recipes if name in params.recipes}
-    teachers = {name for recipe in asked.values() for name in teachers_of(recipe, params.ensembles)}
+    teachers = {name for recipe in asked.values() for name in recipe.teachers}
     return {
         "data": data.fingerprint,
         "views": params.views.model_dump(mode="json", exclude=TAKES_NO_TIME),
@@ -138,15 +138,9 @@ def deciding(params: "Params", data: "DataSet", students: Collection[str], recip
     }
 
 
-def teachers_of(recipe: "Recipe", ensembles: Mapping[str, "Ensemble"]) -> list[str]:
-    """The teachers of a recipe, and those whose heads are merged for it."""
-    merged = ensembles[recipe.merged].teachers if recipe.merged else []
-    return list(dict.fromkeys([*recipe.teachers, *merged]))
-
-
-def stores_of(recipe: "Recipe", ensembles: Mapping[str, "Ensemble"]) -> list[str]:
+def stores_of(recipe: "Recipe") -> list[str]:
     """The names under targets/ of what has to be made for a recipe, beside the views."""
-    return [*teachers_of(recipe, ensembles), *([paths.ensemble_name(recipe.merged)] if recipe.merged else [])]
+    return [*recipe.teachers, *([paths.ensemble_name(recipe.merged)] if recipe.merged else [])]
 
 
 def images_of(recipe: "Recipe", data: "DataSet") -> int:
@@ -185,13 +179,6 @@ def what_happened(root: Path, stores: Iterable[str], students: Collection[str],
         students: whose summaries count.
         images: of an epoch, by recipe.
     """
-    made = {}
-    for name in stores:
-        try:
-            manifest = open_store(root / paths.store(name)).manifest
-        except (StoreError, OSError):
-            continue  # not there, or not finished
-        made[name] = StoreCost(seconds=seconds_to_make(manifest), bytes=manifest["counts"]["bytes"])
     epochs: dict[str, dict[str, float]] = {}
     for student in students:
         for recipe, count in images.items():
@@ -199,7 +186,19 @@ def what_happened(root: Path, stores: Iterable[str], students: Collection[str],
                      for path in sorted(root.glob(f"{paths.student_model(student, recipe, '*')}/summary.json"))]
             if taken := [seconds for seconds in found if seconds is not None]:
                 epochs.setdefault(student, {})[recipe] = median(taken)
-    return Happened(stores=made, epochs=epochs)
+    return Happened(stores=stores_made(root, stores), epochs=epochs)
+
+
+def stores_made(root: Path, names: Iterable[str]) -> dict[str, StoreCost]:
+    """What finished stores say of their own cost; others are left out."""
+    made = {}
+    for name in names:
+        try:
+            manifest = open_store(root / paths.store(name)).manifest
+        except (StoreError, OSError):
+            continue
+        made[name] = StoreCost(seconds=seconds_to_make(manifest), bytes=manifest["counts"]["bytes"])
+    return made
 
 
 def read_plan(path: Path) -> Plan:

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 from pipeline.arithmetic import exactly
 from pipeline.distillation import TeacherTargets, together
 from pipeline.inference.prediction import predict, set_up
-from pipeline.inference.sampling import reduce_features
+from pipeline.inference.sampling import Reduction
 from pipeline.models import find_peaks
-from pipeline.targets.resampling import resample
+from pipeline.targets.resampling import on_grid
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,6 +40,7 @@ class LiveTeachers:
     def __init__(self, teachers: Mapping[str, "Detector"], targets: "Targets", dump: "Dump") -> None:
         self.teachers, self.targets, self.dump = dict(teachers), targets, dump
         self.device: torch.device | None = None
+        self.reductions: dict[str, Reduction] = {}
         self.size = tuple(targets.recorded.size)
 
     def __call__(self, batch: Mapping[str, "Tensor"]) -> dict[str, Any]:
@@ -48,31 +49,34 @@ class LiveTeachers:
         if images.device != self.device:
             for teacher in self.teachers.values():
                 set_up(teacher, images.device)
+            self.reductions = {name: Reduction(targets.stores[name].spec[FEATURES], images.device)
+                               for name in self.teachers if FEATURES in targets.arrays.get(name, ())}
             self.device = images.device
         if tuple(images.shape[2:]) != self.size:  # a student of another input size
             images = F.interpolate(images.float(), self.size, mode="bilinear").to(torch.uint8)
         maps, members, features = [], {}, {}
         for name, teacher in self.teachers.items():
-            used = targets.arrays.get(name, ())
             with exactly():
                 answer = predict(teacher, images, self.dump.precision)
                 maps.append(answer[:3])
-                if "heatmap" in used:
+                if "heatmap" in targets.arrays.get(name, ()):
                     members[name] = self._heads(*answer[:3])
-                if FEATURES in used:
-                    features[name] = reduce_features(answer.features, targets.stores[name].spec[FEATURES])
+                if name in self.reductions:
+                    features[name] = self.reductions[name](answer.features)
         # Autograd keeps no tensor that was made in inference mode, but a copy.
         features = {name: values.clone() for name, values in features.items()}
+        grid = batch["heatmap"].shape[-2:]
         if targets.heads is None:
-            found = together(members, features)
-        elif targets.heads in members:
+            own = {name: {name: features[name]} if name in features else {} for name in members}
+            return {**batch, "teacher": together({name: on_grid(member._replace(features=own[name]), grid)
+                                                  for name, member in members.items()})}
+        if targets.heads in members:
             found = members.pop(targets.heads)._replace(features=features, members=members)
         else:
             with torch.inference_mode():
                 merged = self._heads(*(torch.stack(each).mean(0) for each in zip(*maps, strict=True)))
             found = merged._replace(features=features, members=members)
-        grid = batch["heatmap"].shape[-2:]
-        return {**batch, "teacher": found if found.heatmap.shape[-2:] == grid else resample(found, grid)}
+        return {**batch, "teacher": on_grid(found, grid)}
 
     def _heads(self, heatmap: "Tensor", wh: "Tensor", offset: "Tensor") -> TeacherTargets:
         peaks = find_peaks(heatmap, wh, offset, self.dump.peaks)

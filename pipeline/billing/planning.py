@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pipeline.billing.bill import Plan, StudentCost, Taught, deciding, images_of, stores_of, teachers_of
+from pipeline.billing.bill import Plan, StudentCost, Taught, deciding, images_of, stores_of
 from pipeline.billing.live import LiveTeachers
 from pipeline.billing.rehearsal import VIEWS, Rehearsal, images_needed, rehearse
 from pipeline.billing.steps import AHEAD, Arm, seconds_of_steps
@@ -114,7 +114,7 @@ def make_plan(asked: Question, *, say: Callable[[str], None], progress: "Progres
         deciding=deciding(params, asked.data, asked.students, asked.recipes), images=len(labelled),
         views=len(records) * params.views.per_image, size=params.views.size, device=device_name(device),
         untrained=list(asked.untrained),
-        recipes={name: stores_of(params.recipes[name], params.ensembles) for name in asked.recipes},
+        recipes={name: stores_of(params.recipes[name]) for name in asked.recipes},
         stores=small.costs, students=costs)
 
 
@@ -126,7 +126,7 @@ def student_arms(asked: Question, small: Rehearsal, student: str) -> dict[str, A
     for recipe in asked.recipes:
         targets = small.targets(asked.params, asked.params.recipes[recipe], size)
         arms[f"{recipe} offline"] = _arm(asked, small, student, targets, targets.on_device)
-        teachers = {name: asked.teachers[name] for name in teachers_of(targets.recipe, asked.params.ensembles)}
+        teachers = {name: asked.teachers[name] for name in targets.recipe.teachers}
         arms[f"{recipe} live"] = _arm(asked, small, student, replace(targets, arrays={}),
                                       LiveTeachers(teachers, targets, asked.params.dump), losses_of=targets)
     return arms
@@ -167,8 +167,7 @@ def _measuring(asked: Question, students: Mapping[str, "Detector"], images: int,
     for name, student in students.items():
         size = params.students[name].size or params.views.size
         of_view = 3 * _forward_seconds(student, size, "32-true", device)  # there, back and the weights
-        live = sum(forward[teacher] for recipe in asked.recipes
-                   for teacher in teachers_of(params.recipes[recipe], params.ensembles))
+        live = sum(forward[teacher] for recipe in asked.recipes for teacher in params.recipes[recipe].teachers)
         steps = 1 + AHEAD * trains[name].workers + STEPS + 1
         a_round += steps * trains[name].batch * (len(_arm_names(asked)) * of_view + live)
     rounds = max(1, min(ROUNDS, int(BUDGET / a_round)))

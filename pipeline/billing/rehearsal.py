@@ -15,7 +15,7 @@ from pipeline.ensemble.building import build_ensemble
 from pipeline.inference.dump import dump_teacher
 from pipeline.inference.planning import plan_dump
 from pipeline.targets import Targets, open_targets
-from storage import open_store
+from storage import open_store, seconds_to_make
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -50,7 +50,7 @@ class Rehearsal:
         """What students of a recipe, with an input of `size`, learn from."""
         stores = {teacher: self.folder / f"{teacher}.zarr" for teacher in recipe.teachers}
         if recipe.merged is not None:
-            stores["ensemble"] = self.folder / f"{paths.ensemble_name(recipe.merged)}.zarr"
+            stores[paths.ENSEMBLE] = self.folder / f"{paths.ensemble_name(recipe.merged)}.zarr"
         return open_targets(stores, recipe, self.data, self.recorded, size=size)
 
 
@@ -108,5 +108,5 @@ def _some(records: Sequence["ImageRecord"], count: int) -> tuple["ImageRecord", 
 def _cost(store: Path, times: float) -> StoreCost:
     """Of a store that is `times` as large."""
     manifest = open_store(store).manifest
-    return StoreCost(seconds=manifest["created"]["shard_seconds"] * times,
+    return StoreCost(seconds=seconds_to_make(manifest) * times,
                      bytes=round(manifest["counts"]["bytes"] * times))

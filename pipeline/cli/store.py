@@ -4,18 +4,14 @@ import os
 from collections.abc import Iterable, Mapping
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from stages.inputs import store_exists
 from storage import IncompleteStore, StoreError, open_store, unfinished, verify
-
-if TYPE_CHECKING:
-    from pipeline.params import Params
 
 SHOWN = 20  # problems that people are shown
 #: The backend that a name's ending asks for.
 ENDINGS = {".zarr": "zarr", ".h5": "hdf5", ".hdf5": "hdf5"}
-#: What `compare` lets pass: share of the loss, cosine of the gradients, points of AP.
-MOST_LOSS, LEAST_COSINE, MOST_AP = 0.01, 0.999, 0.1
 
 
 def info(path: Path | str) -> dict[str, Any]:
@@ -24,7 +20,7 @@ def info(path: Path | str) -> dict[str, Any]:
     Raises:
         StoreError: there is no store, or its metadata is damaged.
     """
-    _must_exist(path)
+    store_exists(path)
     try:
         store = open_store(path)
         manifest, spec, views, complete, content = store.manifest, store.spec, len(store), True, store.content
@@ -85,7 +81,7 @@ def check(path: Path | str) -> dict[str, Any]:
     Raises:
         StoreError: there is no store, it is not finished, or it is elsewhere and cannot be reached.
     """
-    _must_exist(path)
+    store_exists(path)
     try:
         open_store(path)
     except IncompleteStore:
@@ -113,18 +109,10 @@ def check_lines(answer: Mapping[str, Any]) -> list[str]:
     return lines + (live_lines(answer["live"]) if "live" in answer else [])
 
 
-def compare(params: "Params", path: Path | str, views: int, *, seed: int) -> dict[str, Any]:
-    """What `stages.verify_live` found, and whether it is within the bounds."""
-    from stages import verify_live
-
-    found = verify_live.run(params, path, views, seed=seed)
-    apart = found["ap_difference"]
-    return {**found, "ok": found["loss_difference"] < MOST_LOSS and found["gradient_cosine"] > LEAST_COSINE
-            and (apart is None or apart < MOST_AP)}
-
-
 def live_lines(found: Mapping[str, Any]) -> list[str]:
-    """`compare` for people."""
+    """What `stages.verify_live` found, for people."""
+    from pipeline.verification import LEAST_COSINE, MOST_AP, MOST_LOSS
+
     apart = found["ap_difference"]
     boxes = "no object counts in these views" if apart is None else (
         f"{apart:.3f} (below {MOST_AP:g}): {found['ap_stored']:.2f} from the store, {found['ap_exact']:.2f} live; "
@@ -136,50 +124,6 @@ def live_lines(found: Mapping[str, Any]) -> list[str]:
         f"  AP difference: {boxes}",
         f"  at the outputs of: {found['student']}, W = {found['weights']}",
     ]
-
-
-def show(params: "Params", path: Path | str, view: str, out: Path) -> dict[str, Any]:
-    """Draws one view as a store has it; an ensemble's with its members beside it.
-
-    Returns:
-        Which view it is, what is seen in words, and notes on what is missing.
-
-    Raises:
-        UserError: there is no such view, or nothing can be written to `out`.
-        StoreError: the store is of other views, damaged, or there is none.
-    """
-    from pipeline import paths
-    from pipeline.errors import UserError
-    from pipeline.report.showing import find_view, open_of_views, show_view
-    from pipeline.report.study import label
-    from stages import inputs
-    from stages.views import recorded_views
-
-    if not out.parent.is_dir():
-        raise UserError(f"--out {out}: the folder {out.parent} does not exist; make it, or name another.")
-    _must_exist(path)
-    data = inputs.prepared_data(params)
-    recorded = recorded_views(data, params.views)
-    store = open_of_views(path, recorded)
-    identity, row = store.spec.identity, find_view(view, data, recorded)
-    stores, notes = {}, []
-    if identity["kind"] == "teacher":
-        stores[label(identity["teacher"])] = store
-    elif identity["kind"] == "ensemble":
-        for name, content in identity["members"].items():
-            try:
-                member = open_of_views(paths.teacher_store(name), recorded)
-                if member.content != content:
-                    raise StoreError(f"{member.path} is another dump than the one that was merged")
-                stores[label(name)] = member
-            except StoreError as error:
-                notes.append(f"{label(name)} is not shown: {error}")
-        stores["Ensemble"] = store
-    seen = show_view(row, data, recorded, stores, out, score=params.report.score,
-                     on_mismatch=params.views.on_mismatch)
-    image, number = recorded.view(row)[:2]
-    return {"picture": str(out), "view": row, "image": data.records(recorded.split)[image].id, "number": number,
-            "seen": seen, "notes": notes}
 
 
 def convert(source: Path | str, out: Path | str, *, backend: str | None, encodings: Iterable[str],
@@ -204,7 +148,7 @@ def convert(source: Path | str, out: Path | str, *, backend: str | None, encodin
         if not (array and equals and name):
             raise UserError(f"--encoding {given!r}: expected ARRAY=NAME, e.g. heatmap=u8-sqrt-sparse.")
         chosen[array] = name
-    _must_exist(source)
+    store_exists(source)
     store = open_store(source)
     with progress_bar("store convert") as progress:
         manifest = convert(store, out, backend=backend or ENDINGS.get(os.path.splitext(out)[1]), encodings=chosen,
@@ -219,21 +163,6 @@ def ranges(numbers: Iterable[int]) -> list[str]:
     """Ascending numbers with neighbours joined: 4, 5, 6, 7, 12 are "4-7", "12"."""
     runs = [[number for _, number in run] for _, run in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])]
     return [f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs]
-
-
-def _must_exist(path: Path | str) -> None:
-    """Says of a store that is not there which command makes it, where its place tells."""
-    if isinstance(path, str) or path.exists():
-        return
-    from pipeline import paths
-
-    command = f"dump-teachers {path.stem}"
-    if path.name == paths.views_store().name:
-        command = "record-views"
-    elif path.match(paths.ensemble_store("*").name):
-        command = f"build-ensemble {path.stem.removeprefix(paths.ensemble_name(''))}"
-    advice = f"; make it with 'pipeline {command}'" if path.absolute().match(str(paths.store("*"))) else ""
-    raise StoreError(f"{path}: there is no store{advice}")
 
 
 def _size(count: int) -> str:

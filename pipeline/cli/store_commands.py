@@ -38,13 +38,14 @@ def store_info(path: Path | str, as_json: bool) -> None:
 def store_verify(path: Path | str, live: int | None, seed: int, params_file: Path, overrides: tuple[str, ...],
                  as_json: bool) -> None:
     """Check every byte of the store at PATH, or at a URL, against its manifest; exit 1 where one is wrong."""
-    from pipeline.cli.store import check, check_lines, compare
+    from pipeline.cli.store import check, check_lines
 
     answer = check(path)
     if live and not answer["problems"]:
         from pipeline.params import load_params
+        from stages import verify_live
 
-        answer["live"] = compare(load_params(params_file, overrides), path, live, seed=seed)
+        answer["live"] = verify_live.run(load_params(params_file, overrides), path, live, seed=seed)
     print_answer(answer, as_json, check_lines)
     if answer["problems"] or not answer.get("live", {"ok": True})["ok"]:
         raise SystemExit(1)
@@ -58,9 +59,9 @@ def store_verify(path: Path | str, live: int | None, seed: int, params_file: Pat
 @reads_params
 def store_show(params: "Params", path: Path | str, view: str, out: Path, as_json: bool) -> None:
     """Draw VIEW (a row, or IMAGE_ID:NUMBER): ground truth, each teacher's heatmap and boxes, the ensemble's."""
-    from pipeline.cli.store import show
+    from stages import show_store
 
-    answer = show(params, path, view, out)
+    answer = show_store.run(params, path, view, out)
     for note in answer.pop("notes"):
         click.echo(note, err=True)
     print_answer(answer, as_json)

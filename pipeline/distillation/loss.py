@@ -42,7 +42,7 @@ class DistillationLoss(nn.Module):
       teacher's map is coarser, the student's is averaged to its grid first, once for all teachers of that grid.
 
     Of teachers that are kept separate, each is compared with by itself, and the first three terms are
-    the means over them. A term of weight 0 is neither computed nor named. Everything but that average is float32
+    the means over them. A term of weight 0 is not named. Everything but that average is float32
     whatever autocast says.
 
     Args:
@@ -53,7 +53,7 @@ class DistillationLoss(nn.Module):
             (`engine.mean_over_ranks`).
 
     Raises:
-        UserError: w4 is positive and no teacher has features.
+        UserError: the recipe reads features and no teacher has any.
     """
 
     def __init__(self, recipe: "Recipe", channels: Mapping[str, Sequence[float]], student_channels: int, *,
@@ -61,9 +61,10 @@ class DistillationLoss(nn.Module):
         super().__init__()
         self.recipe, self.channels, self.mean_over_ranks = recipe, tuple(channels), mean_over_ranks
         self.w_heatmap, self.w_wh, self.w_offset, self.w_features = recipe.weights
-        if self.w_features and not channels:
-            raise UserError(f"the recipe's w4 is {self.w_features:g} but no teacher's store holds features; "
-                            "dump them (dump.features) or set w4 to 0.")
+        if recipe.reads_features and not channels:
+            raise UserError(f"the recipe learns from features (w4 {self.w_features:g}, attend_outputs "
+                            f"{str(recipe.attend_outputs).lower()}) but no teacher's store holds any; dump them "
+                            "(dump.features), or set w4 to 0 and attend_outputs: false.")
         for name, weights in channels.items():
             spread_F11 = torch.tensor(weights, dtype=torch.float32).sqrt().view(-1, 1, 1)
             self.register_buffer(f"spread of {name}", spread_F11, persistent=False)

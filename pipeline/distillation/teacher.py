@@ -28,11 +28,15 @@ class TeacherTargets(NamedTuple):
     known: Tensor | None = None
 
 
-def together(members: Mapping[str, TeacherTargets], features: Mapping[str, Tensor]) -> TeacherTargets:
-    """Several teachers that nobody merged: each plane is the mean of those that know its class; the peaks of each."""
+def together(members: Mapping[str, TeacherTargets]) -> TeacherTargets:
+    """Several teachers that nobody merged: each plane is the mean of those that know its class; what else each has.
+
+    The members are on the student's grid already: there a peak's score goes into its own teacher's heatmap.
+    """
     said = [member.heatmap for member in members.values()]
     count_C11 = torch.stack([_knows(member) for member in members.values()]).sum(0).clamp(min=1)
     heatmap = torch.stack(said).sum(0) / count_C11
+    features = {name: values for member in members.values() for name, values in member.features.items()}
     return TeacherTargets(heatmap, torch.cat([member.peaks for member in members.values()], 1), features, members)
 
 

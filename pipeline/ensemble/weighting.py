@@ -45,6 +45,16 @@ def weighted(heatmaps: Float32s, weights: Floats) -> Weighed:
     return Weighed((heatmaps * weights).sum(axis=0).astype(np.float32), weights)
 
 
+def known_ap(per_class: Mapping[str, float | None], known: Sequence[str] | None) -> dict[str, float | None]:
+    """What `class_weights` takes of a teacher: its AP by class, to the hundredth of a percent, of those it knows.
+
+    Args:
+        per_class: AP in percent of every class.
+        known: classes of the teacher; None for all.
+    """
+    return {name: ap and round(ap, 2) for name, ap in per_class.items() if known is None or name in known}
+
+
 def class_weights(class_ap: Sequence[Mapping[str, float | None]], classes: Sequence[str]) -> Floats:
     """Each teacher's share of the teachers' AP of each class.
 

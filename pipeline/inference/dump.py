@@ -19,7 +19,7 @@ from pipeline.inference.augmentation import answer, check_scales
 from pipeline.inference.growing import sample_of, taken_over
 from pipeline.inference.prediction import inference
 from pipeline.inference.rendering import OnMismatch, rendered
-from pipeline.inference.sampling import Sample, reduce_features, sample_views, study_sample
+from pipeline.inference.sampling import Reduction, Sample, sample_views, study_sample
 from pipeline.inform import Progress, no_progress
 from pipeline.models import check_size
 from storage import (
@@ -236,5 +236,5 @@ def outputs(
     said = answer(model, pixels, precision=params.precision, peaks=params.peaks, tta=params.tta)
     found = {"heatmap": said.heatmap, "wh_offset": said.wh_offset, "peaks": said.peaks}
     if params.features:
-        found[FEATURES] = reduce_features(said.features, spec[FEATURES])
+        found[FEATURES] = Reduction(spec[FEATURES], device)(said.features)
     return {name: values.cpu().numpy() for name, values in found.items()}

@@ -91,24 +91,27 @@ class _Disagreement:
         return round(math.sqrt(self._apart / max(self._squares - means, 1e-12)), 6)
 
 
-def reduce_features(features: "Tensor", array: "ArraySpec") -> "Tensor":
+class Reduction:
     """`storage.reduce` on the teacher's device, before anything is copied from it.
 
     Args:
-        features: (B, F, h, w) float32.
-        array: the store's description of them.
-
-    Returns:
-        (B, *array.shape) float32.
+        array: the store's description of the features.
+        device: theirs.
     """
-    components, pooled = reduction(array.encoding)
-    if pooled:
-        odd_h, odd_w = (side % 2 for side in features.shape[2:])
-        if odd_h or odd_w:
-            features = functional.pad(features, (0, odd_w, 0, odd_h), mode="replicate")
-        features = functional.avg_pool2d(features, 2)
-    if components is not None:
-        projection, mean = (torch.tensor(array.parameters[key], device=features.device)
-                            for key in ("projection", "mean"))
-        features = functional.conv2d(features, projection[:, :, None, None], -(projection @ mean))
-    return features
+
+    def __init__(self, array: "ArraySpec", device: torch.device) -> None:
+        self.components, self.pooled = reduction(array.encoding)
+        if self.components is not None:
+            projection, mean = (torch.tensor(array.parameters[key], device=device) for key in ("projection", "mean"))
+            self.weight, self.bias = projection[:, :, None, None], -(projection @ mean)
+
+    def __call__(self, features: "Tensor") -> "Tensor":
+        """(B, F, h, w) float32 -> (B, *array.shape) float32."""
+        if self.pooled:
+            odd_h, odd_w = (side % 2 for side in features.shape[2:])
+            if odd_h or odd_w:
+                features = functional.pad(features, (0, odd_w, 0, odd_h), mode="replicate")
+            features = functional.avg_pool2d(features, 2)
+        if self.components is not None:
+            features = functional.conv2d(features, self.weight, self.bias)
+        return features

@@ -14,7 +14,7 @@ from ruamel.yaml.error import YAMLError
 from pipeline.errors import UserError, unknown
 from pipeline.params.recipe import SEPARATE
 from pipeline.params.schema import Params, Train
-from pipeline.paths import ensemble_name
+from pipeline.paths import ENSEMBLE, ensemble_name
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -144,7 +144,7 @@ def _check_references(params: Params) -> None:
         asked += [("report.baseline", [params.report.baseline], "teacher", params.teachers)]
     if SEPARATE in params.ensembles:
         raise UserError(f"ensembles.{SEPARATE}: recipes use this name for no ensemble at all; choose another.")
-    for name in {"views", "ensemble", *map(ensemble_name, params.ensembles)} & {*params.teachers}:
+    for name in {"views", ENSEMBLE, *map(ensemble_name, params.ensembles)} & {*params.teachers}:
         raise UserError(f"teachers.{name}: a store that is no teacher's has this name; choose another.")
     for where, names, kind, table in asked:
         for name in names:

@@ -113,6 +113,22 @@ class Recipe(Block):
         """Whose features are read."""
         return self.teachers if self.features_of is None else self.features_of
 
+    @property
+    def taught(self) -> bool:
+        """Whether there is more to learn from than the ground-truth loss."""
+        return bool(self.teachers or self.oracle) and any(self.weights)
+
+    @property
+    def reads_a_store(self) -> bool:
+        """Whether what teachers said is read."""
+        return self.taught and not self.oracle
+
+    @property
+    def reads_features(self) -> bool:
+        """Whether teachers' features are: for a term of their own, or for attention in others."""
+        places = self.attend_outputs and "spatial" in self.attention
+        return self.reads_a_store and (self.weights[3] > 0 or places)
+
     @model_validator(mode="after")
     def _teachers_and_ensemble_fit(self) -> "Recipe":
         if len(set(self.teachers)) < len(self.teachers):
@@ -142,14 +158,14 @@ class Recipe(Block):
 
     @model_validator(mode="after")
     def _there_is_something_to_learn(self) -> "Recipe":
-        if not self.ground_truth and not ((self.teachers or self.oracle) and any(self.weights)):
+        if not self.ground_truth and not self.taught:
             raise ValueError("ground_truth is 0, and there are no teachers or only zeros for weights: there is nothing "
                              "to learn from")
         return self
 
     @model_validator(mode="after")
     def _unlabelled_images_teach_by_teachers(self) -> "Recipe":
-        if self.unlabelled and not (self.teachers and any(self.weights)):
+        if self.unlabelled and not self.reads_a_store:
             raise ValueError("unlabelled needs teachers and a W that is not all zeros: what teachers said is all there "
                              "is to learn from images without labels")
         return self

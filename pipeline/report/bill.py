@@ -10,11 +10,12 @@ from pipeline.billing.bill import (
     images_of,
     pays_in_words,
     read_plan,
+    stores_made,
     stores_of,
-    what_happened,
 )
 from pipeline.params.recipe import PLAIN
 from pipeline.report.document import DASH, Cell, Column, Section, Table, number, words
+from pipeline.report.results import middle
 from pipeline.report.study import Study, label
 from storage import in_short
 
@@ -27,7 +28,7 @@ def bill_sections(study: Study, root: Path) -> list[Section]:
         root: the project's folder, with targets/, models/ and results/.
 
     Raises:
-        UserError: results/plan.json or a student's summary is broken.
+        UserError: results/plan.json is broken.
     """
     params = study.params
     path = root / paths.plan_results()
@@ -38,11 +39,21 @@ def bill_sections(study: Study, root: Path) -> list[Section]:
                     "these: `pipeline plan`, then `pipeline report`.")
         plan = None
     stores = ["views", *params.teachers, *map(paths.ensemble_name, params.ensembles)]
-    images = {name: images_of(recipe, study.data) for name, recipe in params.recipes.items()}
-    happened = what_happened(root, stores, params.students, images)
+    happened = Happened(stores=stores_made(root, stores), epochs=_epochs(study))
     tables = [stores_table(stores, plan, happened), epochs_table(study, plan, happened)]
     tables = [table for table in tables if table.rows]
     return [Section(key="bill", title="The bill", text=text, tables=tables)] if tables else []
+
+
+def _epochs(study: Study) -> dict[str, dict[str, float]]:
+    """Seconds of an epoch by student and recipe, the median over the runs that have results."""
+    taken: dict[str, dict[str, float]] = {}
+    for (student, recipe), runs in study.results.runs.items():
+        images = images_of(study.params.recipes[recipe], study.data)
+        seconds = middle(run.seconds / run.passes * images for run in runs.values() if run.passes and run.seconds)
+        if seconds is not None:
+            taken.setdefault(student, {})[recipe] = seconds
+    return taken
 
 
 def stores_table(stores: list[str], plan: Plan | None, happened: Happened) -> Table:
@@ -79,7 +90,7 @@ def epochs_table(study: Study, plan: Plan | None, happened: Happened) -> Table:
             epoch, alone = happened.epoch(student, name), happened.epoch(student, PLAIN)
             cost = plan.students.get(student) if plan else None
             planned = cost.taught.get(name) if cost else None
-            if not recipe.teachers or not (epoch or planned):
+            if not recipe.reads_a_store or not (epoch or planned):
                 continue
             offline = epoch or (planned.offline if planned else None)
             live = offline * planned.live / planned.offline if offline and planned else None
@@ -88,7 +99,7 @@ def epochs_table(study: Study, plan: Plan | None, happened: Happened) -> Table:
                 number(alone), number(cost.plain if cost else None),
                 number(epoch), number(planned.offline if planned else None),
                 number(live),
-                _pays(live, offline, _setup(stores_of(recipe, params.ensembles), plan, happened),
+                _pays(live, offline, _setup(stores_of(recipe), plan, happened),
                       cost.epochs if cost else None),
             ])
     return Table(

@@ -14,7 +14,7 @@ from pipeline import paths
 from pipeline.data import invert, plain_view, render_view, view_boxes
 from pipeline.data.dataset import ImageRecord
 from pipeline.ensemble.merging import merge_view
-from pipeline.ensemble.weighting import class_weights, rule_of
+from pipeline.ensemble.weighting import class_weights, known_ap, rule_of
 from pipeline.inference import detect
 from pipeline.inference.augmentation import answer
 from pipeline.inference.prediction import inference
@@ -73,9 +73,13 @@ def _teachers(study: Study, root: Path, records: Sequence[ImageRecord]) -> tuple
     ]
     key = params.recipes[study.headline].ensemble if study.headline else None
     ensemble = params.ensembles.get(key or "")
-    if ensemble and outputs.keys() >= {*ensemble.teachers}:
-        shares = (class_weights([_class_ap(study, name) for name in ensemble.teachers], study.data.classes)
-                  if ensemble.heatmap == "class-ap" else None)
+    by_ap = {name: _class_ap(study, name) for name in ensemble.teachers} if ensemble else {}
+    unscored = [label(name) for name, ap in by_ap.items() if not ap]
+    if ensemble and ensemble.heatmap == "class-ap" and unscored:
+        notes.append(f"The ensemble is not shown: it weighs by AP on val, and {listed(unscored)} "
+                     f"{'have' if len(unscored) > 1 else 'has'} none in the results.")
+    elif ensemble and outputs.keys() >= {*ensemble.teachers}:
+        shares = class_weights([*by_ap.values()], study.data.classes) if ensemble.heatmap == "class-ap" else None
         merged = []
         for record, *views in zip(records, *(outputs[name] for name in ensemble.teachers), strict=True):
             heatmaps, wh_offsets, peaks = (np.stack(arrays) for arrays in zip(*views, strict=True))
@@ -88,9 +92,9 @@ def _teachers(study: Study, root: Path, records: Sequence[ImageRecord]) -> tuple
 
 
 def _class_ap(study: Study, teacher: str) -> dict[str, float | None]:
-    """AP on val of the classes that a teacher knows."""
-    scores, known = study.results.teacher(teacher).val, study.params.teachers[teacher].classes
-    return {name: ap for name, ap in (scores.per_class if scores else {}).items() if known is None or name in known}
+    """`known_ap` of a teacher on val; {} where it has no result there."""
+    scores = study.results.teacher(teacher).val
+    return known_ap(scores.per_class if scores else {}, study.params.teachers[teacher].classes)
 
 
 def teacher_outputs(model: Detector, records: Sequence[ImageRecord], study: Study) -> list[Outputs]:
@@ -106,11 +110,11 @@ def teacher_outputs(model: Detector, records: Sequence[ImageRecord], study: Stud
 
 
 def _students(study: Study, root: Path, records: Sequence[ImageRecord]) -> tuple[list[Column], list[str]]:
-    """The detections of one student, alone and taught: the first with weights of both from one seed."""
+    """The detections of one student, alone and taught: the first with results and weights of both from one seed."""
     for student in study.params.students:
         weights = [
-            {path.parent.name: path
-             for path in root.glob(str(paths.weights(paths.student_model(student, recipe, "*"))))}
+            {seed: path for seed in study.results.runs.get((student, recipe), {})
+             if (path := root / paths.weights(paths.student_model(student, recipe, seed))).is_file()}
             for recipe in (PLAIN, study.headline or "")
         ]
         if both := sorted(weights[0].keys() & weights[1].keys()):
@@ -121,7 +125,7 @@ def _students(study: Study, root: Path, records: Sequence[ImageRecord]) -> tuple
                 (heading, student_boxes(path, records, study, size))
                 for heading, path in zip(headings, files, strict=True)
             ], []
-    return [], ["No student has weights both alone and taught, so none is shown."]
+    return [], ["No student has results and weights both alone and taught, so none is shown."]
 
 
 def student_boxes(

@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, mo
 
 from pipeline import paths
 from pipeline.errors import UserError
-from pipeline.params import Params
 from pipeline.params.recipe import PLAIN
 from pipeline.report.document import Spread
 
@@ -258,6 +257,8 @@ def mean_log(logs: Sequence[Log]) -> Log:
     steps = logs[0]["step"]
     for log in logs[1:]:
         steps = np.intersect1d(steps, log["step"])
+    if not steps.size:
+        return {}
     return {
         column: np.mean([log[column][np.isin(log["step"], steps)] for log in logs], axis=0)
         for column in logs[0]
@@ -265,20 +266,15 @@ def mean_log(logs: Sequence[Log]) -> Log:
     }
 
 
-def load_logs(params: Params, root: Path) -> tuple[dict[str, Log], dict[tuple[str, str], Log]]:
-    """The training logs under root/models: of teachers by name, of (student, recipe) averaged over seeds."""
-    teachers = {name: root / paths.teacher_model(name) / "log.csv" for name in params.teachers}
-    students = {
-        (student, recipe): sorted(root.glob(f"{paths.student_model(student, recipe, '*')}/log.csv"))
-        for student in params.students
-        for recipe in params.recipes
-    }
-    teacher_logs = {name: load_log(path) for name, path in teachers.items() if path.is_file()}
-    student_logs = {cell: mean_log([load_log(path) for path in files]) for cell, files in students.items()}
-    return (
-        {name: log for name, log in teacher_logs.items() if log},
-        {cell: log for cell, log in student_logs.items() if log},
-    )
+def load_logs(results: Results, root: Path) -> tuple[dict[str, Log], dict[tuple[str, str], Log]]:
+    """Training logs under root/models of what has results: of teachers by name, of (student, recipe) over seeds."""
+    def logs(folders: Iterable[Path]) -> Log:
+        return mean_log([load_log(path) for folder in folders if (path := root / folder / "log.csv").is_file()])
+
+    teachers = {name: logs([paths.teacher_model(name)]) for name in results.teachers}
+    students = {cell: logs(paths.student_model(*cell, seed) for seed in runs) for cell, runs in results.runs.items()}
+    return ({name: log for name, log in teachers.items() if log},
+            {cell: log for cell, log in students.items() if log})
 
 
 def parse(model: type[M], path: Path, remedy: str) -> M:

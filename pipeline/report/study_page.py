@@ -253,7 +253,10 @@ def _facts(study: Study, cells: Cells, screened: Mapping[str, list[Screened]]) -
 
 
 def _screened(study: Study, cells: Cells) -> dict[str, list[Screened]]:
-    """The cells of each group of the params, of its variations as params have them, on the params' data."""
+    """The cells of each group's variations on the params' data, if their recipe is as params have it.
+
+    Of what else a variation changed, in training or in views, its name alone is compared.
+    """
     params, recipes = study.params, dict[tuple[str, str, str], Recipe]()
     found: dict[str, list[Screened]] = {name: [] for name in params.screening}
     for cell in cells.screening:
@@ -275,7 +278,7 @@ def _weights(study: Study, screened: Mapping[str, list[Screened]]) -> OnVal | No
         scores = {key: score for key in PAPER_WEIGHTS
                   if (score := spread(cell.map_area for cell in own if cell.variation == key))}
         if len(scores) > (len(best.scores) if best else 0):
-            best = OnVal(own[0].recipe, scores)
+            best = OnVal(str(own[0].recipe), scores)
     return best
 
 

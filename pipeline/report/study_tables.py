@@ -96,13 +96,12 @@ def recipes_table(study: Study) -> Table:
     rows = []
     for name in study.shown_recipes:
         recipe = study.params.recipes[name]
-        taught = bool(recipe.teachers) or recipe.oracle
-        whose = recipe.feature_teachers if recipe.weights[3] else []
-        heads = recipe.merged or " & ".join(map(label, recipe.teachers))
+        whose = recipe.feature_teachers if recipe.reads_features else []
+        heads = (recipe.merged or " & ".join(map(label, recipe.teachers))) if recipe.reads_a_store else ""
         rows.append([
             words(study.recipe_label(name)),
             words(f"`{name}`"),
-            words(", ".join(f"{weight:g}" for weight in recipe.weights) if taught else ""),
+            words(", ".join(f"{weight:g}" for weight in recipe.weights) if recipe.taught else ""),
             words(" & ".join(map(label, whose))),
             words("rendered ground truth" if recipe.oracle else heads),
             words("drawn anew in every step" if recipe.views == "fresh" else "the recorded ones"),

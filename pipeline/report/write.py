@@ -37,7 +37,7 @@ def write_report(params: Params, root: Path, out: Path, *, progress: Progress = 
     """
     data = load_data(root / "data" / params.data.name)
     study = Study(params, load_results(params, root, data.fingerprint), data)
-    teacher_logs, student_logs = load_logs(params, root)
+    teacher_logs, student_logs = load_logs(study.results, root)
     out.mkdir(parents=True, exist_ok=True)
     pictures, notes = write_pictures(study, root, out, progress)
     document = Document(

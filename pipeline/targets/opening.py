@@ -13,6 +13,7 @@ from pipeline.distillation import DistillationLoss
 from pipeline.errors import UserError
 from pipeline.losses import GroundTruthLoss
 from pipeline.params import Views
+from pipeline.paths import ENSEMBLE
 from pipeline.targets.objective import Objective
 from pipeline.targets.replaying import ReplayedViews
 from pipeline.targets.transforming import TargetTransform
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from pipeline.models import Detector
     from pipeline.params import Recipe
 
-ENSEMBLE = "ensemble"
 HEADS = ("heatmap", "peaks")
 FEATURES = "features"
 STRIDES = (2, 4, 8)
@@ -150,13 +150,12 @@ def _check_known(recipe: "Recipe", stores: Mapping[str, Store], classes: Sequenc
 
 def _wanted(recipe: "Recipe", name: str, heads: str | None) -> tuple[str, ...]:
     """The arrays that a recipe reads of the store `name`."""
-    if not any(recipe.weights):
+    if not recipe.reads_a_store:
         return ()
     alone = name != ENSEMBLE
     weighs = recipe.attend_outputs or (recipe.features == "hint" and recipe.weights[3] > 0)
     own_heads = name == heads or (alone and (recipe.separate or (weighs and "agreement" in recipe.attention)))
-    places = recipe.attend_outputs and "spatial" in recipe.attention
-    own_features = name in recipe.feature_teachers and (recipe.weights[3] > 0 or places)
+    own_features = name in recipe.feature_teachers and recipe.reads_features
     return HEADS * own_heads + (FEATURES,) * own_features
 
 
@@ -252,11 +251,6 @@ class Targets:
                              unlabelled=self.recipe.unlabelled, flip=self.flip, seed=seed, on_mismatch=on_mismatch,
                              cache_mb=cache_mb)
 
-    @property
-    def taught(self) -> bool:
-        """Whether there is more to learn from than the ground-truth loss."""
-        return any(self.recipe.weights) and (bool(self.stores) or self.recipe.oracle)
-
     def objective(self, student: "Detector",
                   mean_over_ranks: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> "Objective":
         """The student's losses; what of them is trained belongs to the optimizer as well.
@@ -274,5 +268,5 @@ class Targets:
         channels = {name: channel_weights(self.stores[name].spec[FEATURES], self.recipe)
                     for name, arrays in self.arrays.items() if FEATURES in arrays}
         distillation = DistillationLoss(self.recipe, channels, student.config.feature_channels,
-                                        mean_over_ranks=mean_over_ranks) if self.taught else None
+                                        mean_over_ranks=mean_over_ranks) if self.recipe.taught else None
         return Objective(GroundTruthLoss(mean_over_ranks), self.recipe, distillation)

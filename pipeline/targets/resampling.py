@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from pipeline.distillation import TeacherTargets
 
 
-def resample(teacher: "TeacherTargets", grid_hw: Sequence[int]) -> "TeacherTargets":
-    """What teachers said, on a student's grid over the same views.
+def on_grid(teacher: "TeacherTargets", grid_hw: Sequence[int]) -> "TeacherTargets":
+    """What teachers said, on a student's grid over the same views; as it is where that is theirs.
 
     Peaks keep their exact boxes and, in the heatmap, their scores; where two peaks of a class
     fall into one cell the lower one is dropped. Features stay as they are where the student's
@@ -27,11 +27,13 @@ def resample(teacher: "TeacherTargets", grid_hw: Sequence[int]) -> "TeacherTarge
         teacher: on the stored grid.
         grid_hw: (h, w) of the student's maps, which show the same as the stored ones.
     """
+    if tuple(teacher.heatmap.shape[2:]) == tuple(grid_hw):
+        return teacher
     height, width = grid_hw
     kept_BCHW, peaks_BK7 = resample_heads(teacher.heatmap, teacher.peaks, grid_hw)
     features = {name: interpolate(values, (min(height, values.shape[2]), min(width, values.shape[3])))
                 for name, values in teacher.features.items()}
-    members = {name: resample(member, grid_hw) for name, member in teacher.members.items()}
+    members = {name: on_grid(member, grid_hw) for name, member in teacher.members.items()}
     return teacher._replace(heatmap=kept_BCHW, peaks=peaks_BK7, features=features, members=members)
 
 

@@ -7,7 +7,7 @@ import torch
 from pipeline.arithmetic import constant
 from pipeline.distillation import TeacherTargets, together
 from pipeline.targets.dequantising import dequantise
-from pipeline.targets.resampling import mirror, resample
+from pipeline.targets.resampling import mirror, on_grid
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,17 +42,20 @@ class TargetTransform:
         said = {name: self._said(name, values[f"{name}/heatmap"], values[f"{name}/peaks"])
                 for name in (key.removesuffix("/heatmap") for key in values if key.endswith("/heatmap"))}
         if self.heads is None:
-            teacher = together(said, features)
+            own = {name: {name: features[name]} if name in features else {} for name in said}
+            teacher = together({name: _as_seen(one._replace(features=own[name]), batch) for name, one in said.items()})
         else:
-            teacher = said.pop(self.heads)._replace(features=features, members=said)
-        if "mirrored" in batch:
-            teacher = mirror(teacher, batch["mirrored"])
-        grid = batch["heatmap"].shape[-2:]
-        if grid != teacher.heatmap.shape[-2:]:
-            teacher = resample(teacher, grid)
+            teacher = _as_seen(said.pop(self.heads)._replace(features=features, members=said), batch)
         return {**{name: value for name, value in batch.items() if name not in values}, "teacher": teacher}
 
     def _said(self, name: str, heatmap: "Tensor", peaks: "Tensor") -> TeacherTargets:
         known = self.known.get(name)
         planes = None if known is None else constant(known, heatmap.device, torch.long)
         return TeacherTargets(heatmap, peaks, {}, known=planes)
+
+
+def _as_seen(teacher: TeacherTargets, batch: "Mapping[str, Tensor]") -> TeacherTargets:
+    """Mirrored as the views of the batch are, and on the grid of its ground truth."""
+    if "mirrored" in batch:
+        teacher = mirror(teacher, batch["mirrored"])
+    return on_grid(teacher, batch["heatmap"].shape[-2:])

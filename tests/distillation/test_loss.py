@@ -198,7 +198,7 @@ def test_terms_of_weight_zero_are_not_there(place):
 
 
 def test_feature_weight_needs_a_teacher_with_features():
-    with pytest.raises(UserError, match=r"w4 is 100 .*dump\.features"):
+    with pytest.raises(UserError, match=r"w4 100, .*dump\.features"):
         loss_of(W, {})
 
 
@@ -229,7 +229,7 @@ def test_wh_in_cells_is_not_divided_by_the_size():
 
 def two_opinions():
     one, other = random_teacher(1), random_teacher(2)
-    return together({"a": one._replace(features={}), "b": other._replace(features={})}, {"big": one.features["big"]})
+    return together({"a": one._replace(features={"big": one.features["big"]}), "b": other._replace(features={})})
 
 
 def test_separate_teachers_are_each_compared_with_at_equal_weight():
@@ -313,7 +313,7 @@ def test_attention_to_teachers_apart_is_to_what_each_knows():
     members = {"a": one._replace(known=torch.tensor([0, 2])), "b": other._replace(known=torch.tensor([2]))}
     for member in members.values():
         member.heatmap[:, [plane for plane in range(3) if plane not in member.known]] = 0
-    heatmap = together(members, {}).heatmap
+    heatmap = together(members).heatmap
     assert torch.equal(heatmap[:, 0], one.heatmap[:, 0])
     assert heatmap[:, 1].max() == 0
     torch.testing.assert_close(heatmap[:, 2], (one.heatmap[:, 2] + other.heatmap[:, 2]) / 2)

@@ -11,7 +11,7 @@ from pipeline.errors import UserError
 from pipeline.inference.dump import dump_teacher
 from pipeline.inference.planning import plan_dump
 from pipeline.inference.prediction import inference, predict
-from pipeline.inference.sampling import reduce_features
+from pipeline.inference.sampling import Reduction
 from pipeline.models import decode_detections, peaks_to_boxes
 from pipeline.params import Dump, Encodings
 from storage import (
@@ -125,7 +125,7 @@ def test_features_are_reduced_alike_on_the_device_and_in_numpy(side):
     for encoding in ("pooled+exact-fp16", "pca-3+exact-fp16", "pca-2+pooled+u8-channel"):
         array = ArraySpec("features", reduced_shape(encoding, values.shape[1:]), encoding=encoding,
                           parameters=fit_parameters(encoding, sample_cells(encoding, values)))
-        found = reduce_features(torch.from_numpy(values), array)
+        found = Reduction(array, torch.device("cpu"))(torch.from_numpy(values))
         np.testing.assert_allclose(found.numpy(), reduce(array, values), atol=1e-5)
 
 

@@ -51,7 +51,8 @@ def metrics(score, **about):
         **about, "data": "demo", "map_area": score, "map07": score - 1, "ap": score / 2, "ap75": score / 3,
         "per_class": {"cat": score + 5, "dog": score - 5}, "params": 4_000_000, "macs": 2_000_000_000,
         "latency_ms": 10.0, "passes": 24000, "seconds": 300.0, "fingerprint": "f",
-        "val": {"map_area": score + 1}, "train": {"map_area": score + 20} if about["kind"] == "teacher" else None,
+        "val": {"map_area": score + 1, "per_class": {"cat": score + 1, "dog": score + 1}},
+        "train": {"map_area": score + 20} if about["kind"] == "teacher" else None,
         "unseen": {"map_area": score / 2, "map07": score / 2, "ap": 1.0, "ap75": 1.0, "per_class": {}},
     }
 

@@ -45,12 +45,6 @@ def write_plan(root, plan):
     (root / "results/plan.json").write_text(json.dumps({"predicted": plan.model_dump(mode="json")}))
 
 
-def trained(root, recipe, seconds):
-    folder = root / f"models/students/resnet18/{recipe}/seed0"
-    folder.mkdir(parents=True)
-    (folder / "summary.json").write_text(json.dumps({"steps": 5, "passes": 5, "seconds": 5 * seconds}))
-
-
 def rows(section, table):
     return [[cell.text for cell in row] for row in section.tables[table].rows]
 
@@ -68,9 +62,11 @@ def test_a_plan_alone(study, plan, tmp_path):
 
 
 def test_what_happened_alone(study, made, tmp_path):
-    trained(tmp_path, "plain", 28.0)
-    trained(tmp_path, BOTH, 30.0)
-    (section,) = bill_sections(study({}), tmp_path)
+    runs = study({("resnet18", "plain"): [20.0], ("resnet18", BOTH): [40.0] * 3}, passes=5, seconds=140.0)
+    for seed, seconds in enumerate((100.0, 150.0, 300.0)):
+        taught = runs.results.runs["resnet18", BOTH]
+        taught[seed] = taught[seed].model_copy(update={"seconds": seconds})
+    (section,) = bill_sections(runs, tmp_path)
     assert [row[0] for row in rows(section, 0)] == STORES
     assert rows(section, 0)[1] == ["resnet50", "90.0", DASH, "3.0", DASH]
     assert rows(section, 1)[0][2:] == ["28.0", DASH, "30.0", DASH, DASH, DASH]
@@ -78,12 +74,17 @@ def test_what_happened_alone(study, made, tmp_path):
 
 
 def test_what_was_predicted_beside_what_happened(study, made, plan, tmp_path):
-    trained(tmp_path, BOTH, 10.0)
     write_plan(tmp_path, plan)
-    (section,) = bill_sections(study({}), tmp_path)
+    (section,) = bill_sections(study({("resnet18", BOTH): [40.0]}, passes=5, seconds=50.0), tmp_path)
     # This machine was twice as fast as planned: live teachers would have been, too. 150 s / (30 s - 10 s).
     assert rows(section, 1)[0][2:] == [DASH, "15.0", "10.0", "20.0", "30.0", "7.5 epochs in all (2 students of 5)"]
     assert "a gpu" in section.tables[0].notes[0]
+
+
+def test_a_student_that_saw_nothing_is_not_billed(study, made, tmp_path):
+    """`epochs: 0` takes a network as it is."""
+    (section,) = bill_sections(study({("resnet18", BOTH): [40.0]}, passes=0, seconds=0.0), tmp_path)
+    assert [table.key for table in section.tables] == ["bill-stores"]
 
 
 def test_live_teachers_that_cost_nothing(study, plan, tmp_path):

@@ -1,7 +1,7 @@
 import pytest
 
 from pipeline.report.document import DASH, Spread
-from pipeline.report.paper_tables import claim_table, table_2, table_3, table_4
+from pipeline.report.paper_tables import OnVal, claim_table, table_2, table_3, table_4
 from pipeline.report.results import Origin
 
 BOTH = "resnet50+hourglass_small"
@@ -84,14 +84,15 @@ def test_w_that_no_recipe_has_are_filled_by_a_screening(study, tree):
     notes = " ".join(table_4(study({})).notes)
     assert f"`pipeline distill --student resnet18 --recipe {BOTH}-paper`" in notes
     assert "in docs/study: `pipeline profile study`, `pipeline study screen weights`, then" in notes
-    notes = " ".join(table_4(study({}, changes={"profile": "study"}), {"table4-1": Spread(mean=30.0)}).notes)
+    notes = " ".join(table_4(study({}, changes={"profile": "study"}),
+                             OnVal(f"{BOTH}-paper", {"table4-1": Spread(mean=30.0)})).notes)
     assert "in docs/study: `pipeline study screen weights`, then `pipeline study collect`" in notes
     assert "distill" not in notes
 
 
 def test_table_4_of_a_screening_names_the_teachers_of_its_recipe(study):
     run = study({("resnet18", "resnet50"): [44.0]})
-    notes = " ".join(table_4(run, {"table4-1": Spread(mean=30.0)}, f"{BOTH}-paper").notes)
+    notes = " ".join(table_4(run, OnVal(f"{BOTH}-paper", {"table4-1": Spread(mean=30.0)})).notes)
     assert "Ours are taught by ResNet-50 and Hourglass (small)." in notes
 
 

@@ -43,11 +43,30 @@ def test_an_ensemble_of_every_rule_is_shown(own, add_weights, tmp_path, kind):
     assert "Hourglass (small) and Ensemble." in pictures[0].alt
 
 
+def test_an_ensemble_by_ap_on_val_that_nobody_measured_is_not_shown(own, add_weights, tmp_path):
+    study, root = own
+    add_weights(root, TEACHERS)
+    changed = {key: each.model_copy(update={"heatmap": "class-ap"}) for key, each in study.params.ensembles.items()}
+    study.results.teachers["resnet50"] = study.results.teachers["resnet50"].model_copy(update={"val": None})
+    params = study.params.model_copy(update={"ensembles": changed})
+    pictures, notes = write_pictures(Study(params, study.results, study.data), root, tmp_path)
+    assert "Ensemble" not in pictures[0].alt
+    assert "The ensemble is not shown: it weighs by AP on val, and ResNet-50 has none" in notes[0]
+
+
 def test_without_weights_the_truth_is_shown_and_the_rest_named(own, tmp_path):
     pictures, notes = write_pictures(*own, tmp_path)
     assert len(pictures) == 2
     assert "`models/teachers/resnet50/weights.safetensors`" in notes[0]
-    assert notes[2].startswith("No student has weights both alone and taught")
+    assert notes[2].startswith("No student has results and weights both alone and taught")
+
+
+def test_a_student_that_is_left_out_is_not_shown(own, add_weights, tmp_path):
+    study, root = own
+    add_weights(root, STUDENTS)
+    study.results.runs["resnet18", BOTH].pop(1)
+    _, notes = write_pictures(study, root, tmp_path)
+    assert notes[-1].startswith("No student has results and weights")
 
 
 def test_no_pictures_where_none_are_wanted(own, tmp_path):

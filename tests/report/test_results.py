@@ -1,4 +1,5 @@
 import math
+import shutil
 from statistics import fmean, stdev
 
 import numpy as np
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
+from pipeline.report.arranging import load_results
 from pipeline.report.results import (
     Result,
     Results,
@@ -41,13 +43,29 @@ def test_one_run_has_no_spread_and_none_has_nothing():
 
 def test_logs_have_numbers_and_gaps(project):
     params, root = project
-    teachers, students = load_logs(params, root)
+    results = load_results(params, root)
+    teachers, students = load_logs(results, root)
     assert list(teachers) == ["resnet50", "hourglass_small"]
     assert list(students) == [("resnet18", "plain"), ("resnet18", BOTH)]
     log = students["resnet18", BOTH]
     assert log["step"].tolist() == [10, 20, 30]
     assert log["kd_wh"][0] == pytest.approx(0.1)
     assert math.isnan(log["grad_norm/heatmap"][0])
+
+
+def test_logs_are_of_what_has_results(project):
+    """A student that is left out of the tables is not in the curves."""
+    params, root = project
+    results = load_results(params, root)
+    _, before = load_logs(results, root)
+    own = root / f"models/students/resnet18/{BOTH}"
+    shutil.copytree(own / "seed0", own / "seed7")
+    path = own / "seed7/log.csv"
+    path.write_text(path.read_text().replace("0.1", "900"))
+    _, after = load_logs(results, root)
+    assert np.array_equal(before["resnet18", BOTH]["kd_wh"], after["resnet18", BOTH]["kd_wh"])
+    del results.runs["resnet18", "plain"]
+    assert list(load_logs(results, root)[1]) == [("resnet18", BOTH)]
 
 
 def test_a_mean_log_has_the_steps_and_columns_of_all():
@@ -58,6 +76,7 @@ def test_a_mean_log_has_the_steps_and_columns_of_all():
     assert mean["step"].tolist() == [2, 3]
     assert mean["loss"].tolist() == [3, 2]
     assert mean_log([]) == {}
+    assert mean_log([{"step": np.array([30.0])}, {"step": np.array([40.0])}]) == {}
 
 
 def test_a_file_that_is_no_log_is_named(tmp_path):

@@ -78,6 +78,11 @@ def test_only_recipes_that_are_distilled_need_features(params):
     ahead.check(params(taught, "distill.recipes=[t]"))
     with pytest.raises(UserError, match=r"recipes\.t: w4 is 1000, but with dump\.features: false"):
         ahead.check(params(taught, "distill.recipes=[t]", "dump.features=false"))
+    attends = "recipes.t={teachers: [a], weights: [1000, 1, 0.1, 0], attend_outputs: true}"
+    ahead.check(params(attends, "distill.recipes=[t]"))
+    with pytest.raises(UserError, match=r"recipes\.t: attend_outputs .*spatial.*dump\.features: false"):
+        ahead.check(params(attends, "distill.recipes=[t]", "dump.features=false"))
+    ahead.check(params(attends, "distill.recipes=[t]", "recipes.t.attention=[heatmap]", "dump.features=false"))
 
 
 @pytest.fixture

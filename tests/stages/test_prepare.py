@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from pipeline.data import download
+from pipeline.errors import UserError
 from pipeline.params import Data
 from stages import prepare
 
@@ -74,3 +75,21 @@ def test_what_is_downloaded_is_taken_over_the_second_time(tmp_path, monkeypatch,
     for taken_over in (False, True):
         assert prepare.run(params)["splits"] == {"train": 1}
         assert ("taken over" in capsys.readouterr().err) is taken_over
+
+
+def test_strict_is_as_strict_about_what_was_prepared_before(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    good = voc(tmp_path / "voc")
+    bad = good.with_name("b.xml")
+    bad.write_text("<annotation>")
+    (tmp_path / "voc/ImageSets/Main/trainval.txt").write_text("a\nb")
+    params = SimpleNamespace(data=Data(name="mine", source="voc", val_fraction=0.0))
+    assert prepare.run(params)["set_aside"] == 1
+    with pytest.raises(UserError, match=r"b\.xml: "):
+        prepare.run(params, strict=True)
+    Image.new("RGB", (40, 30)).save(tmp_path / "voc/JPEGImages/b.png")
+    bad.write_text(good.read_text())
+    prepare.run(params, strict=True)
+    capsys.readouterr()
+    assert prepare.run(params)["set_aside"] == 0  # as `dvc repro` runs it
+    assert "taken over" in capsys.readouterr().err

@@ -225,7 +225,7 @@ def test_recipes_that_take_not_knowing_for_not_seeing_are_refused(data, recorded
     with pytest.raises(UserError, match="None of the teachers knows dog, and the recipe has ground_truth 0"):
         open_targets(paths, Recipe(teachers=["cats"], ground_truth=0.0, **heads), data, recorded)
     apart = Recipe(teachers=["cats", "all"], ensemble="separate", ground_truth=0.0, **heads)
-    assert open_targets(paths, apart, data, recorded).taught
+    assert open_targets(paths, apart, data, recorded).recipe.taught
 
 
 @pytest.mark.parametrize(("measured", "w4", "words"), [
@@ -264,7 +264,7 @@ def test_spatial_attention_to_the_outputs_reads_features_that_have_no_weight(dat
 def test_w_of_zeros_reads_nothing_and_is_plain(data, recorded, two_teachers):
     targets = open_targets(two_teachers, BOTH.model_copy(update={"weights": [0.0] * 4}), data, recorded)
     assert not any(targets.arrays.values())
-    assert not targets.taught
+    assert not targets.recipe.taught
     batch = first_batch(targets)
     assert "teacher" not in batch
     assert set(targets.objective(student())(answer(), batch)) == {"heatmap", "wh", "offset"}
