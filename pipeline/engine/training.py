@@ -173,7 +173,7 @@ class _Together:
             if trainee.fabric.world_size > 1 or not is_out_of_memory(error):
                 raise
             said = str(error).partition("\n")[0] or type(error).__name__
-            reason = (f"out of memory ({said}); the last checkpoint is kept. "
+            reason = (f"out of memory ({said}); the last checkpoint, if there was one, is kept. "
                       "Lower train.batch, or teach fewer in one pass.")
         else:
             return

@@ -55,8 +55,8 @@ class Window:
             # One bad target breaks its own term: all of them at once come from what they share.
             before = " (most likely a weight broke in the step before)" if every and step > 1 else ""
             raise UserError(
-                f"{what} became {values[row, terms[0]].item()} in step {step}{shown}{before}; the last checkpoint is "
-                "kept. "
+                f"{what} became {values[row, terms[0]].item()} in step {step}{shown}{before}; the last "
+                "checkpoint, if there was one, is kept. "
                 "Lower train.lr, lengthen train.warmup or set train.clip.")
         means = values.mean(0).tolist()
         return {"loss": sum(means), **dict(zip(self.names, means, strict=True))}

@@ -28,7 +28,7 @@ from scipy.stats import t as student_t
 
 #: Share of intervals that cover the true mean.
 CONFIDENCE = 0.95
-Verdict = Literal["holds", "does not hold", "undecided"]
+Verdict = Literal["holds", "does not hold", "undecided", "too few pairs"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,9 @@ class Interval:
 
     @property
     def verdict(self) -> Verdict:
-        """Of the claim that the difference is above 0: "undecided" while 0 lies in the interval."""
+        """Of the claim that the difference is above 0: "undecided" while 0 lies in the interval, if there is one."""
+        if self.half is None:
+            return "too few pairs"
         if self.low is not None and self.low > 0:
             return "holds"
         if self.high is not None and self.high < 0:

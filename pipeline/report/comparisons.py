@@ -8,6 +8,7 @@ from statistics import fmean
 from pipeline.params.recipe import PLAIN
 from pipeline.report.cells import Screened
 from pipeline.report.claims import Interval, interval
+from pipeline.report.document import listed
 from pipeline.report.leading import UNSEEN, better_teachers, merging
 from pipeline.report.results import Result, calculated_alike, fair, minus
 from pipeline.report.study import Study, label
@@ -166,8 +167,10 @@ def _with_few_labels(study: Study, screening: Sequence[Screened]) -> list[Compar
         if ours and cell.data == study.params.data.name and student in found and plain:
             fairly = cell.passes == plain.passes and calculated_alike(cell, plain)
             found[student].append(_pair(cell, cell.map_area, plain, plain.score("val.map_area"), fairly=fairly))
-    return [Comparison("25 % of the labels with all images over plain with all labels, on val", group.recipe, PLAIN,
-                       found, least=0.0)]
+    there = [student for student, pairs in found.items() if pairs]
+    whose = f"{listed([*map(label, there)])}: " if 0 < len(there) < len(found) else ""
+    return [Comparison(f"{whose}25 % of the labels with all images over plain with all labels, on val", group.recipe,
+                       PLAIN, found, least=0.0)]
 
 
 def _pair(a: Result, ours: float | None, b: Result, theirs: float | None, *, fairly: bool) -> Pair:

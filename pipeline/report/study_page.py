@@ -25,6 +25,7 @@ from pipeline.report.study import Study, label
 from pipeline.report.study_tables import (
     claims_by_student_table,
     claims_table,
+    gap_recovered,
     gap_table,
     main_table,
     others_table,
@@ -47,11 +48,13 @@ HOW = (
     "where it holds 0 and the other interval does not, be careful. What another training of the teachers would change "
     "is in neither, or far too little of it where pairs have two or three sets of them (a column says how many, "
     "and what each comes to; sets may differ in precision too). A claim holds where the "
-    "first interval lies above 0, does not hold where it lies below, and is undecided between."
+    "first interval lies above 0, does not hold where it lies below, and is undecided between; too few pairs have none."
 )
 
 
 SCORES = {"map_area": "on test", "unseen.map_area": "on drawings that nobody trained on"}
+#: Percent of the gap that the best recipe is asked to recover.
+GAP = 50
 #: A page beside this one, by hand.
 FINDINGS = "findings.md"
 
@@ -79,7 +82,7 @@ def write_study(params: Params, data: "DataSet", cells: Cells, out: Path, *, fin
         subtitle=f"{study.scale.removeprefix('Ours: ')}. Written by `pipeline study collect` from `{FILE}`; "
         "what is said follows from the numbers."
         + (f" What we found out about why: [{FINDINGS}]({FINDINGS})." if findings else ""),
-        summary=[*_verdicts(claims), *_orders(study, on_val), *_cautions(study, claims)],
+        summary=[*_verdicts(claims), *_recovered(study), *_orders(study, on_val), *_cautions(study, claims)],
         facts=[*summary.facts(study), *_facts(study, cells, screened)],
         sections=[
             Section(
@@ -134,6 +137,7 @@ def _verdicts(claims: list[Comparison]) -> list[str]:
     verdicts = [claim.overall.verdict if claim.overall else "no pairs yet" for claim in claims]
     counts = [f"{verdicts.count(verdict)} {word}" for verdict, word in
               (("holds", "held up"), ("does not hold", "refuted"), ("undecided", "undecided"),
+               ("too few pairs", "with too few pairs for an interval"),
                ("no pairs yet", "without pairs yet")) if verdict in verdicts]  # fmt: skip
     side = sum(not claim.main for claim in told)
     others = [f"{counted(side, 'claim is', 'claims are')} of side questions: see Claims, below."] if side else []
@@ -148,13 +152,23 @@ def _sentence(claim: Comparison) -> str:
     where += f", {counted(len(claim.by_set), 'set')} of teachers" if claim.by_set else ""
     text = f"{claim.claim[:1].upper()}{claim.claim[1:]}: {shown(found.mean, sign=True)} points"
     if found.low is None or found.high is None:
-        return f"{text} ({where}; too few for an interval): undecided."
+        return f"{text} ({where}): too few for an interval."
     between = f"{shown(found.low, sign=True)} to {shown(found.high, sign=True)}"
     text += f" (95 % interval {between}, {where}): {found.verdict}"
     if claim.least is not None:
         text += f"; asked for: {claim.asked}, {'reached' if claim.reached else 'missed'}"
     below = [label(name) for name, each in claim.by_student.items() if each.mean <= 0]
     return f"{text}; not above 0 for {listed(below)}." if below and found.mean > 0 else f"{text}."
+
+
+def _recovered(study: Study) -> list[str]:
+    """How much of the gap our best recipe recovers, beside what was asked."""
+    share = gap_recovered(study, study.two_teachers) if study.two_teachers else None
+    if share is None:
+        return []
+    met = "reached" if share >= GAP else "missed"
+    return [f"Of the gap between plain and the better teacher two teachers recover {shown(share, 0)} %, the mean over "
+            f"students (see Gap recovered); asked for: {GAP} %, {met}."]
 
 
 def _cautions(study: Study, claims: list[Comparison]) -> list[str]:
@@ -182,6 +196,10 @@ def _cautions(study: Study, claims: list[Comparison]) -> list[str]:
     wanted = study.params.distill
     cells = [(student, recipe, seed) for student in wanted.students for recipe in wanted.recipes
              for seed in wanted.seeds]  # fmt: skip
+    runs = [run for own in study.results.runs.values() for run in own.values()]
+    if silent := sum(not (run.origin and run.origin.recipe) for run in runs):
+        cautions.append(f"{silent:,} of {len(runs):,} cells are from before results named the recipe that taught them: "
+                        "they are taken for what they are called.")
     done = sum(seed in study.results.runs.get((student, recipe), {}) for student, recipe, seed in cells)
     if done < len(cells):
         cautions.append(
@@ -226,11 +244,12 @@ def _order(study: Study, recipes: Sequence[str], words: str) -> str:
         steps = [interval({"": [upper - lower for lower, upper in pairs]})
                  for pairs in zip(*(pairwise(row) for row in rows), strict=True)]
         verdicts = {step.verdict for step in steps if step}
-        verdict = next(word for word in ("does not hold", "undecided", "holds") if word in verdicts)
+        verdict = next(word for word in ("does not hold", "undecided", "too few pairs", "holds") if word in verdicts)
         means = ", ".join(shown(fmean(scores)) for scores in zip(*rows, strict=True))
         students.setdefault(verdict, []).append(f"{label(student)} ({means}; {counted(len(rows), 'seed')})")
     parts = [f"{what} for {listed(students[verdict])}" for verdict, what in
-             (("holds", "is found"), ("undecided", "is undecided"), ("does not hold", "is not found"))
+             (("holds", "is found"), ("undecided", "is undecided"), ("does not hold", "is not found"),
+              ("too few pairs", "has too few seeds"))
              if verdict in students]
     return f"{words} {listed(parts)}." if parts else ""
 

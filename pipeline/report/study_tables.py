@@ -117,6 +117,28 @@ def recipes_table(study: Study) -> Table:
     )
 
 
+def gap_recovered(study: Study, recipe: str) -> float | None:
+    """The mean over students of what a row of `gap_table` says, in percent; None where one has no pair."""
+    shares = [_share(study.distilled, student, recipe).value for student in study.params.distill.students]
+    there = [share for share in shares if share is not None]
+    return fmean(there) if there and len(there) == len(shares) else None
+
+
+def _share(study: Study, student: str, recipe: str) -> Cell:
+    best, results = _best_teacher(study), study.results
+    pairs = [(taught, plain, results.teacher_of(best, taught)) for taught, plain in results.fair_pairs(student, recipe)]
+    means = (spread(result.map_area for result in column) for column in zip(*pairs, strict=True))
+    found = recovered(*(mean.mean if mean else None for mean in means)) if pairs else None
+    return number(found, 0, unit=" %").model_copy(update={"n": None if found is None else len(pairs)})
+
+
+def _best_teacher(study: Study) -> str:
+    """The one with the highest AP on val; "" where none was scored."""
+    known = {name: score for name, teacher in study.results.teachers.items()
+             if (score := teacher.score("val.map_area")) is not None}
+    return max(known, key=lambda name: known[name], default="")
+
+
 def main_table(study: Study, metric: str, where: str) -> Table:
     """The recipes and seeds that params distil: what is compared there has the same seeds."""
     wanted = study.params.distill
@@ -161,26 +183,11 @@ def _arms(study: Study, recipes: Sequence[str], metric: str, *, key: str, title:
 def gap_table(study: Study) -> Table:
     """How much of the way from plain to the better teacher each recipe goes, on fair pairs of the same seed."""
     study, wanted = study.distilled, study.params.distill
-    results = study.results
-    known = {name: score for name, teacher in results.teachers.items()
-             if (score := teacher.score("val.map_area")) is not None}
-    best = max(known, key=lambda name: known[name], default="")
-
-    def share(student: str, recipe: str) -> Cell:
-        pairs = [(taught, plain, results.teacher_of(best, taught))
-                 for taught, plain in results.fair_pairs(student, recipe)]
-        means = (spread(result.map_area for result in column) for column in zip(*pairs, strict=True))
-        found = recovered(*(mean.mean if mean else None for mean in means)) if pairs else None
-        return number(found, 0, unit=" %").model_copy(update={"n": None if found is None else len(pairs)})
-
-    rows = []
-    for recipe in wanted.recipes:
-        if recipe != PLAIN:
-            shares = [share(student, recipe) for student in wanted.students]
-            there = [cell.value for cell in shares if cell.value is not None]
-            mean = fmean(there) if len(there) == len(wanted.students) else None
-            rows.append([words(study.recipe_label(recipe)), *shares, number(mean, 0, unit=" %")])
-    on_test = results.teacher(best).map_area
+    best = _best_teacher(study)
+    rows = [[words(study.recipe_label(recipe)), *(_share(study, student, recipe) for student in wanted.students),
+             number(gap_recovered(study, recipe), 0, unit=" %")]
+            for recipe in wanted.recipes if recipe != PLAIN]
+    on_test = study.results.teacher(best).map_area
     whose = "not evaluated yet" if on_test is None else f"{label(best)}, {shown(on_test)} on test"
     return Table(
         key="gap",

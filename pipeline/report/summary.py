@@ -37,7 +37,7 @@ def _verdict(study: Study) -> str:
     between = "" if found is None or found.low is None or found.high is None else (
         f"95 % interval {shown(found.low, sign=True)} to {shown(found.high, sign=True)}")
     known = f" ({between or 'too few pairs for an interval'})"
-    sure = found is not None and found.verdict != "undecided"
+    sure = found is not None and found.verdict in ("holds", "does not hold")
     if mean > NOTHING:
         everywhere = all(gain > 0 for gain in each.values())
         opening = "Distillation helped" if sure else "Distillation helped in these runs"

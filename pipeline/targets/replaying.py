@@ -120,5 +120,5 @@ class ReplayedViews:
 def _not_finite(store: "Store", array: str, codes: NDArray[Any], rows: Sequence[int]) -> UserError:
     broken = [row for row, view in zip(rows, codes, strict=True) if not np.isfinite(view).all()]
     return UserError(f"{store.path}: {array!r}, the target of {TERMS[array]}, is NaN or infinite in the views {broken} "
-                     f"of the batch {list(rows)}; the last checkpoint is kept. No dump writes such values: dump the "
-                     "teacher again.")
+                     f"of the batch {list(rows)}; the last checkpoint, if there was one, is kept. No dump writes such "
+                     "values: dump the teacher again.")

@@ -140,3 +140,14 @@ def test_fgd_is_its_three_parts():
     context = (place * (student - teacher)).mean((2, 3)).square().mean()
     expected = (focal + imitated + context).item()
     assert fgd(student, teacher, spread, shares).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_cwd_is_the_divergence_of_the_student_from_the_teacher():
+    student, teacher = maps(4, 0.5)
+    spread = STEEP
+    ours, theirs = (side.flatten(2) for side in (student, teacher))
+    by_channel = torch.nn.functional.kl_div(ours.log_softmax(2), theirs.softmax(2), reduction="none").sum(2)
+    expected = 2 * (spread.flatten() ** 2 * by_channel).mean()
+    assert cwd(spread * student, spread * teacher, spread).item() == pytest.approx(expected.item(), rel=1e-5)
+    backwards = cwd(spread * teacher, spread * student, spread).item()
+    assert backwards != pytest.approx(expected.item(), rel=1e-3)

@@ -270,6 +270,33 @@ def test_attention_to_the_outputs_weighs_cells_where_the_teachers_features_are_s
         assert (told(student, teacher)["kd_heatmap"] > plain(student, teacher)["kd_heatmap"]).item() is more
 
 
+def test_attention_to_the_outputs_is_the_mean_of_all_teachers():
+    teacher, features = random_teacher(images=1), torch.randn(1, 5, 6, 6) * 0.1
+    features[..., 0, 0] = torch.tensor([9.0, -9.0, 9.0, -9.0, 9.0])
+    student = student_like(teacher, heatmap=torch.randn(1, 3, 6, 6))
+    maps = {"big": features, "other": features.flip(2, 3)}
+    told = DistillationLoss(Recipe(teachers=["a"], weights=[1000, 0, 0, 0], attention=["spatial"], attend_outputs=True),
+                            {name: [1.0] * 5 for name in maps}, 4)
+    plain = ((student[0].heatmap.sigmoid() - teacher.heatmap) ** 2).sum(1)
+    places = torch.stack([attention.spatial(standardise(each, lambda mean: mean)) for each in maps.values()]).mean(0)
+    expected = 1000 / 20 * (attention.mean_one(places)[:, 0] * plain).mean()
+    found = told(student, teacher._replace(features=maps))["kd_heatmap"]
+    torch.testing.assert_close(found, expected)
+
+
+def test_fgd_counts_the_peaks_above_the_threshold():
+    heat = torch.full((1, 3, 6, 6), 1e-3)
+    heat[0, 0, 1, 1], heat[0, 1, 4, 4] = 0.8, 0.3
+    teacher = teacher_of(heat, torch.ones(1, 4, 6, 6), big=torch.randn(1, 5, 6, 6))
+    sure = teacher._replace(peaks=torch.where(teacher.peaks[..., 2:3] > 0.5, teacher.peaks, 0))
+    loss = loss_of((0, 0, 0, 100), features="fgd", peak_threshold=0.5)
+    student = student_like(teacher)
+    assert torch.equal(loss(student, teacher)["kd_features"], loss(student, sure)["kd_features"])
+    low = loss_of((0, 0, 0, 100), features="fgd", peak_threshold=0.2)
+    low.load_state_dict(loss.state_dict())
+    assert not torch.equal(low(student, teacher)["kd_features"], loss(student, teacher)["kd_features"])
+
+
 def test_components_weigh_as_they_vary():
     teacher, weights = random_teacher(), [4.0, 0.25, 0.25, 0.25, 0.25]
     loss = loss_of((0, 0, 0, 100), {"big": weights}, features="pkd")

@@ -59,6 +59,13 @@ def test_an_epoch_shows_each_image_of_the_student_once(half):
     assert np.isfinite(values).all()
 
 
+def test_a_student_of_the_labels_alone_says_what_it_leaves_out(command):
+    answer = command("distill", "--student", "mobilenet_v2", "--recipe", "plain", "--recipe", "taught")
+    assert answer.exit_code == 0, answer.output
+    assert "Recipe 'plain' leaves out the 16 images without labels." in answer.stderr
+    assert "'taught' leaves out" not in answer.stderr
+
+
 def test_a_view_without_labels_is_shown_without_truth(command, tmp_path):
     answer = command("store", "show", "targets/resnet18.zarr", "deep_0:1", "-o", tmp_path / "x.png", "--json")
     assert answer.exit_code == 0, answer.output

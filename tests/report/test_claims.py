@@ -51,7 +51,7 @@ def test_a_loss_does_not_hold_and_its_mirror_does():
 def test_single_pairs_decide_nothing():
     found = interval({"a": [5.0], "b": [7.0]})
     assert (found.mean, found.half, found.p, found.low, found.high) == (6.0, None, None, None, None)
-    assert found.verdict == "undecided"
+    assert found.verdict == "too few pairs"
     assert interval({}) is interval({"a": []}) is None
 
 

@@ -185,7 +185,7 @@ def test_few_labels_are_compared_on_val_at_equal_passes(found, tree, student_met
              cell(3, 99.0, origin={"precision": "bf16-mixed"}), cell(5, 9.0), cell(0, 9.0, data="other"),
              cell(0, 9.0, recipe=f"{BOTH}-paper")]
     few = comparisons(study, cells)[-1]
-    assert few.claim.startswith("25 % of the labels")
+    assert few.claim.startswith("ResNet-18: 25 % of the labels")  # of two students that params distil
     assert (few.differences["resnet18"], few.unfair, few.asked, few.reached) == ({0: 4.0, 1: 3.0}, 2, "not worse", True)
     assert comparisons(study, [cell(0, 40.0)])[-1].reached is False
     assert comparisons(study)[-1].reached is None

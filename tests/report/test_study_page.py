@@ -220,8 +220,8 @@ def test_the_papers_orders_are_held_against_what_came_out(page, tree):
     tree["distill"]["recipes"] = ["plain", "resnet50", PAPER, BOTH]
     runs = {**RUNS, ("resnet18", "resnet50"): [45.0], ("mobilenet_v2", "resnet50"): [35.0]}
     text = page(runs, {("weights", "table4-1"): ([30.0], 24000), ("weights", "table4-2"): ([35.0], 24000)})
-    assert ("by our recipe, is undecided for ResNet-18 (40.0, 45.0, 50.0; 1 seed) and MobileNetV2 (20.0, 35.0, 28.0; "
-            "1 seed)." in text)
+    assert ("by our recipe, has too few seeds for ResNet-18 (40.0, 45.0, 50.0; 1 seed) and MobileNetV2 (20.0, 35.0, "
+            "28.0; 1 seed)." in text)
     assert "Of the 1 pair that the W of the paper's Table 4 make here, on val, 0 are in the paper's order." in text
     assert "by the paper's own recipe" not in text  # nobody was taught by its single teacher
     assert "The paper's order" not in page(RUNS)
@@ -238,5 +238,5 @@ def test_the_papers_orders_are_held_against_what_came_out(page, tree):
 def test_a_page_of_next_to_nothing(page):
     assert "**Nothing to compare yet" in page({})
     text = page({("resnet18", "plain"): [40.0], ("resnet18", BOTH): [50.0]})
-    assert "+10.0 points (1 pair of 1 student; too few for an interval): undecided" in text
+    assert "+10.0 points (1 pair of 1 student): too few for an interval." in text
     assert "2 of 18 cells" in text
