@@ -32,6 +32,12 @@ def run(params: "Params", name: str, *, devices: str = "auto", restart: bool = F
     train = train_params(params.train, teacher.train, f"teachers.{name}.train")
     whole = inputs.prepared_data(params)
     data = inputs.taught_data(params, name, whole)
+    if not train.epochs:
+        strange = [one for one in teacher.classes or [] if one not in whole.classes]
+        left_out = f"; the data has no {', '.join(strange)}, left out" if strange else ""
+        planes = ", ".join(teacher.classes or whole.classes)
+        work.say(f"train_teacher/{name}: taken as it is, its heatmap's planes as {planes} (teachers.{name}.classes)"
+                 f"{left_out}")
     unknown = [one for one in whole.classes if one not in data.classes]
     if unknown:
         work.say(f"train_teacher/{name}: it does not know {', '.join(unknown)} (teachers.{name}.classes)")

@@ -162,11 +162,13 @@ def break_even(setup: float, live: float, offline: float) -> float | None:
 
 
 def pays_in_words(epochs: float | None, of_one: float) -> str:
-    """`break_even`, and how many students of `of_one` epochs each that is: "7.5 epochs in all (2 students of 5)"."""
+    """`break_even`, and how many students of `of_one` epochs each that is, as a person reads it."""
     if epochs is None:
         return "never"
     count = max(1, math.ceil(round(epochs / of_one, 6)))
-    return f"{epochs:,.1f} epochs in all ({count} student{'s' * (count > 1)} of {of_one:g})"
+    each = f"{of_one:g} epoch{'s' * (of_one != 1)}"
+    who = f"{count} students of {each} each" if count > 1 else f"1 student of {each}"
+    return f"{epochs:,.1f} epochs in all ({who})"
 
 
 def what_happened(root: Path, stores: Iterable[str], students: Collection[str],

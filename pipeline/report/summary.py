@@ -28,7 +28,8 @@ def _verdict(study: Study) -> str:
     recipe = study.headline
     by_student = gains(study, recipe)
     if recipe is None or not by_student:
-        return "Nothing to compare yet: no student was evaluated both alone and taught, by fair pairs of runs."
+        taught = f"taught by recipe {recipe!r}" if recipe else "taught"
+        return f"Nothing to compare yet: no student was evaluated both alone and {taught}, by fair pairs of runs."
     each = {student: fmean(differences) for student, differences in by_student.items()}
     mean = fmean(each.values())
     pairs = [difference for differences in by_student.values() for difference in differences]

@@ -114,7 +114,11 @@ def test_a_finished_detector_of_more_classes_than_the_data_has(file, save, speci
     for step in ("train-teacher", "dump-teachers"):
         answer = CliRunner().invoke(main, [step, "resnet18", "--restart", *taken])
         assert answer.exit_code == 0, answer.output
-        assert ("it does not know boat, cat, person, train" in answer.stderr) == (step == "train-teacher")
+        said = answer.stderr
+        assert ("it does not know boat, cat, person, train" in said) == (step == "train-teacher")
+        told = ("its heatmap's planes as wolf, car, fox, bird (teachers.resnet18.classes); the data has no wolf, fox, "
+                "left out")
+        assert (told in said) == (step == "train-teacher")
     assert open_store(folder / "targets/resnet18.zarr").spec.attributes["known"] == ["car", "bird"]
     assert ((heatmaps(folder, "resnet18").max((0, 2, 3)) > 0.01) == [True, False, True, False, False, False]).all()
     config = read_config(folder / "models/teachers/resnet18/weights.safetensors")

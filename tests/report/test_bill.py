@@ -58,7 +58,7 @@ def test_a_plan_alone(study, plan, tmp_path):
     (section,) = bill_sections(study({}), tmp_path)
     assert rows(section, 0)[1] == ["resnet50", DASH, "40.0", DASH, "2.0"]
     assert rows(section, 1) == [["ResNet-18", "ResNet-50 & Hourglass (small)", DASH, "15.0", DASH, "20.0", "60.0",
-                                 "1.8 epochs in all (1 student of 5)"]]
+                                 "1.8 epochs in all (1 student of 5 epochs)"]]
 
 
 def test_what_happened_alone(study, made, tmp_path):
@@ -77,7 +77,8 @@ def test_what_was_predicted_beside_what_happened(study, made, plan, tmp_path):
     write_plan(tmp_path, plan)
     (section,) = bill_sections(study({("resnet18", BOTH): [40.0]}, passes=5, seconds=50.0), tmp_path)
     # This machine was twice as fast as planned: live teachers would have been, too. 150 s / (30 s - 10 s).
-    assert rows(section, 1)[0][2:] == [DASH, "15.0", "10.0", "20.0", "30.0", "7.5 epochs in all (2 students of 5)"]
+    assert rows(section, 1)[0][2:] == [DASH, "15.0", "10.0", "20.0", "30.0",
+                                       "7.5 epochs in all (2 students of 5 epochs each)"]
     assert "a gpu" in section.tables[0].notes[0]
 
 
