@@ -107,15 +107,13 @@ def augmentation(views: Views) -> dict[str, Any]:
 
 
 def store_exists(path: Path | str) -> None:
-    """Says of a store that is not there which command makes it, where its place tells."""
+    """Raises a UserError for one that is not there: which command makes it, where its place tells."""
     if isinstance(path, str) or path.exists():
         return
-    from storage import StoreError
-
     command = f"dump-teachers {path.stem}"
     if path.name == paths.views_store().name:
         command = "record-views"
     elif path.match(paths.ensemble_store("*").name):
         command = f"build-ensemble {path.stem.removeprefix(paths.ensemble_name(''))}"
     advice = f"; make it with 'pipeline {command}'" if path.absolute().match(str(paths.store("*"))) else ""
-    raise StoreError(f"{path}: there is no store{advice}")
+    raise UserError(f"{path}: there is no store{advice}")

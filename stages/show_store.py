@@ -19,8 +19,8 @@ def run(params: "Params", path: Path | str, view: str, out: Path) -> dict[str, A
         Which view it is, what is seen in words, and notes on what is missing.
 
     Raises:
-        UserError: there is no such view, or nothing can be written to `out`.
-        StoreError: the store is of other views, damaged, or there is none.
+        UserError: there is no store or no such view, or nothing can be written to `out`.
+        StoreError: the store is of other views, or damaged.
     """
     from pipeline.report.showing import find_view, open_of_views, show_view
     from pipeline.report.study import label

@@ -18,7 +18,8 @@ def info(path: Path | str) -> dict[str, Any]:
     """What a store holds, in what form, and where it came from; an unfinished one says how far it is.
 
     Raises:
-        StoreError: there is no store, or its metadata is damaged.
+        UserError: there is no store.
+        StoreError: its metadata is damaged.
     """
     store_exists(path)
     try:
@@ -79,7 +80,8 @@ def check(path: Path | str) -> dict[str, Any]:
     """Every problem of a store; raises nothing for a damaged one.
 
     Raises:
-        StoreError: there is no store, it is not finished, or it is elsewhere and cannot be reached.
+        UserError: there is no store.
+        StoreError: it is not finished, or it is elsewhere and cannot be reached.
     """
     store_exists(path)
     try:
@@ -135,7 +137,7 @@ def convert(source: Path | str, out: Path | str, *, backend: str | None, encodin
         encodings: "ARRAY=NAME" of those that change.
 
     Raises:
-        UserError: an encoding is not given as ARRAY=NAME.
+        UserError: there is no store, or an encoding is not given as ARRAY=NAME.
         StoreError: as of `storage.convert`.
     """
     from pipeline.errors import UserError

@@ -196,7 +196,7 @@ class Study:
                 options = " ".join(f"--student {name}" for name in dict.fromkeys(students))
                 lines.append(f"`pipeline distill {options} --recipe {recipe}`")
             notes.append(f"To fill a {DASH}: {listed(lines)}, then `pipeline evaluate` and `pipeline report`.")
-        if unnamed and self.params.data.kind == "demo":
+        if unnamed and self.params.profile in ("demo", "study"):
             notes.append(
                 f"To fill a {DASH} whose student or recipe the profile {self.params.profile!r} does not have: "
                 "`pipeline profile study`, then `dvc repro`."
