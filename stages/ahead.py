@@ -45,8 +45,9 @@ def check(params: "Params") -> None:
         with _named(f"ensembles.{name}"):
             _of_one_stride(ensemble.teachers, strides)
     for name in params.distill.recipes:
+        recipe = params.recipes[name]
+        inputs.refuse_live(name, recipe)
         with _named(f"recipes.{name}"):
-            recipe = params.recipes[name]
             if recipe.separate:
                 _of_one_stride(recipe.teachers, strides)
             if recipe.reads_features and not params.dump.features:

@@ -41,8 +41,8 @@ def run_all(params: "Params", students: Sequence[str] = (), recipes: Sequence[st
         {folder of a student: the summary of its run}.
 
     Raises:
-        UserError: a name is unknown, a store is missing or does not fit, or a student is finished with another
-            fingerprint; or, when all the others are finished, some have stopped.
+        UserError: a name is unknown, a recipe needs its teachers in the step, a store is missing or does not fit, or
+            a student is finished with another fingerprint; or, when all the others are finished, some have stopped.
     """
     names = dict.fromkeys(product(students or params.distill.students, recipes or params.distill.recipes,
                                   seeds or params.distill.seeds))
@@ -72,18 +72,26 @@ def run_all(params: "Params", students: Sequence[str] = (), recipes: Sequence[st
 def run(params: "Params", student: str, recipe: str, seed: int, *, devices: str = "auto",
         restart: bool = False, out: Path | None = None) -> dict[str, Any]:
     """Trains models/students/STUDENT/RECIPE/seedN (or `out`); returns the summary of the run."""
-    return training.only(_teach(params, [_Line(params).lesson(student, recipe, seed, out=out)], devices, restart))
+    return training.only(_teach(params, [lesson(params, student, recipe, seed, out=out)], devices, restart))
 
 
 def finished(params: "Params", student: str, recipe: str, seed: int, folders: Iterable[Path]) -> Path | None:
     """The first of the folders that holds this very student, finished; None where none does."""
-    cell = _Line(params).lesson(student, recipe, seed).cell
-    return next((folder for folder in folders if replace(cell, out=folder).found == cell.fingerprint), None)
+    return lesson(params, student, recipe, seed).found_in(folders)
+
+
+def lesson(params: "Params", student: str, recipe: str, seed: int, *, out: Path | None = None) -> "Lesson":
+    """One student; `out` in place of its folder under models/.
+
+    Raises:
+        UserError, StoreError: as of `run_all`.
+    """
+    return _Line(params).lesson(student, recipe, seed, out=out)
 
 
 @dataclass(frozen=True)
-class _Lesson:
-    """A cell and what it learns from."""
+class Lesson:
+    """A cell and what it learns from, with the student's stride."""
 
     cell: training.Cell
     targets: "Targets"
@@ -96,6 +104,11 @@ class _Lesson:
         return json.dumps([self.targets.reads, self.stride, self.cell.seed, train.batch, train.epochs, train.workers,
                            train.log_every, train.checkpoint_minutes])
 
+    def found_in(self, folders: Iterable[Path]) -> Path | None:
+        """The first of the folders that holds this very student, finished."""
+        return next((folder for folder in folders if replace(self.cell, out=folder).found == self.cell.fingerprint),
+                    None)
+
 
 class _Line:
     """What the line has made, opened once for all cells."""
@@ -105,7 +118,7 @@ class _Line:
         self.data: DataSet = inputs.prepared_data(params)
         self.opened: dict[tuple[str, tuple[int, int] | None], Targets] = {}
 
-    def lesson(self, student: str, recipe: str, seed: int, *, out: Path | None = None) -> _Lesson:
+    def lesson(self, student: str, recipe: str, seed: int, *, out: Path | None = None) -> Lesson:
         from pipeline.models import check_size, detector_config
         from pipeline.params import Views, train_params
 
@@ -132,7 +145,7 @@ class _Line:
                     "teachers": {teacher: targets.stores[teacher].spec.identity["weights"]
                                  for teacher in targets.recipe.teachers},
                     "flip": targets.flip})
-        return _Lesson(cell, targets, config.stride)
+        return Lesson(cell, targets, config.stride)
 
     @cached_property
     def recorded(self) -> "RecordedViews":
@@ -145,6 +158,7 @@ class _Line:
 
         if (recipe, size) not in self.opened:
             chosen = inputs.named(self.params.recipes, recipe, "recipe")
+            inputs.refuse_live(recipe, chosen)
             recorded = self.params.views if chosen.views == "fresh" else self.recorded
             dumped = {teacher: inputs.dumped(self.params, teacher) for teacher in chosen.teachers}
             if chosen.merged:
@@ -157,15 +171,15 @@ class _Line:
         return self.opened[recipe, size]
 
 
-def _passes(lessons: Sequence[_Lesson]) -> list[list[_Lesson]]:
+def _passes(lessons: Sequence[Lesson]) -> list[list[Lesson]]:
     """The lessons that share their batches, together, in the order of their first."""
-    passes: dict[str, list[_Lesson]] = {}
+    passes: dict[str, list[Lesson]] = {}
     for lesson in lessons:
         passes.setdefault(lesson.batches, []).append(lesson)
     return list(passes.values())
 
 
-def _teach(params: "Params", lessons: Sequence[_Lesson], devices: str,
+def _teach(params: "Params", lessons: Sequence[Lesson], devices: str,
            restart: bool) -> list[dict[str, Any] | UserError]:
     """One pass over the store."""
     first = lessons[0]

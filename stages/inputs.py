@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from pipeline import paths
 from pipeline.errors import UserError, unknown
-from pipeline.params import Params, Views, train_params
+from pipeline.params import Params, Recipe, Views, train_params
 from stages.work import file_sha256
 
 if TYPE_CHECKING:
@@ -99,6 +99,14 @@ def dumped(params: Params, teacher: str) -> dict[str, Any]:
     """The identity that a teacher's store must have: dumped as params say, from the weights that are there, if any."""
     weights = paths.weights(paths.teacher_model(teacher))
     return {**params.dump.identity, **({"weights": file_sha256(weights)} if weights.exists() else {})}
+
+
+def refuse_live(name: str, recipe: Recipe) -> None:
+    """Raises a UserError for a recipe that no store serves."""
+    if recipe.live:
+        raise UserError(f"recipe {name!r} has teachers and views: fresh, of which no store says anything. Set views: "
+                        "stored, or make it a variation of 'pipeline study screen', which runs the teachers in every "
+                        "step.")
 
 
 def augmentation(views: Views) -> dict[str, Any]:

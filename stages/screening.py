@@ -11,6 +11,7 @@ from pipeline import paths
 from pipeline.errors import UserError
 from stages import (
     distill,
+    distill_live,
     dump_teachers,
     ensembles,
     inputs,
@@ -154,10 +155,11 @@ def _score(params: "Params", group: str, variation: str, student: str, recipe: s
     screened = paths.WORK / "screened"
     places = [screened / cell, paths.student_model(student, recipe, seed),
               *sorted(screened.glob(f"*/{student}/*/seed{seed}"))]
-    folder = distill.finished(params, student, recipe, seed, places)
+    teach = distill_live if params.recipes[recipe].live else distill
+    folder = teach.finished(params, student, recipe, seed, places)
     if folder is None:
         folder = screened / cell
-        distill.run(params, student, recipe, seed, out=folder, devices=ONE)
+        teach.run(params, student, recipe, seed, out=folder, devices=ONE)
     metrics = scoring.score(
         params, f"screening/{cell}", module="stages.screening", model_folder=folder,
         about={"kind": "student", "student": student, "recipe": recipe, "seed": seed, "group": group,

@@ -43,7 +43,7 @@ def run(params: "Params", path: Path | str, count: int, *, seed: int = 0) -> dic
         raise UserError(f"{path} is a store of the kind {store.spec.identity.get('kind')!r}, and only a teacher's can "
                         f"be compared with what a teacher says live: name one like {paths.teacher_store('NAME')}.")
     store = open_store(path, {"data": data.fingerprint, "views": recorded.fingerprint})
-    teacher = _teacher(store, data)
+    teacher = teacher_of(store, data)
     student, said = _student(params, data)
     rows = np.sort(np.random.default_rng(seed).choice(len(store), min(count, len(store)), replace=False)).tolist()
     loss, weights = loss_against(params, store, student)
@@ -54,8 +54,12 @@ def run(params: "Params", path: Path | str, count: int, *, seed: int = 0) -> dic
             "ok": within_bounds(result)}
 
 
-def _teacher(store: "Store", data: "DataSet") -> "Detector":
-    """The teacher that wrote the store, with the very weights."""
+def teacher_of(store: "Store", data: "DataSet") -> "Detector":
+    """The teacher that wrote the store, with the very weights.
+
+    Raises:
+        UserError: it is not there, or was trained again.
+    """
     from pipeline.models import load_trained, read_config
 
     name, sha256 = (store.spec.identity[key] for key in ("teacher", "weights"))

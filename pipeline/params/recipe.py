@@ -56,8 +56,9 @@ class Recipe(Block):
             nothing and compares with each teacher at equal total weight.
         oracle: no teachers; the rendered ground truth takes their place, so that what a recipe gains over this one
             is the teachers' knowledge.
-        views: "stored" replays the recorded views; "fresh" draws new ones every epoch, as teachers train. What
-            teachers said belongs to the stored ones.
+        views: "stored" replays the recorded views; "fresh" draws new ones every epoch, as teachers train. No store
+            says anything of fresh ones: with teachers they are for a variation of `pipeline study screen`, which
+            runs the teachers in every step, to compare with.
         weights: W = [w1 heatmap, w2 wh, w3 offset, w4 features], or the name of one of the
             paper's six: "table4-1" … "table4-6".
         heatmap: form of the heatmap term; "squared" is the paper's.
@@ -119,6 +120,11 @@ class Recipe(Block):
         return bool(self.teachers or self.oracle) and any(self.weights)
 
     @property
+    def live(self) -> bool:
+        """Whether teachers would have to run in every step."""
+        return bool(self.teachers) and self.views == "fresh"
+
+    @property
     def reads_a_store(self) -> bool:
         """Whether what teachers said is read."""
         return self.taught and not self.oracle
@@ -151,9 +157,9 @@ class Recipe(Block):
         if self.oracle and self.weights[3]:
             heads = ", ".join(f"{weight:g}" for weight in self.weights[:3])
             raise ValueError(f"oracle has no features to compare with: write weights: [{heads}, 0]")
-        if self.views == "fresh" and (self.teachers or self.oracle):
-            raise ValueError("views 'fresh' is for recipes without teachers and without oracle: what is said of "
-                             "stored views does not fit others")
+        if self.views == "fresh" and (self.oracle or self.unlabelled):
+            raise ValueError("views 'fresh' are of images with labels, for the ground-truth loss: set oracle and "
+                             "unlabelled to false, or views: stored")
         return self
 
     @model_validator(mode="after")

@@ -1,10 +1,14 @@
+import csv
 import json
 
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
+from pipeline.billing.live import LiveTeachers
 from pipeline.cli import main
+from pipeline.models import load_detector
 from stages import dump_teachers
 from storage import open_store
 
@@ -115,6 +119,54 @@ def test_what_a_group_changes_holds_for_all_its_variations(line, pipeline):
     pipeline("study", "screen", "weights", "--set", "screening.weights.variations={short: []}",
              "--set", "screening.weights.changes=[distill.train.epochs=1]", folder=line)
     assert json.loads((line / "results/study/weights/mobilenet_v2/short/seed0.json").read_text())["passes"] == 24
+
+
+LIVE = ("study", "screen", "weights",
+        "--set", "screening.weights.variations={live: ['recipes.{recipe}.views=fresh']}")
+
+
+def test_a_student_can_be_compared_with_one_whose_teachers_run_in_every_step(line, pipeline, trained, monkeypatch):
+    asked = []
+    monkeypatch.setattr(LiveTeachers, "__call__", lambda self, batch, call=LiveTeachers.__call__: (
+        asked.append(batch["view"]), call(self, batch))[1])
+    pipeline(*LIVE, folder=line)
+    assert len(asked) == 6  # two epochs of three batches
+    student = line / ".work/screened/weights/mobilenet_v2/live/seed0"
+    taught = [load_detector(folder / "weights.safetensors")
+              for folder in (student, line / f"models/students/mobilenet_v2/{BOTH}/seed0")]
+    assert not all(map(torch.equal, *(model.parameters() for model in taught)))
+    with (student / "log.csv").open(encoding="utf-8") as log:
+        rows = [*csv.DictReader(log)]
+    assert all(float(row[term]) > 0 for row in rows for term in ("kd_heatmap", "kd_wh", "kd_offset", "kd_features"))
+    origin = json.loads((line / "results/study/weights/mobilenet_v2/live/seed0.json").read_text())["origin"]
+    assert origin["views"]["flip"] == 0.5  # how they are drawn, where others name the recorded ones
+    assert origin["recipe"]["views"] == "fresh"
+    assert len(origin["teachers"]) == 2
+    made = trained(line)
+    pipeline(*LIVE, folder=line)
+    assert trained(line) == made
+    pipeline("study", "collect", folder=line)
+
+
+@pytest.mark.parametrize(("override", "words"), [
+    ("ensembles.both.heatmap=max", "ensembles.both.heatmap is 'max'"),
+    ("dump.tta.flip=true", "dump.tta asks them several times"),
+    ("teachers.resnet18.classes=[bird, car]", "resnet18 knows some classes alone"),
+])
+def test_live_teachers_that_would_not_say_what_stores_say_are_refused(line, monkeypatch, override, words):
+    monkeypatch.chdir(line)
+    result = CliRunner().invoke(main, [*LIVE, "--set", override])
+    assert result.exit_code == 1
+    assert words in result.output
+    assert "set views: stored" in result.output
+    assert not (line / "results/study").exists()
+
+
+def test_only_a_screening_runs_teachers_in_every_step(line, monkeypatch):
+    monkeypatch.chdir(line)
+    result = CliRunner().invoke(main, ["distill", "--recipe", "resnet18", "--set", "recipes.resnet18.views=fresh"])
+    assert result.exit_code == 1
+    assert "recipe 'resnet18' has teachers and views: fresh, of which no store says anything" in result.output
 
 
 def test_every_result_names_what_made_it(finished):

@@ -8,7 +8,8 @@ HEADS = [1000.0, 1.0, 0.1, 0.0]
 
 
 @pytest.mark.parametrize("recipe", [
-    {}, {"views": "fresh"}, {"teachers": ["a"]}, TWO, {**TWO, "ensemble": "separate"},
+    {}, {"views": "fresh"}, {"teachers": ["a"]}, {"teachers": ["a"], "views": "fresh"},
+    TWO, {**TWO, "ensemble": "separate"},
     {"oracle": True, "weights": HEADS}, {**TWO, "attention": ["agreement"]}, {"teachers": ["a"], "attention": []},
     {**TWO, "features_of": ["b"]}, {**TWO, "features": "fgd", "attention": ["spatial"]},
     {"teachers": ["a"], "unlabelled": True}, {"teachers": ["a"], "unlabelled": True, "ground_truth": 0.0},
@@ -32,8 +33,8 @@ def test_separate_reads_no_merged_store():
     ({"teachers": ["a"], "ensemble": "separate"}, "two teachers"),
     ({"oracle": True, "teachers": ["a"], "weights": HEADS}, "drop the teachers"),
     ({"oracle": True}, r"write weights: \[1000, 1, 0.1, 0\]"),
-    ({"views": "fresh", "teachers": ["a"]}, "'fresh' is for recipes without teachers"),
-    ({"views": "fresh", "oracle": True, "weights": HEADS}, "teachers and without oracle"),
+    ({"views": "fresh", "teachers": ["a"], "unlabelled": True}, "'fresh' are of images with labels"),
+    ({"views": "fresh", "oracle": True, "weights": HEADS}, "set oracle and unlabelled to false"),
     ({"attention": True}, "list of spatial, channel, heatmap and agreement"),
     ({"attention": ["spatial", "spatial"]}, "twice"),
     ({"teachers": ["a"], "attention": ["agreement"]}, "'agreement' needs at least two teachers"),

@@ -49,6 +49,7 @@ def test_profiles_pass(name):
     ("teachers.b.weights=nope.pth", r"teachers\.b: weights file nope\.pth does not exist"),
     ("teachers.b.arch={deconv: [256, 256]}", r"ensembles\.both: a has stride 4, b has stride 8"),
     ("recipes.apart={teachers: [a, c], ensemble: separate}", r"recipes\.apart: a has stride 4, c has stride 8"),
+    ("recipes.apart={teachers: [a], views: fresh}", r"'apart' has teachers and views: fresh"),
     ("students.s.arch={num_classes: 3}", r"students\.s: .*num_classes"),
     ("students.s.weights=/tmp", r"students\.s: weights file /tmp is a folder"),
 ])
