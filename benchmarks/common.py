@@ -1,6 +1,7 @@
 """What every benchmark does with its rows: a table on stdout, a file of record."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -75,7 +76,8 @@ def record(name: str, rows: Sequence[Row], *, keep: bool = True, **about: object
     if not keep:
         return
     RESULTS.mkdir(exist_ok=True)
-    content = {"machine": machine(), "commit": _commit(), "date": date.today().isoformat(), **about,
+    content = {"machine": machine(), "commit": _commit(), "date": date.today().isoformat(),
+               "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES"), **about,
                "rows": [{**asdict(row), "ok": row.ok, "close": row.close} for row in rows]}
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 

@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -63,7 +63,8 @@ class Cell:
         """All that decides the result, besides the code."""
         return {
             "data": self.data.fingerprint, "classes": self.data.classes, "size": self.size_hw, "seed": self.seed,
-            "detector": stage_inputs.values(self.detector, without=("train", "classes", "weights")),
+            "detector": stage_inputs.values(self.detector, without=("train", "classes", "weights", "input")),
+            "input": stage_inputs.values(self.detector.input) if self.detector.input else None,
             "weights": stage_inputs.weights_sha256(self.detector.weights),
             "train": stage_inputs.values(self.train, without=NOT_DECISIVE), **self.inputs,
         }
@@ -72,7 +73,8 @@ class Cell:
     def training(self) -> dict[str, Any]:
         """What of the params decides the result of a run that has the same data, targets and seed as another."""
         decisive = self.decisive
-        return {**{key: decisive.get(key) for key in ("size", "detector", "weights", "flip")}, **decisive["train"]}
+        beside = ("size", "detector", "input", "weights", "flip")
+        return {**{key: decisive.get(key) for key in beside}, **decisive["train"]}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -225,6 +227,8 @@ def _trainee(cell: Cell, folder: work.Work, devices: str) -> "Trainee":
     seed_everything(cell.seed)
     model = build_detector(detector.model, len(cell.data.classes), pretrained=detector.pretrained,
                            weights=detector.weights, reset_heads=detector.reset_heads, **detector.arch)
+    if detector.input:
+        model.config = replace(model.config, **detector.input.model_dump())
     check_size(model.config, cell.size_hw)
     if detector.weights and not cell.train.epochs:  # nothing would train heads, or teach what planes stand for now
         if not holds_detector(Path(detector.weights)):

@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner
 
 from pipeline.cli import main
-from pipeline.models import build_detector, read_config, save_detector
+from pipeline.models import build_detector, load_detector, read_config, save_detector
 from pipeline.models.official import our_key
 from storage import open_store
 
@@ -123,3 +123,21 @@ def test_a_finished_detector_of_more_classes_than_the_data_has(file, save, speci
     assert ((heatmaps(folder, "resnet18").max((0, 2, 3)) > 0.01) == [True, False, True, False, False, False]).all()
     config = read_config(folder / "models/teachers/resnet18/weights.safetensors")
     assert config["color_order"] == ("bgr" if save is official_checkpoint else "rgb")
+
+
+def test_a_checkpoint_that_was_fed_otherwise_is_fed_so_here(specialists, tmp_path, monkeypatch):
+    folder = tmp_path / "copy"
+    shutil.copytree(specialists, folder, symlinks=True)
+    official_checkpoint(build_detector("resnet18", 3, deconv=[16, 16, 16], head_channels=16), folder / "voc.pth", ())
+    monkeypatch.chdir(folder)
+    taken = ["train-teacher", "resnet18", "--restart", "--set", "teachers.resnet18.weights=voc.pth",
+             "--set", "teachers.resnet18.train={epochs: 0}"]
+    fed = "{color_order: bgr, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}"
+    weights, found = folder / "models/teachers/resnet18/weights.safetensors", []
+    for more in ([], ["--set", f"teachers.resnet18.input={fed}"]):
+        answer = CliRunner().invoke(main, [*taken, *more])
+        assert answer.exit_code == 0, answer.output
+        found.append(load_detector(weights))
+    assert [model.config.mean for model in found] == [(0.408, 0.447, 0.470), (0.485, 0.456, 0.406)]
+    assert found[1].config.std == (0.229, 0.224, 0.225)
+    assert all(map(torch.equal, *(model.parameters() for model in found)))

@@ -1,3 +1,4 @@
+import json
 from contextlib import nullcontext
 from typing import get_args
 
@@ -213,6 +214,23 @@ def test_a_teacher_without_epochs_comes_from_a_detectors_file(params_file):
     for where in ("distill.train.epochs=0", "students.resnet18.train={epochs: 0}"):
         with pytest.raises(UserError, match=r"students\.resnet18: expected more than 0 epochs"):
             load_params(params_file, [where])
+
+
+@pytest.mark.parametrize(("weights", "fed", "words"), [
+    ("null", {}, "but weights is null: take input away"),
+    ("mine.safetensors", {}, "but weights is mine.safetensors: take input away"),
+    ("theirs.pth", {"std": [0, 1, 1]}, r"teachers\.resnet50\.input\.std.*greater than 0"),
+    ("theirs.pth", {"mean": [0.5]}, r"teachers\.resnet50\.input\.mean"),
+    ("theirs.pth", {"mean": [104, 117, 123]}, r"teachers\.resnet50\.input\.mean.*less than or equal to 1"),
+    ("theirs.pth", {"color_order": "gbr"}, r"teachers\.resnet50\.input\.color_order"),
+])
+def test_only_a_file_that_does_not_say_how_it_was_fed_is_told(params_file, weights, fed, words):
+    right = {"color_order": "bgr", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    given = [f"teachers.resnet50.weights={weights}", f"teachers.resnet50.input={json.dumps({**right, **fed})}"]
+    with pytest.raises(UserError, match=words):
+        load_params(params_file, given)
+    assert load_params(params_file, ["teachers.resnet50.weights=theirs.pth", given[1].split("=")[0] + "="
+                                     + json.dumps(right)]).teachers["resnet50"].input.mean == (0.485, 0.456, 0.406)
 
 
 @pytest.mark.parametrize("override", ["distill.train.seed=1", "students.resnet18.train={seed: 1}"])
