@@ -108,6 +108,7 @@ def dump_teacher(
             on_mismatch=on_mismatch)
         writer = _begin(out, describe, study, fabric)
         spec, pending = writer.spec, writer.pending()
+        reduce = Reduction(spec[FEATURES], fabric.device) if params.features else None
         if old and not continues(old, spec):
             old = None
         first = len(pending) * fabric.global_rank // fabric.world_size  # so that processes do not queue up
@@ -119,7 +120,7 @@ def dump_teacher(
             with claim, _Writing(claim, spec) as writing:
                 left = claim.views[taken_over(claim, old) if old else 0 :]
                 for rows, images in rendered(views, data, left, params.batch, on_mismatch):
-                    writing.write(outputs(model, images, fabric.device, params, spec))
+                    writing.write(outputs(model, images, fabric.device, params, reduce))
                     if fabric.is_global_zero:
                         progress(done + rows[-1] + 1 - claim.views.start, spec.views, "views")
     fabric.barrier()
@@ -229,12 +230,12 @@ def dump_spec(
 
 
 def outputs(
-    model: "Detector", images: NDArray[np.uint8], device: torch.device, params: "Dump", spec: StoreSpec
+    model: "Detector", images: NDArray[np.uint8], device: torch.device, params: "Dump", reduce: Reduction | None
 ) -> Values:
-    """The arrays of a store for a batch of (B, H, W, 3) images, features reduced; `model` is inside `inference`."""
+    """The arrays of a store for a batch of (B, H, W, 3) images; features with `reduce`. `model` is in `inference`."""
     pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
     said = answer(model, pixels, precision=params.precision, peaks=params.peaks, tta=params.tta)
     found = {"heatmap": said.heatmap, "wh_offset": said.wh_offset, "peaks": said.peaks}
-    if params.features:
-        found[FEATURES] = Reduction(spec[FEATURES], device)(said.features)
+    if reduce:
+        found[FEATURES] = reduce(said.features)
     return {name: values.cpu().numpy() for name, values in found.items()}

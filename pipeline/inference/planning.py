@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.inference.dump import dump_spec, outputs
+from pipeline.inference.dump import FEATURES, dump_spec, outputs
 from pipeline.inference.growing import sample_of
 from pipeline.inference.prediction import inference
 from pipeline.inference.rendering import rendered
-from pipeline.inference.sampling import study_sample
+from pipeline.inference.sampling import Reduction, study_sample
 from storage import Store, StoreSpec, compressed_size, encode_views
 
 if TYPE_CHECKING:
@@ -52,11 +52,12 @@ def plan_dump(
         sample = study_sample(model, data, views, first, params=params, device=fabric.device,
                               on_mismatch=on_mismatch)
         spec = describe(fitted=(sample_of(old) if old else sample).fitted)
+        reduce = Reduction(spec[FEATURES], fabric.device) if params.features else None
         for start in (0, middle):
             rows = range(start, min(start + params.batch, len(views)))
             began = time.perf_counter()
             for _, images in rendered(views, data, rows, params.batch, on_mismatch):
-                sizes += _compressed_bytes(spec, outputs(model, images, fabric.device, params, spec))
+                sizes += _compressed_bytes(spec, outputs(model, images, fabric.device, params, reduce))
             seconds = (time.perf_counter() - began) / len(rows)
     missing = len(views) - len(old or ())
     return {
