@@ -38,17 +38,19 @@ def _verdict(study: Study) -> str:
     between = "" if found is None or found.low is None or found.high is None else (
         f"95 % interval {shown(found.low, sign=True)} to {shown(found.high, sign=True)}")
     known = f" ({between or 'too few pairs for an interval'})"
-    sure = found is not None and found.verdict in ("holds", "does not hold")
+    verdict = found.verdict if found is not None else "too few pairs"
     if mean > NOTHING:
-        everywhere = all(gain > 0 for gain in each.values())
-        opening = "Distillation helped" if sure else "Distillation helped in these runs"
-        opening += "" if everywhere else " in the mean, but not every student"
+        opening = "Distillation helped" + " in these runs" * (verdict == "too few pairs")
+        if any(gain <= 0 for gain in each.values()):
+            opening += " in the mean, but not every student"
         outcome = f"gain {shown(mean)} points of mAP@.5 on test in the mean{known}, compared with training alone"
     elif mean < -NOTHING:
         opening, outcome = "Distillation did not help", (
             f"lose {shown(-mean)} points of mAP@.5 on test in the mean{known}, compared with training alone")
     else:
         opening, outcome = "Distillation made no difference", "have the same mAP@.5 on test in the mean as alone"
+    if verdict == "undecided":
+        opening = "Whether distillation helps is not settled"
     who = listed([f"{label(student)} {shown(gain, sign=True)}" for student, gain in each.items()])
     return (
         f"{opening}: taught by {_taught_by(study, recipe)} from stored targets, students {outcome} ({who}). "

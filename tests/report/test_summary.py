@@ -12,11 +12,12 @@ def runs(alone, taught, student="resnet18"):
 @pytest.mark.parametrize(
     ("alone", "taught", "opening", "outcome"),
     [
-        ([40.0, 42.0], [45.0, 46.0], "Distillation helped in these runs:",
+        ([40.0, 42.0], [45.0, 46.0], "Whether distillation helps is not settled:",
          "students gain 4.5 points of mAP@.5 on test in the mean (95 % interval −1.9 to +10.9)"),
         ([40.0, 42.0], [45.0, 47.1], "Distillation helped:", "(95 % interval +4.4 to +5.7)"),
         ([40.0], [45.0], "Distillation helped in these runs:", "5.0 points of mAP@.5 on test in the mean (too few"),
-        ([45.0, 46.0], [40.0, 42.0], "Distillation did not help:", "students lose 4.5 points"),
+        ([45.0, 46.0], [40.0, 42.0], "Whether distillation helps is not settled:", "students lose 4.5 points"),
+        ([45.0], [40.0], "Distillation did not help:", "students lose 5.0 points"),
         ([45.0], [45.01], "Distillation made no difference:", "have the same mAP@.5"),
     ],
 )
