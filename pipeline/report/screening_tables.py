@@ -98,9 +98,10 @@ def _of_lengths(screening: "Screening") -> bool:
 def _reached(study: Study, group: str, student: str, cells: list[Screened]) -> str:
     """After how many passes runs of different lengths are as good as the plain ones of the same seeds at their end.
 
-    Empty for a group that varies anything besides how long students train.
+    Empty for a group of plain runs, or one that varies anything besides how long students train.
     """
-    if not _of_lengths(study.params.screening[group]):
+    screening = study.params.screening[group]
+    if screening.recipe == PLAIN or not _of_lengths(screening):
         return ""
     alone = study.results.runs.get((student, PLAIN), {})
     lengths = sorted({cell.passes for cell in cells if cell.passes})

@@ -24,6 +24,8 @@ def found(study, tree):
         "weights": {"title": "W.", "students": ["resnet18"], "recipe": BOTH, "variations": weights},
         "length": {"students": ["resnet18"], "recipe": BOTH,
                    "variations": {"whole": [], "half": ["distill.train.epochs=2.5"]}},
+        "longer": {"students": ["resnet18"], "recipe": "plain",
+                   "variations": {"whole": [], "fourfold": ["distill.train.epochs=20"]}},
         "labels": {"students": ["resnet18"], "recipe": BOTH,
                    "variations": {"all": [], "half": ["data.labels=0.5", "distill.train.epochs=10"]}},
     }
@@ -40,7 +42,8 @@ def cells(student_metrics):
             "ensembles": [ensemble.model_dump() for ensemble in study.results.ensembles.values()],
             "students": [run.model_dump() for runs in study.results.runs.values() for run in runs.values()],
             "screening": [
-                student_metrics("resnet18", BOTH, seed, score, group=group, variation=variation, split="val")
+                student_metrics("resnet18", "plain" if group == "longer" else BOTH, seed, score, group=group,
+                                variation=variation, split="val")
                 | {"passes": passes}
                 for (group, variation), (scores, passes) in dict(screened).items() for seed, score in enumerate(scores)
             ],
@@ -173,6 +176,12 @@ def test_passes_to_plains_final_ap(page):
     shorter["length", "half"] = ([40.0], 12000)
     assert "the shortest that are as good in the mean take 24,000 (+19.0 points)" in page(RUNS, shorter)
     assert "24,000, none is as good" in page(RUNS, {**shorter, ("length", "whole"): ([1.0], 24000)})
+
+
+def test_plain_runs_are_not_asked_when_they_are_as_good_as_plain(page):
+    text = page(RUNS, {("longer", "whole"): ([20.0], 24000), ("longer", "fourfold"): ([30.0], 96000)})
+    assert "| ResNet-18 | fourfold | **30.0** (n=1) | +10.0 (n=1) |" in text
+    assert "Passes to plain" not in text
 
 
 def test_a_group_that_varies_more_than_the_length_says_nothing_of_passes(page):
