@@ -32,6 +32,7 @@ def run_all(params: "Params", names: Sequence[str], *, devices: str = "auto", dr
     data = inputs.prepared_data(params)
     for name in names:
         _trained_weights(params, name, data)
+        inputs.tell_of_other_data(paths.teacher_model(name), data)
     act = plan if dry_run else run
     found = {name: act(params, name, devices=devices, restart=restart) for name in names}
     if dry_run:

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pipeline import paths
 from pipeline.errors import UserError, unknown
 from pipeline.params import Params, Recipe, Views, train_params
-from stages.work import file_sha256
+from stages.work import file_sha256, say
 
 if TYPE_CHECKING:
     from pipeline.data.dataset import DataSet
@@ -76,6 +76,16 @@ def training_summary(model_folder: Path) -> dict[str, Any]:
     if not isinstance(summary, dict) or not {"passes", "seconds"} <= {*summary}:
         raise UserError(f"{path} does not say how long the training was ('passes', 'seconds'). Train this model again.")
     return summary
+
+
+def tell_of_other_data(model_folder: Path, data: "DataSet") -> None:
+    """Says so of a network that was trained on another state of the data: DVC would train it again first."""
+    if not (model_folder / "summary.json").exists():
+        return
+    then = (training_summary(model_folder).get("origin") or {}).get("data")
+    if then not in (None, data.fingerprint):
+        say(f"{model_folder} was trained on another state of the data ({then[:16]}, data/{data.name} is "
+            f"{data.fingerprint[:16]} now)")
 
 
 def weights_file(path: str | None) -> Path | None:

@@ -45,6 +45,7 @@ def score(params: "Params", stage: str, *, module: str, model_folder: Path, abou
                         "held out by data.val_fraction), and run 'pipeline prepare' again.")
     weights = inputs.needs(paths.weights(model_folder), command)
     summary = inputs.training_summary(model_folder)
+    inputs.tell_of_other_data(model_folder, data)
     splits = {name: records for name in (split, *beside) if (records := _records(data, name))}
 
     def build(held: work.Work) -> None:

@@ -59,6 +59,7 @@ def test_more_views_per_image(line, command):
     said = command("dump-teachers", *more)
     for name in TEACHERS:
         assert f"dump_teachers/{name}: 48 views are taken over from" in said
+    assert "another state" not in said
     assert_grown(line, before, 72)
     assert open_store(line / "targets/resnet18.zarr").manifest["created"]["inherited_seconds"] == cost > 0
     assert "Run 'pipeline build-ensemble both' again" in command(*DISTILL, *more, fails=True)
@@ -74,9 +75,11 @@ def test_more_images_after_dvc_deleted_the_outs(line, command):
     said = command("dump-teachers", *more)
     for name in TEACHERS:
         assert f"dump_teachers/{name}: 48 views are taken over from {line}/.work/dump_teachers/{name}/" in said
+        assert f"models/teachers/{name} was trained on another state of the data" in said
     assert_grown(line, before, 60)
     command("build-ensemble", *more)
     assert open_store(line / "targets/ensemble-both.zarr").spec.views == 60
+    assert command("evaluate", *more).count("was trained on another state of the data") >= 4  # teachers and students
 
 
 def test_images_without_labels_are_dumped_beside_what_is_there(line, command):
