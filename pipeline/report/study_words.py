@@ -8,7 +8,7 @@ from pipeline.params.recipe import PLAIN
 from pipeline.report.claims import interval
 from pipeline.report.comparisons import PAPER, Comparison, intervals
 from pipeline.report.document import counted, listed, shown
-from pipeline.report.leading import lead, merging
+from pipeline.report.leading import Lead, lead, merging
 from pipeline.report.paper import TABLE_4
 from pipeline.report.paper_tables import OnVal
 from pipeline.report.results import fair
@@ -72,16 +72,10 @@ def cautions(study: Study, claims: list[Comparison]) -> list[str]:
         "Where seeds are added because an interval contains 0, the interval is somewhat too narrow: it was looked at "
         "before.",
     ]
-    leads = [
-        f"{ahead.ensemble!r} {shown(ahead.points, sign=True)} from {label(ahead.teacher)}"
-        + ("" if ahead.unseen is None else f" ({shown(ahead.unseen, sign=True)} on drawings that nobody trained on)")
-        for ahead in (lead(study, recipe) for recipe in merging(study))
-        if ahead
-    ]
+    leads = [_lead(ahead, recipe, claims) for recipe in merging(study) if (ahead := lead(study, recipe))]
     if leads:
         told_of.append(f"How far ensembles are from their better teachers on val, in points: {listed(leads)}. Two "
-                        "teachers were hoped to teach more than the better one where that is 1 or more; whether they "
-                        "did is said above.")
+                        "teachers were asked to teach more than the better one where that is 1 or more.")
     wanted = study.params.distill
     cells = [(student, recipe, seed) for student in wanted.students for recipe in wanted.recipes
              for seed in wanted.seeds]  # fmt: skip
@@ -96,6 +90,16 @@ def cautions(study: Study, claims: list[Comparison]) -> list[str]:
             "`pipeline profile study`, then `dvc repro`, makes the others, one by one."
         )
     return told_of
+
+
+def _lead(ahead: Lead, recipe: str, claims: list[Comparison]) -> str:
+    """How far an ensemble is ahead, and what its students gain by it."""
+    beside = [] if ahead.unseen is None else [f"{shown(ahead.unseen, sign=True)} on drawings that nobody trained on"]
+    told = next((claim.overall for claim in claims if (claim.recipe, claim.over) == (recipe, ahead.teacher)), None)
+    if told is not None:
+        beside.append(f"on test its students are {shown(told.mean, sign=True)} from that teacher's: {told.verdict}")
+    words = f"{ahead.ensemble!r} {shown(ahead.points, sign=True)} from {label(ahead.teacher)}"
+    return f"{words} ({'; '.join(beside)})" if beside else words
 
 
 def orders(study: Study, on_val: OnVal | None) -> list[str]:

@@ -68,9 +68,12 @@ def texts(table):
     return {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
 
 
-def test_the_page_says_whether_the_ensemble_is_ahead_of_its_teachers(page):
+def test_the_page_says_whether_the_ensemble_is_ahead_of_its_teachers(page, tree):
     assert "'both' −4.0 from Hourglass (small) (−2.0 on drawings" in page(RUNS, ensembles={"both": 76.0})
     assert "'both' +1.0 from Hourglass (small)" in page(RUNS, ensembles={"both": 81.0})
+    tree["recipes"]["hourglass_small"] = {"teachers": ["hourglass_small"]}
+    taught = page({**RUNS, ("resnet18", "hourglass_small"): [49.0, 49.5, 51.0]}, ensembles={"both": 81.0})
+    assert "; on test its students are +1.3 from that teacher's: undecided)" in taught
     assert "from their better teachers" not in page(RUNS)
 
 
