@@ -21,7 +21,7 @@ def run(params: "Params", student: str, recipe: str, seed: int, *, out: Path, de
     """Trains the student into `out`; returns the summary of the run.
 
     The stores of the recipe must be there: the teachers are those that wrote them, and features are reduced as they
-    are, so that views alone differ. Several teachers are averaged cell by cell (`billing.live`).
+    are, so that little but the views differs. Several teachers are averaged cell by cell (`billing.live`).
 
     Raises:
         UserError: the ensemble, the dump or a teacher does what is not done in a step.

@@ -25,7 +25,7 @@ def run(params: "Params", students: Sequence[str] = (), recipes: Sequence[str] =
         `Happened`}.
 
     Raises:
-        UserError: a name is unknown, no recipe has a teacher, or there is no data yet.
+        UserError: a name is unknown, no recipe has a teacher or one needs it in the step, or there is no data yet.
     """
     from pipeline.billing.bill import images_of, what_happened
     from pipeline.billing.planning import Question, make_plan
@@ -58,7 +58,7 @@ def _asked(params: "Params", students: Sequence[str], recipes: Sequence[str]) ->
     for student in students:
         inputs.named(params.students, student, "student")
     for recipe in recipes:
-        inputs.named(params.recipes, recipe, "recipe")
+        inputs.refuse_live(recipe, inputs.named(params.recipes, recipe, "recipe"))
     taught = [recipe for recipe in recipes if params.recipes[recipe].reads_a_store]
     if not taught:
         others = [name for name, recipe in params.recipes.items() if recipe.reads_a_store]

@@ -162,9 +162,10 @@ def test_live_teachers_that_would_not_say_what_stores_say_are_refused(line, monk
     assert not (line / "results/study").exists()
 
 
-def test_only_a_screening_runs_teachers_in_every_step(line, monkeypatch):
+@pytest.mark.parametrize("command", ["distill", "plan"])
+def test_only_a_screening_runs_teachers_in_every_step(line, monkeypatch, command):
     monkeypatch.chdir(line)
-    result = CliRunner().invoke(main, ["distill", "--recipe", "resnet18", "--set", "recipes.resnet18.views=fresh"])
+    result = CliRunner().invoke(main, [command, "--recipe", "resnet18", "--set", "recipes.resnet18.views=fresh"])
     assert result.exit_code == 1
     assert "recipe 'resnet18' has teachers and views: fresh, of which no store says anything" in result.output
 
