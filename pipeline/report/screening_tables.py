@@ -24,7 +24,7 @@ def screening_table(study: Study, group: str, cells: list[Screened]) -> Table:
     """
     screening = study.params.screening[group]
     variations = list(screening.variations)
-    lengths = _of_lengths(screening)
+    lengths = of_lengths(screening)
     rows = []
     for student, own in groupby(sorted(cells, key=lambda cell: str(cell.student)), lambda cell: str(cell.student)):
         runs: dict[str, dict[int, Screened]] = {name: {} for name in variations}
@@ -88,7 +88,7 @@ def _as_long(a: Result, b: Result) -> bool:
     return math.isclose(a.passes or 0.0, b.passes or 0.0, rel_tol=0.02)
 
 
-def _of_lengths(screening: "Screening") -> bool:
+def of_lengths(screening: "Screening") -> bool:
     """Whether a group varies how long students train and nothing else."""
     changes = [change for listed in screening.variations.values() for change in listed]
     return all(change.partition("=")[0].endswith(".train.epochs") and change.startswith(("distill.", "students."))
@@ -101,7 +101,7 @@ def _reached(study: Study, group: str, student: str, cells: list[Screened]) -> s
     Empty for a group of plain runs, or one that varies anything besides how long students train.
     """
     screening = study.params.screening[group]
-    if screening.recipe == PLAIN or not _of_lengths(screening):
+    if screening.recipe == PLAIN or not of_lengths(screening):
         return ""
     alone = study.results.runs.get((student, PLAIN), {})
     lengths = sorted({cell.passes for cell in cells if cell.passes})

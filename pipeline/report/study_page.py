@@ -26,7 +26,7 @@ from pipeline.report.study_tables import (
     others_table,
     recipes_table,
 )
-from pipeline.report.study_words import cautions, gap_words, orders, verdicts
+from pipeline.report.study_words import cautions, gap_words, longer_runs, orders, verdicts
 from pipeline.report.tables import cost_table, students_table, teachers_table
 
 if TYPE_CHECKING:
@@ -76,7 +76,8 @@ def write_study(params: Params, data: "DataSet", cells: Cells, out: Path, *, fin
         subtitle=f"{study.scale.removeprefix('Ours: ')}. Written by `pipeline study collect` from `{FILE}`; "
         "what is said follows from the numbers."
         + (f" What we found out about why: [{FINDINGS}]({FINDINGS})." if findings else ""),
-        summary=[*verdicts(claims), *gap_words(study), *orders(study, on_val), *cautions(study, claims)],
+        summary=[*verdicts(claims), *gap_words(study), *longer_runs(study, screened), *orders(study, on_val),
+                 *cautions(study, claims)],
         facts=[*summary.facts(study), *_facts(study, cells, screened)],
         sections=[
             Section(

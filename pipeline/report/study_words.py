@@ -1,17 +1,20 @@
 """What the study's page says in words: verdicts, the gap recovered, the paper's orders, and cautions."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from itertools import combinations, pairwise
 from statistics import fmean
 
 from pipeline.params.recipe import PLAIN
+from pipeline.report.cells import Screened
 from pipeline.report.claims import interval
 from pipeline.report.comparisons import PAPER, Comparison, intervals
 from pipeline.report.document import counted, listed, shown
 from pipeline.report.leading import Lead, lead, merging
 from pipeline.report.paper import TABLE_4
 from pipeline.report.paper_tables import OnVal
-from pipeline.report.results import fair
+from pipeline.report.results import fair, middle
+from pipeline.report.screening_tables import of_lengths
 from pipeline.report.study import Study, label
 from pipeline.report.study_tables import gap_recovered
 
@@ -58,6 +61,27 @@ def gap_words(study: Study) -> list[str]:
     met = "reached" if share >= GAP else "missed"
     return [f"Of the gap between plain and the better teacher two teachers recover {shown(share, 0)} %, the mean over "
             f"students (see Gap recovered); asked for: {GAP} %, {met}."]
+
+
+def longer_runs(study: Study, screened: Mapping[str, Sequence[Screened]]) -> list[str]:
+    """What students of the screening have after more passes than the study's, by the seeds of all lengths."""
+    told = []
+    for group, cells in screened.items():
+        if not of_lengths(study.params.screening[group]):
+            continue
+        for student in dict.fromkeys(str(cell.student) for cell in cells):
+            usual = middle(run.passes for run in study.results.runs.get((student, PLAIN), {}).values()) or math.inf
+            lengths: dict[float, dict[int, float]] = {}
+            for cell in cells:
+                if cell.student == student and cell.map_area is not None and (cell.passes or 0) > 0.98 * usual:
+                    lengths.setdefault(cell.passes or 0.0, {})[cell.seed or 0] = cell.map_area
+            seeds = set.intersection(*map(set, lengths.values())) if len(lengths) > 1 else set()
+            if seeds:
+                each = [f"{shown(fmean(scores[seed] for seed in seeds))} after {length:,.0f}"
+                        for length, scores in sorted(lengths.items())]
+                whose = study.recipe_label(study.params.screening[group].recipe)
+                told.append(f"{label(student)}, {whose}, has {listed(each)} ({counted(len(seeds), 'seed')})")
+    return [f"The claims are of {study.passes}. More of them, on val: {'; '.join(told)}."] if told else []
 
 
 def cautions(study: Study, claims: list[Comparison]) -> list[str]:

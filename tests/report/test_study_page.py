@@ -187,6 +187,17 @@ def test_plain_runs_are_not_asked_when_they_are_as_good_as_plain(page):
     assert "Passes to plain" not in text
 
 
+def test_what_more_passes_bring_stands_beside_the_claims(page):
+    whole, longer = ("longer", "whole"), ("longer", "fourfold")
+    text = page(RUNS, {whole: ([20.0, 22.0, 90.0], 24000), longer: ([30.0, 31.0], 96000)})
+    assert ("The claims are of 24,000 passes. More of them, on val: ResNet-18, alone, has 21.0 after 24,000 and 30.5 "
+            "after 96,000 (2 seeds).") in text
+    taught = {("length", "whole"): ([50.0], 24000), ("length", "half"): ([60.0], 96000)}
+    assert "(1 seed); ResNet-18, alone, has" in page(RUNS, {**taught, whole: ([20.0], 24000), longer: ([30.0], 96000)})
+    assert "More of them" not in page(RUNS, {whole: ([20.0], 24000), longer: ([30.0], 12000)})
+    assert "More of them" not in page(RUNS, {whole: ([20.0], 24000)})
+
+
 def test_a_group_that_varies_more_than_the_length_says_nothing_of_passes(page):
     labels = {("labels", "all"): ([60.0], 24000), ("labels", "half"): ([43.0], 23680)}
     assert "Passes to plain" not in page(RUNS, labels)
