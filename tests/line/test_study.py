@@ -131,6 +131,7 @@ def test_a_student_can_be_compared_with_one_whose_teachers_run_in_every_step(lin
         asked.append(batch["view"]), call(self, batch))[1])
     pipeline(*LIVE, folder=line)
     assert len(asked) == 6  # two epochs of three batches
+    assert sorted(torch.cat(asked).tolist()) == sorted([*range(24)] * 2)  # images: recorded views have 48 numbers
     student = line / ".work/screened/weights/mobilenet_v2/live/seed0"
     taught = [load_detector(folder / "weights.safetensors")
               for folder in (student, line / f"models/students/mobilenet_v2/{BOTH}/seed0")]
