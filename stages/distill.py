@@ -72,15 +72,15 @@ def run_all(params: "Params", students: Sequence[str] = (), recipes: Sequence[st
 def run(params: "Params", student: str, recipe: str, seed: int, *, devices: str = "auto",
         restart: bool = False, out: Path | None = None) -> dict[str, Any]:
     """Trains models/students/STUDENT/RECIPE/seedN (or `out`); returns the summary of the run."""
-    return training.only(_teach(params, [lesson(params, student, recipe, seed, out=out)], devices, restart))
+    return training.only(_teach(params, [lesson_of(params, student, recipe, seed, out=out)], devices, restart))
 
 
 def finished(params: "Params", student: str, recipe: str, seed: int, folders: Iterable[Path]) -> Path | None:
     """The first of the folders that holds this very student, finished; None where none does."""
-    return lesson(params, student, recipe, seed).found_in(folders)
+    return lesson_of(params, student, recipe, seed).found_in(folders)
 
 
-def lesson(params: "Params", student: str, recipe: str, seed: int, *, out: Path | None = None) -> "Lesson":
+def lesson_of(params: "Params", student: str, recipe: str, seed: int, *, out: Path | None = None) -> "Lesson":
     """One student; `out` in place of its folder under models/.
 
     Raises:
