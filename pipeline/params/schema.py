@@ -239,6 +239,13 @@ class Screening(Block):
         """Those of the group and, on top, of one of its variations."""
         return [*self.changes, *self.variations[variation]]
 
+    @property
+    def of_lengths(self) -> bool:
+        """Whether the variations differ in how long students train and in nothing else."""
+        changes = [change for listed in self.variations.values() for change in listed]
+        return all(change.partition("=")[0].endswith(".train.epochs") and change.startswith(("distill.", "students."))
+                   for change in changes)
+
 
 class Params(Block):
     """All of params.yaml."""

@@ -10,7 +10,7 @@ from pipeline.report.cells import Screened
 from pipeline.report.claims import Interval, interval
 from pipeline.report.document import listed
 from pipeline.report.leading import UNSEEN, better_teachers, merging
-from pipeline.report.results import Result, calculated_alike, fair, minus
+from pipeline.report.results import Result, calculated_alike, fair, middle, minus
 from pipeline.report.study import Study, label
 
 FRESH, ORACLE, PAPER = "plain-fresh", "oracle", "-paper"
@@ -44,7 +44,7 @@ class Comparison:
         claim: in words.
         recipe, over: keys of `recipes`; an empty one, while it is not known which, has no pairs.
         pairs: of each student; on test unless the claim says otherwise.
-        main: whether it is about what the params distil (`distill.recipes`), on test.
+        main: whether it is about what the params distil (`distill.recipes`) and no side question.
         least: points that the mean is asked to reach; None asks for an interval above 0 instead.
         each: whether the mean of each student is asked to be above 0 as well.
     """
@@ -119,7 +119,7 @@ def comparisons(study: Study, screening: Sequence[Screened] = ()) -> list[Compar
     """The claims that the params have recipes for, in the order of the page.
 
     Args:
-        screening: its cells, for what no recipe can say: with how many labels.
+        screening: its cells, for what no recipe can say: with how many labels, and by how long a training.
     """
     both = study.two_teachers
     if both is None:
@@ -141,7 +141,8 @@ def comparisons(study: Study, screening: Sequence[Screened] = ()) -> list[Compar
     if "unseen" in study.data.splits:
         claims += [(f"{claim}{ON_UNSEEN}", recipe, over, UNSEEN) for claim, recipe, over in over_one]
     return [*(_of_recipes(study, claim, recipe, over, metric) for claim, recipe, over, metric in claims
-              if {recipe, over} <= {*study.params.recipes, ""}), *_with_few_labels(study, screening)]
+              if {recipe, over} <= {*study.params.recipes, ""}), *_with_few_labels(study, screening),
+            *_after_longer_runs(study, screening)]
 
 
 def _of_recipes(study: Study, claim: str, recipe: str, over: str, metric: str) -> Comparison:
@@ -167,10 +168,37 @@ def _with_few_labels(study: Study, screening: Sequence[Screened]) -> list[Compar
         if ours and cell.data == study.params.data.name and student in found and plain:
             fairly = cell.passes == plain.passes and calculated_alike(cell, plain)
             found[student].append(_pair(cell, cell.map_area, plain, plain.score("val.map_area"), fairly=fairly))
-    there = [student for student, pairs in found.items() if pairs]
-    whose = f"{listed([*map(label, there)])}: " if 0 < len(there) < len(found) else ""
-    return [Comparison(f"{whose}25 % of the labels with all images over plain with all labels, on val", group.recipe,
-                       PLAIN, found, least=0.0)]
+    return [Comparison(f"{_whose(found)}25 % of the labels with all images over plain with all labels, on val",
+                       group.recipe, PLAIN, found, least=0.0)]
+
+
+def _after_longer_runs(study: Study, screening: Sequence[Screened]) -> list[Comparison]:
+    """Two teachers over plain, and over the better single one, after more passes than those of plain students."""
+    both, groups = study.two_teachers or "", study.params.screening
+    runs: dict[float, dict[tuple[str, str], dict[int, Screened]]] = {}
+    for cell in screening:
+        student, group, passes = cell.student or "", groups.get(cell.group), cell.passes or 0.0
+        usual = middle(run.passes for run in study.results.runs.get((student, PLAIN), {}).values())
+        if (group and group.of_lengths and cell.variation in group.variations and cell.recipe == group.recipe
+                and cell.data == study.params.data.name and usual and passes > 1.02 * usual):
+            runs.setdefault(passes, {}).setdefault((student, group.recipe), {})[cell.seed or 0] = cell
+    claims = []
+    for passes, found in sorted(runs.items()):
+        for words, _, over in [("two teachers over plain", both, PLAIN), *_over_its_better_teachers(study, both)]:
+            pairs = {student: [_pair(a, a.map_area, b, b.map_area, fairly=fair(a, b))
+                               for seed, a in found.get((student, both), {}).items()
+                               if (b := found.get((student, over), {}).get(seed))]
+                     for student in study.params.distill.students}  # fmt: skip
+            if any(pairs.values()):
+                claims.append(Comparison(f"{_whose(pairs)}{words}, after {passes:,.0f} passes, on val", both, over,
+                                         pairs, main=True))
+    return claims
+
+
+def _whose(pairs: Mapping[str, Sequence[Pair]]) -> str:
+    """The students that have pairs, where not all have."""
+    there = [student for student, found in pairs.items() if found]
+    return f"{listed([*map(label, there)])}: " if 0 < len(there) < len(pairs) else ""
 
 
 def _pair(a: Result, ours: float | None, b: Result, theirs: float | None, *, fairly: bool) -> Pair:

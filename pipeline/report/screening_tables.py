@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 from pipeline.params.recipe import PLAIN
 from pipeline.report.cells import Screened
@@ -13,9 +12,6 @@ from pipeline.report.results import Result, calculated_alike, middle, minus, spr
 from pipeline.report.study import Study, label
 from pipeline.report.study_tables import with_interval
 
-if TYPE_CHECKING:
-    from pipeline.params import Screening
-
 
 def screening_table(study: Study, group: str, cells: list[Screened]) -> Table:
     """One group of variations, best first, against the first that params name and plain students, both of equal passes.
@@ -24,7 +20,7 @@ def screening_table(study: Study, group: str, cells: list[Screened]) -> Table:
     """
     screening = study.params.screening[group]
     variations = list(screening.variations)
-    lengths = of_lengths(screening)
+    lengths = screening.of_lengths
     rows = []
     for student, own in groupby(sorted(cells, key=lambda cell: str(cell.student)), lambda cell: str(cell.student)):
         runs: dict[str, dict[int, Screened]] = {name: {} for name in variations}
@@ -88,20 +84,13 @@ def _as_long(a: Result, b: Result) -> bool:
     return math.isclose(a.passes or 0.0, b.passes or 0.0, rel_tol=0.02)
 
 
-def of_lengths(screening: "Screening") -> bool:
-    """Whether a group varies how long students train and nothing else."""
-    changes = [change for listed in screening.variations.values() for change in listed]
-    return all(change.partition("=")[0].endswith(".train.epochs") and change.startswith(("distill.", "students."))
-               for change in changes)
-
-
 def _reached(study: Study, group: str, student: str, cells: list[Screened]) -> str:
     """After how many passes runs of different lengths are as good as the plain ones of the same seeds at their end.
 
     Empty for a group of plain runs, or one that varies anything besides how long students train.
     """
     screening = study.params.screening[group]
-    if screening.recipe == PLAIN or not of_lengths(screening):
+    if screening.recipe == PLAIN or not screening.of_lengths:
         return ""
     alone = study.results.runs.get((student, PLAIN), {})
     lengths = sorted({cell.passes for cell in cells if cell.passes})

@@ -14,7 +14,6 @@ from pipeline.report.leading import Lead, lead, merging
 from pipeline.report.paper import TABLE_4
 from pipeline.report.paper_tables import OnVal
 from pipeline.report.results import fair, middle
-from pipeline.report.screening_tables import of_lengths
 from pipeline.report.study import Study, label
 from pipeline.report.study_tables import gap_recovered
 
@@ -67,7 +66,7 @@ def longer_runs(study: Study, screened: Mapping[str, Sequence[Screened]]) -> lis
     """What students of the screening have after more passes than the study's, by the seeds of all lengths."""
     told = []
     for group, cells in screened.items():
-        if not of_lengths(study.params.screening[group]):
+        if not study.params.screening[group].of_lengths:
             continue
         for student in dict.fromkeys(str(cell.student) for cell in cells):
             usual = middle(run.passes for run in study.results.runs.get((student, PLAIN), {}).values()) or math.inf
