@@ -1,6 +1,9 @@
 """The contract that every detector keeps, whatever its name, and what is particular to some."""
 
 import json
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +20,7 @@ from pipeline.models import (
     preprocess,
     save_detector,
 )
+from pipeline.models.registry import MODELS
 
 SLIM = {"deconv": [16, 16, 16], "head_channels": 8}
 SLIM_104 = {"dims": [8, 8, 12, 12, 12, 16], "modules": [1] * 6, "stem_channels": 8, "head_channels": 8}
@@ -255,3 +259,17 @@ def test_weights_in_the_file_are_the_models_own(tmp_path):
     model = build_detector("hourglass_small", 3)
     save_detector(model, tmp_path / "w.safetensors", CLASSES)
     assert load_file(tmp_path / "w.safetensors").keys() == model.state_dict().keys()
+
+
+def test_the_network_in_the_docs_is_a_detector_like_the_others(tmp_path, monkeypatch):
+    text = Path(__file__).parents[2].joinpath("docs/networks.md").read_text()
+    (tmp_path / "mine.py").write_text(text.split("```python\n")[1].split("```")[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = import_module("mine")
+    monkeypatch.setitem(MODELS, "mine", (mine.MineDetector, mine.MineArch()))
+    model = build_detector("mine", 3, width=8)
+    assert model(torch.zeros(2, 3, 32, 64))[-1].heatmap.shape == (2, 3, 8, 16)
+    save_detector(model, tmp_path / "mine.safetensors", CLASSES)
+    again = load_detector(tmp_path / "mine.safetensors")
+    assert again.config == replace(model.config, classes=tuple(CLASSES))
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items())
