@@ -47,10 +47,9 @@ def write_report(params: Params, root: Path, out: Path, *, progress: Progress = 
         facts=[*summary.facts(study), ("Machine", machine())],
         sections=[
             Section(
-                key="paper",
-                title="Beside the paper",
-                text=["The paper's numbers stand left, ours right; best of each comparison emphasised."],
-                tables=[make(study) for make in (table_2, table_3, table_4)],
+                key="results",
+                title="Teachers and students",
+                tables=[make(study) for make in (teachers_table, students_table, per_class_table)],
                 pictures=_there(figures.score_figure(study, out)),
             ),
             Section(
@@ -61,9 +60,10 @@ def write_report(params: Params, root: Path, out: Path, *, progress: Progress = 
             ),
             *bill_sections(study, root),
             Section(
-                key="results",
-                title="Teachers and students",
-                tables=[make(study) for make in (teachers_table, students_table, per_class_table)],
+                key="paper",
+                title="Beside the paper",
+                text=["The paper's numbers stand left, ours right; best of each comparison emphasised."],
+                tables=[make(study) for make in (table_2, table_3, table_4)],
             ),
             Section(
                 key="pictures",

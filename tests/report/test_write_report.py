@@ -28,7 +28,7 @@ def test_the_report_is_complete(report):
     text = (report / "report.md").read_text()
     document = Document.model_validate_json((report / "tables.json").read_text())
     assert [section.key for section in document.sections] == [
-        "paper", "cost", "bill", "results", "pictures", "training"]
+        "results", "cost", "bill", "paper", "pictures", "training"]
     tables = [table for section in document.sections for table in section.tables]
     assert [table.key for table in tables] == [
         "table-2", "table-3", "table-4", "cost", "claim", "bill-epochs", "teachers", "students", "per-class",
