@@ -6,16 +6,12 @@ from functools import cached_property
 from statistics import fmean
 
 from pipeline.params.recipe import PLAIN
-from pipeline.report.cells import Screened
 from pipeline.report.claims import Interval, interval
-from pipeline.report.document import listed
 from pipeline.report.leading import UNSEEN, better_teachers, merging
-from pipeline.report.results import Result, calculated_alike, fair, middle, minus
+from pipeline.report.results import Result, fair, minus
 from pipeline.report.study import Study, label
 
 FRESH, ORACLE, PAPER = "plain-fresh", "oracle", "-paper"
-#: A group of the screening and its variation.
-FEW_LABELS = "labels", "25-unlabelled"
 TEST = "map_area"
 ON_UNSEEN = ", on drawings that nobody trained on"
 
@@ -115,17 +111,13 @@ class Comparison:
         return f"mean of {self.least:+g} or more" if self.least else "not worse"
 
 
-def comparisons(study: Study, screening: Sequence[Screened] = ()) -> list[Comparison]:
-    """The claims that the params have recipes for, in the order of the page.
-
-    Args:
-        screening: its cells, for what no recipe can say: with how many labels, and by how long a training.
-    """
+def comparisons(study: Study) -> list[Comparison]:
+    """The claims that the params have recipes for, in the order of the page."""
     both = study.two_teachers
     if both is None:
         return []
     paper = f"{both}{PAPER}"
-    over_one = [*(claim for recipe in merging(study) for claim in _over_its_better_teachers(study, recipe)),
+    over_one = [*(claim for recipe in merging(study) for claim in over_its_better_teachers(study, recipe)),
                 *_over_one_that_knows_all(study, both),
                 *_over_its_other_features(study, both)]
     asked = [
@@ -139,74 +131,29 @@ def comparisons(study: Study, screening: Sequence[Screened] = ()) -> list[Compar
     ]
     claims = [(*claim, TEST) for claim in asked]
     if "unseen" in study.data.splits:
-        claims += [(f"{claim}{ON_UNSEEN}", recipe, over, UNSEEN) for claim, recipe, over in over_one]
-    return [*(_of_recipes(study, claim, recipe, over, metric) for claim, recipe, over, metric in claims
-              if {recipe, over} <= {*study.params.recipes, ""}), *_with_few_labels(study, screening),
-            *_after_longer_runs(study, screening)]
+        claims += [(f"{claim}{ON_UNSEEN}", recipe, over, UNSEEN) for claim, recipe, over in (asked[0], *over_one)]
+    return [_of_recipes(study, claim, recipe, over, metric) for claim, recipe, over, metric in claims
+            if {recipe, over} <= {*study.params.recipes, ""}]
 
 
 def _of_recipes(study: Study, claim: str, recipe: str, over: str, metric: str) -> Comparison:
     both, distilled = study.two_teachers, study.params.distill
     return Comparison(
         claim, recipe, over,
-        pairs={student: [_pair(a, a.score(metric), b, b.score(metric), fairly=fair(a, b))
+        pairs={student: [pair_of(a, a.score(metric), b, b.score(metric), fairly=fair(a, b))
                          for a, b in study.results.pairs(student, recipe, over)] for student in distilled.students},
         main=metric == TEST and {recipe, over} <= {*distilled.recipes},
         least=1.0 if (recipe, over) == (both, f"{both}{PAPER}") else None,
         each=(recipe, over) == (both, PLAIN))
 
 
-def _with_few_labels(study: Study, screening: Sequence[Screened]) -> list[Comparison]:
-    """What `FEW_LABELS` of the screening is on val less plain with all labels, at equal passes."""
-    group = study.params.screening.get(FEW_LABELS[0])
-    if group is None or FEW_LABELS[1] not in group.variations:
-        return []
-    found: dict[str, list[Pair]] = {student: [] for student in study.params.distill.students}
-    for cell in screening:
-        student, ours = cell.student or "", (cell.group, cell.variation, cell.recipe) == (*FEW_LABELS, group.recipe)
-        plain = study.results.runs.get((student, PLAIN), {}).get(cell.seed or 0)
-        if ours and cell.data == study.params.data.name and student in found and plain:
-            fairly = cell.passes == plain.passes and calculated_alike(cell, plain)
-            found[student].append(_pair(cell, cell.map_area, plain, plain.score("val.map_area"), fairly=fairly))
-    return [Comparison(f"{_whose(found)}25 % of the labels with all images over plain with all labels, on val",
-                       group.recipe, PLAIN, found, least=0.0)]
-
-
-def _after_longer_runs(study: Study, screening: Sequence[Screened]) -> list[Comparison]:
-    """Two teachers over plain, and over the better single one, after more passes than those of plain students."""
-    both, groups = study.two_teachers or "", study.params.screening
-    runs: dict[float, dict[tuple[str, str], dict[int, Screened]]] = {}
-    for cell in screening:
-        student, group, passes = cell.student or "", groups.get(cell.group), cell.passes or 0.0
-        usual = middle(run.passes for run in study.results.runs.get((student, PLAIN), {}).values())
-        if (group and group.of_lengths and cell.variation in group.variations and cell.recipe == group.recipe
-                and cell.data == study.params.data.name and usual and passes > 1.02 * usual):
-            runs.setdefault(passes, {}).setdefault((student, group.recipe), {})[cell.seed or 0] = cell
-    claims = []
-    for passes, found in sorted(runs.items()):
-        for words, _, over in [("two teachers over plain", both, PLAIN), *_over_its_better_teachers(study, both)]:
-            pairs = {student: [_pair(a, a.map_area, b, b.map_area, fairly=fair(a, b))
-                               for seed, a in found.get((student, both), {}).items()
-                               if (b := found.get((student, over), {}).get(seed))]
-                     for student in study.params.distill.students}  # fmt: skip
-            if any(pairs.values()):
-                claims.append(Comparison(f"{_whose(pairs)}{words}, after {passes:,.0f} passes, on val", both, over,
-                                         pairs, main=True))
-    return claims
-
-
-def _whose(pairs: Mapping[str, Sequence[Pair]]) -> str:
-    """The students that have pairs, where not all have."""
-    there = [student for student, found in pairs.items() if found]
-    return f"{listed([*map(label, there)])}: " if 0 < len(there) < len(pairs) else ""
-
-
-def _pair(a: Result, ours: float | None, b: Result, theirs: float | None, *, fairly: bool) -> Pair:
+def pair_of(a: Result, ours: float | None, b: Result, theirs: float | None, *, fairly: bool) -> Pair:
+    """Of two runs with their scores."""
     teachers = {name: sha for run in (a, b) if run.origin for name, sha in run.origin.teachers.items()}
     return Pair(a.seed or 0, minus(ours, theirs), fairly, frozenset(teachers.items()))
 
 
-def _over_its_better_teachers(study: Study, recipe: str) -> list[tuple[str, str, str]]:
+def over_its_better_teachers(study: Study, recipe: str) -> list[tuple[str, str, str]]:
     """Over the better of its teachers and, where all know the same, over each that is as good as that one."""
     words = _who(study, recipe)
     first, *others = better_teachers(study, recipe) or [""]
@@ -251,7 +198,7 @@ def _over_its_other_features(study: Study, both: str) -> list[tuple[str, str, st
     """Over the variants of `both` that differ from it in nothing but whose features they learn from; and these ones."""
     recipes = study.params.recipes
     chosen = recipes[both]
-    over_better, _, better = _over_its_better_teachers(study, both)[0]
+    over_better, _, better = over_its_better_teachers(study, both)[0]
     alike = [name for name, recipe in recipes.items()
              if name != both and recipe.model_copy(update={"features_of": chosen.features_of}) == chosen]
 

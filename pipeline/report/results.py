@@ -226,6 +226,11 @@ def fair(a: Result, b: Result) -> bool:
     return all(None in pair or pair[0] == pair[1] for pair in known)
 
 
+def as_long(a: Result, b: Result) -> bool:
+    """Whether two runs saw equally many images, but for last batches that are filled up."""
+    return math.isclose(a.passes or 0.0, b.passes or 0.0, rel_tol=0.02)
+
+
 def calculated_alike(a: Result, b: Result) -> bool:
     """Whether two runs have precision and processes in common, and may be compared if all else differs by design."""
     if a.origin is None or b.origin is None:

@@ -1,6 +1,5 @@
 """The tables of the study's screening."""
 
-import math
 from collections.abc import Mapping
 from itertools import groupby
 
@@ -8,7 +7,7 @@ from pipeline.params.recipe import PLAIN
 from pipeline.report.cells import Screened
 from pipeline.report.claims import Interval, interval
 from pipeline.report.document import Column, Table, best_in_columns, listed, measured, number, shown, words
-from pipeline.report.results import Result, calculated_alike, middle, minus, spread
+from pipeline.report.results import Result, as_long, calculated_alike, middle, minus, spread
 from pipeline.report.study import Study, label
 from pipeline.report.study_tables import with_interval
 
@@ -33,14 +32,14 @@ def screening_table(study: Study, group: str, cells: list[Screened]) -> Table:
         for name, by_seed in runs.items():
             if not by_seed:
                 continue
-            against = _over(by_seed, first, "map_area", as_long=not lengths)
+            against = _over(by_seed, first, "map_area", equally_long=not lengths)
             of_student.append(
                 [
                     words(label(student)),
                     words(name),
                     measured(spread(cell.map_area for cell in by_seed.values())),
                     words("") if name == variations[0] else with_interval(against),
-                    with_interval(_over(by_seed, plain, "val.map_area", as_long=not lengths)),
+                    with_interval(_over(by_seed, plain, "val.map_area", equally_long=not lengths)),
                     number(next(iter(by_seed.values())).passes, 0),
                 ]
             )
@@ -70,24 +69,19 @@ def screened_intervals(table: Table) -> int:
     return sum((row[place].n or 0) > 1 for row in table.rows for place in over)
 
 
-def _over(cells: Mapping[int, Screened], reference: Mapping[int, Result], metric: str, *, as_long: bool
+def _over(cells: Mapping[int, Screened], reference: Mapping[int, Result], metric: str, *, equally_long: bool
           ) -> Interval | None:
     """Differences on val to what the same seed has there, by `metric`, calculated alike and, if asked, as long."""
     differences = [minus(cell.map_area, reference[seed].score(metric)) for seed, cell in cells.items()
                    if seed in reference and calculated_alike(cell, reference[seed])
-                   and (_as_long(cell, reference[seed]) or not as_long)]
+                   and (as_long(cell, reference[seed]) or not equally_long)]
     return interval({"": [value for value in differences if value is not None]})
-
-
-def _as_long(a: Result, b: Result) -> bool:
-    """Equal passes, but for last batches that are filled up."""
-    return math.isclose(a.passes or 0.0, b.passes or 0.0, rel_tol=0.02)
 
 
 def _reached(study: Study, group: str, student: str, cells: list[Screened]) -> str:
     """After how many passes runs of different lengths are as good as the plain ones of the same seeds at their end.
 
-    Empty for a group of plain runs, or one that varies anything besides how long students train.
+    Empty for a group of plain runs, of longer runs, or one that varies anything besides how long students train.
     """
     screening = study.params.screening[group]
     if screening.recipe == PLAIN or not screening.of_lengths:
@@ -95,12 +89,13 @@ def _reached(study: Study, group: str, student: str, cells: list[Screened]) -> s
     alone = study.results.runs.get((student, PLAIN), {})
     lengths = sorted({cell.passes for cell in cells if cell.passes})
     found = {length: over for length in lengths if (over := _over(
-        {cell.seed or 0: cell for cell in cells if cell.passes == length}, alone, "val.map_area", as_long=False))}
-    if len(found) < 2:
+        {cell.seed or 0: cell for cell in cells if cell.passes == length}, alone, "val.map_area", equally_long=False))}
+    whole = middle(run.passes for run in alone.values()) or 0.0
+    if len(found) < 2 or max(found) > 1.02 * whole:
         return ""
-    whole = shown(middle(run.passes for run in alone.values()) or 0, 0)
     tried = f"of runs with {listed([shown(length, 0) for length in found])}"
     enough = next((f"{tried}, the shortest that are as good in the mean take {shown(length, 0)} "
                    f"({with_interval(over).text} points)"
                    for length, over in found.items() if over.mean >= 0), f"{tried}, none is as good")
-    return f"Passes to plain's final AP, on val, by the same seeds: {label(student)} alone takes {whole}; {enough}."
+    return (f"Passes to plain's final AP, on val, by the same seeds: {label(student)} alone takes {shown(whole, 0)}; "
+            f"{enough}.")

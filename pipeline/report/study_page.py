@@ -16,6 +16,7 @@ from pipeline.report.page import render_markdown
 from pipeline.report.paper import TABLE_4_STUDENT
 from pipeline.report.paper_tables import OnVal, table_2, table_3, table_4
 from pipeline.report.results import spread
+from pipeline.report.screening_claims import screening_claims
 from pipeline.report.screening_tables import screened_intervals, screening_table
 from pipeline.report.study import Study, label
 from pipeline.report.study_tables import (
@@ -67,7 +68,7 @@ def write_study(params: Params, data: "DataSet", cells: Cells, out: Path, *, fin
         The study, as the page tells it.
     """
     study = Study(params, cells.results(params, data.fingerprint), data)
-    claims = comparisons(study, cells.screening)
+    claims = [*comparisons(study), *screening_claims(study, cells.screening)]
     screened = _screened(study, cells)
     tables = [screening_table(study, group, found) for group, found in screened.items()]
     on_val = _weights(study, screened)

@@ -136,10 +136,10 @@ def test_the_gap_is_that_of_fair_pairs_to_the_teacher_that_is_better_on_val(foun
 
 def test_the_page_says_what_holds_and_what_does_not(page, tmp_path):
     text = page(RUNS)
-    assert "**6 claims: 2 held up, 1 refuted and 3 without pairs yet.**" in text
+    assert "**7 claims: 3 held up, 1 refuted and 3 without pairs yet.**" in text
     assert "6 pairs of 2 students): holds." in text
     assert "the paper's recipe over plain, same views: −0.8 points" in text.lower()
-    assert "8 intervals were computed" in text
+    assert "12 intervals were computed" in text
     assert "15 of 18 cells" in text
     assert "Nothing was screened yet" in text
     study = tmp_path / "study"
@@ -179,6 +179,7 @@ def test_passes_to_plains_final_ap(page):
     shorter["length", "half"] = ([40.0], 12000)
     assert "the shortest that are as good in the mean take 24,000 (+19.0 points)" in page(RUNS, shorter)
     assert "24,000, none is as good" in page(RUNS, {**shorter, ("length", "whole"): ([1.0], 24000)})
+    assert "Passes to plain" not in page(RUNS, {**shorter, ("length", "whole"): ([60.0], 96000)})  # its end is later
 
 
 def test_plain_runs_are_not_asked_when_they_are_as_good_as_plain(page):
