@@ -97,8 +97,8 @@ def cautions(study: Study, claims: list[Comparison]) -> list[str]:
     ]
     leads = [_lead(ahead, recipe, claims) for recipe in merging(study) if (ahead := lead(study, recipe))]
     if leads:
-        told_of.append(f"How far ensembles are from their better teachers on val, in points: {listed(leads)}. Two "
-                        "teachers were asked to teach more than the better one where that is 1 or more.")
+        told_of.append(f"How far ensembles are from their better teachers on val, in points: {listed(leads)}. Only "
+                        "ensembles that are 1 or more ahead were expected to teach more than their better teacher.")
     wanted = study.params.distill
     cells = [(student, recipe, seed) for student in wanted.students for recipe in wanted.recipes
              for seed in wanted.seeds]  # fmt: skip
