@@ -13,18 +13,21 @@ from pipeline.report.study import Study, label
 LABELS, FEW_LABELS, FEW_IMAGES = "labels", "25-unlabelled", "25"
 
 
-def screening_claims(study: Study, screening: Sequence[Screened]) -> list[Comparison]:
-    """The claims that the screening has groups and cells for, all on val."""
-    return [*_with_few_labels(study, screening), *_after_longer_runs(study, screening)] if study.two_teachers else []
+def screening_claims(study: Study, screened: Mapping[str, Sequence[Screened]]) -> list[Comparison]:
+    """The claims that the screening has groups and cells for, all on val.
+
+    Args:
+        screened: by group, the cells whose recipe and data are those of the params.
+    """
+    return [*_with_few_labels(study, screened), *_after_longer_runs(study, screened)] if study.two_teachers else []
 
 
-def _with_few_labels(study: Study, screening: Sequence[Screened]) -> list[Comparison]:
+def _with_few_labels(study: Study, screened: Mapping[str, Sequence[Screened]]) -> list[Comparison]:
     """What a quarter of the labels with all images is on val, less plain with all labels and less the quarter alone."""
     group = study.params.screening.get(LABELS)
     if group is None or FEW_LABELS not in group.variations:
         return []
-    cells = {(cell.variation, cell.student or "", cell.seed or 0): cell for cell in screening
-             if (cell.group, cell.recipe, cell.data) == (LABELS, group.recipe, study.params.data.name)}
+    cells = {(cell.variation, cell.student or "", cell.seed or 0): cell for cell in screened.get(LABELS, [])}
     over_plain: dict[str, list[Pair]] = {student: [] for student in study.params.distill.students}
     over_few: dict[str, list[Pair]] = {student: [] for student in over_plain}
     for (variation, student, seed), cell in sorted(cells.items()):
@@ -45,16 +48,15 @@ def _with_few_labels(study: Study, screening: Sequence[Screened]) -> list[Compar
     return claims
 
 
-def _after_longer_runs(study: Study, screening: Sequence[Screened]) -> list[Comparison]:
+def _after_longer_runs(study: Study, screened: Mapping[str, Sequence[Screened]]) -> list[Comparison]:
     """Two teachers over plain, and over the better single one, after more passes than those of plain students."""
     both, groups = study.two_teachers or "", study.params.screening
     runs: dict[float, dict[tuple[str, str], dict[int, Screened]]] = {}
-    for cell in screening:
-        student, group, passes = cell.student or "", groups.get(cell.group), cell.passes or 0.0
+    for cell in (cell for group, cells in screened.items() if groups[group].of_lengths for cell in cells):
+        student, passes = cell.student or "", cell.passes or 0.0
         usual = middle(run.passes for run in study.results.runs.get((student, PLAIN), {}).values())
-        if (group and group.of_lengths and cell.variation in group.variations and cell.recipe == group.recipe
-                and cell.data == study.params.data.name and usual and passes > 1.02 * usual):
-            runs.setdefault(passes, {}).setdefault((student, group.recipe), {})[cell.seed or 0] = cell
+        if usual and passes > 1.02 * usual:
+            runs.setdefault(passes, {}).setdefault((student, cell.recipe or ""), {})[cell.seed or 0] = cell
     claims = []
     for passes, found in sorted(runs.items()):
         for words, _, over in [("two teachers over plain", both, PLAIN), *over_its_better_teachers(study, both)]:

@@ -42,10 +42,10 @@ HOW = (
     "over seeds to be alike among students, and their differences to be independent of each other, although students "
     "of one seed share batches and teachers; where several have a single pair there is none. “Seeds as blocks” does "
     "without: one mean over students for each of the n seeds that all of them have, and Student's t of these few; "
-    "where it holds 0 and the other interval does not, be careful. Neither covers what another training of the teachers would "
-    "change, or far too little of it where pairs have two or three sets of them (a column says how many, and what each "
-    "comes to; sets may differ in precision too). A claim holds where the "
-    "first interval lies above 0, does not hold where it lies below, and is undecided between; too few pairs have none."
+    "where it holds 0 and the other interval does not, be careful. Neither covers what another training of the "
+    "teachers would change, or far too little of it where pairs have two or three sets of them (a column says how "
+    "many, and what each comes to; sets may differ in precision too). A claim holds where the first "
+    "interval lies above 0, does not hold where it lies below, and is undecided between; too few pairs have none."
 )
 
 
@@ -68,8 +68,8 @@ def write_study(params: Params, data: "DataSet", cells: Cells, out: Path, *, fin
         The study, as the page tells it.
     """
     study = Study(params, cells.results(params, data.fingerprint), data)
-    claims = [*comparisons(study), *screening_claims(study, cells.screening)]
     screened = _screened(study, cells)
+    claims = [*comparisons(study), *screening_claims(study, screened)]
     tables = [screening_table(study, group, found) for group, found in screened.items()]
     on_val = _weights(study, screened)
     document = Document(

@@ -50,7 +50,7 @@ def test_what_is_asked_of_our_best_recipe_is_a_mean_and_of_the_others_an_interva
     assert claim(study, "plain").overall.verdict == claim(study, PAPER).overall.verdict == "undecided"
     assert (claim(study, "plain").reached, claim(study, PAPER).reached) == (False, True)
     assert claim(study, "oracle").reached is None
-    assert intervals(comparisons(study)) == 8  # these, over plain on unseen too, the paper's over plain; of a student too
+    assert intervals(comparisons(study)) == 8  # each of a student too
 
 
 def test_over_plain_on_the_same_views_each_student_has_to_be_ahead(found):

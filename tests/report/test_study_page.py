@@ -226,9 +226,14 @@ def test_cells_of_a_variation_that_was_another_are_not_told_either(page, cells, 
 
     monkeypatch.setattr(Cells, "model_validate", of_recipe)
     screened = {("weights", "table4-1"): ([30.0], 24000), ("weights", "table4-2"): ([35.0], 24000)}
-    text = page(RUNS, screened)
+    longer = {("length", "half"): ([60.0], 96000), ("longer", "fourfold"): ([50.0], 96000)}
+    text = page(RUNS, {**screened, **longer})
     assert "1 variation in 1 group" in text  # table4-2 is another W
     assert "35.0" not in text
+    assert "after 96,000 passes" not in text
+    then.clear()
+    assert "two teachers over plain, after 96,000 passes, on val: +10.0" in page(RUNS, longer)
+    then |= {"weights": [1000, 1, 0.1, 100]}
     then["heatmap"] = "soft-focal"
     assert "Nothing was screened yet" in page(RUNS, screened)
 
