@@ -6,6 +6,8 @@ With "*" for a name or a seed a path is a pattern for `Path.glob`.
 from pathlib import Path
 
 WORK = Path(".work")
+#: Students of a screening, by group, student, variation and seed.
+SCREENED = WORK / "screened"
 #: Folders of variations that need data or stores of their own.
 SCREENING = Path(".screening")
 #: The merged store among those that a recipe reads; no teacher has this name.

@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -56,28 +57,38 @@ def run(params: "Params", groups: Sequence[str] = ()) -> dict[str, Any]:
     chosen = {name: inputs.named(params.screening, name, "group of screening")
               for name in groups or params.screening}
     cells = {name: _variations(params, name, group) for name, group in chosen.items()}
-    if not inputs.prepared_data(params).splits.get("val"):
-        raise UserError(f"data set {params.data.name!r} has no val split; set data.val_fraction above 0 "
-                        "and run 'pipeline prepare' again.")
-    here, answer = Path.cwd(), dict[str, Any]()
+    _refuse_without_val(params)
     stopped: list[str] = []
-    for name, group in chosen.items():
-        scores: dict[str, dict[str, float]] = {}
-        for (variation, student), changed in cells[name].items():
-            found, own = [], _touches_stores(group, variation)
-            changed = _from_anywhere(changed) if own else changed
-            with (_noted(stopped, f"{name}/{student}/{variation}"),
-                  _stores(changed, group.recipe, name, variation, own=own)):
-                for seed in group.seeds:
-                    with _noted(stopped, f"{name}/{student}/{variation}/seed{seed}"):
-                        found.append(_score(changed, name, variation, student, group.recipe, seed, here))
-            if found:
-                scores.setdefault(student, {})[variation] = fmean(found)
-        answer[name] = {student: dict(sorted(found.items(), key=lambda item: -item[1]))
-                        for student, found in scores.items()}
+    paths.SCREENED.mkdir(parents=True, exist_ok=True)
+    with work.held(paths.SCREENED, alone=False):  # against `clean`
+        answer = {name: _screen(name, group, cells[name], stopped) for name, group in chosen.items()}
     if stopped:
         raise UserError(f"{len(stopped)} of the screening stopped, the rest is done. {' '.join(stopped)}")
     return answer
+
+
+def _screen(name: str, group: "Screening", cells: "dict[tuple[str, str], Params]", stopped: list[str]
+            ) -> dict[str, dict[str, float]]:
+    """One group; adds to `stopped` what could not be done."""
+    here, scores = Path.cwd(), dict[str, dict[str, list[float]]]()
+    for variation in group.variations:
+        own = _touches_stores(group, variation)
+        changed = {student: _from_anywhere(cells[variation, student]) if own else cells[variation, student]
+                   for student in group.students}
+        with (_noted(stopped, f"{name}/{variation}"),
+              _stores(changed[group.students[0]], group.recipe, name, variation, own=own)):
+            for student, seed in product(group.students, group.seeds):
+                with _noted(stopped, f"{name}/{student}/{variation}/seed{seed}"):
+                    score = _score(changed[student], name, variation, student, group.recipe, seed, here)
+                    scores.setdefault(student, {}).setdefault(variation, []).append(score)
+    means = {student: {variation: fmean(found) for variation, found in own.items()} for student, own in scores.items()}
+    return {student: dict(sorted(own.items(), key=lambda item: -item[1])) for student, own in means.items()}
+
+
+def _refuse_without_val(params: "Params") -> None:
+    if not inputs.prepared_data(params).splits.get("val"):
+        raise UserError(f"data set {params.data.name!r} has no val split; set data.val_fraction above 0 "
+                        "and run 'pipeline prepare' again.")
 
 
 @contextlib.contextmanager
@@ -131,34 +142,34 @@ def _stores(params: "Params", recipe: str, group: str, variation: str, *, own: b
         return
     folder = paths.SCREENING / group / variation
     folder.mkdir(parents=True, exist_ok=True)
-    paths.WORK.mkdir(exist_ok=True)
-    for path in Path().iterdir():
-        if path.name not in (*paths.OUTS, paths.SCREENING.name) and not (folder / path.name).is_symlink():
-            (folder / path.name).symlink_to(path.resolve())
-    with contextlib.chdir(folder):
-        chosen = params.recipes[recipe]
-        prepare.run(params)
-        record_views.run(params)
-        for teacher in chosen.teachers:
-            train_teacher.run(params, teacher, devices=ONE)
-            dump_teachers.run(params, teacher, devices=ONE)
-        if chosen.merged:
-            ensembles.run(params, [chosen.merged])
-        yield
-    shutil.rmtree(folder)  # its links go, what they lead to stays
+    with work.held(folder, alone=True):
+        for path in Path().iterdir():
+            if path.name not in (*paths.OUTS, paths.SCREENING.name) and not (folder / path.name).is_symlink():
+                (folder / path.name).symlink_to(path.resolve())
+        with contextlib.chdir(folder):
+            chosen = params.recipes[recipe]
+            prepare.run(params)
+            _refuse_without_val(params)
+            record_views.run(params)
+            for teacher in chosen.teachers:
+                train_teacher.run(params, teacher, devices=ONE)
+                dump_teachers.run(params, teacher, devices=ONE)
+            if chosen.merged:
+                ensembles.run(params, [chosen.merged])
+            yield
+        shutil.rmtree(folder)  # its links go, what they lead to stays
 
 
 def _score(params: "Params", group: str, variation: str, student: str, recipe: str, seed: int,
            project: Path) -> float:
     """AP on val of one student. Where a variation says what params or another group say, nobody is taught twice."""
     cell = f"{group}/{student}/{variation}/seed{seed}"
-    screened = paths.WORK / "screened"
-    places = [screened / cell, paths.student_model(student, recipe, seed),
-              *sorted(screened.glob(f"*/{student}/*/seed{seed}"))]
+    places = [paths.SCREENED / cell, paths.student_model(student, recipe, seed),
+              *sorted(paths.SCREENED.glob(f"*/{student}/*/seed{seed}"))]
     teach = distill_live if params.recipes[recipe].live else distill
     folder = teach.finished(params, student, recipe, seed, places)
     if folder is None:
-        folder = screened / cell
+        folder = paths.SCREENED / cell
         teach.run(params, student, recipe, seed, out=folder, devices=ONE)
     metrics = scoring.score(
         params, f"screening/{cell}", module="stages.screening", model_folder=folder,

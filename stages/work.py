@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from pipeline.errors import UserError
 from pipeline.inform import is_main_process
-from pipeline.paths import WORK
+from pipeline.paths import SCREENED, SCREENING, WORK
 from stages.code import code_fingerprint
 from stages.placing import place, remove
 from storage import differences, in_short
@@ -88,7 +88,7 @@ def hold(stage: str, *, module: str, inputs: Mapping[str, Any], out: Path, share
     folder = _folder(stage, fingerprint)
     folder.mkdir(parents=True, exist_ok=True)
     deleting = folder / "restarting"  # a restart that was killed meanwhile deletes the rest first
-    with _held(folder, alone=restart or deleting.exists() or not shared) if is_main_process() else nullcontext():
+    with held(folder, alone=restart or deleting.exists() or not shared) if is_main_process() else nullcontext():
         anew = restart or deleting.exists()
         if anew and is_main_process():
             say(f"{stage}: beginning anew in {folder}")
@@ -222,8 +222,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def _held(work: Path, *, alone: bool) -> Iterator[None]:
-    """Holds a work folder, alone or with others that share it."""
+def held(work: Path, *, alone: bool) -> Iterator[None]:
+    """Holds a folder, alone or with others that share it.
+
+    Raises:
+        UserError: somebody else holds it.
+    """
     file: IO[str]
     with (work / "lock").open("a+") as file:
         try:
@@ -257,27 +261,37 @@ def say(text: str) -> None:
 def clean(*, everything: bool = False) -> int:
     """Deletes the work folders of finished stages, or all of them, but for those that a command is working in.
 
+    Args:
+        everything: unfinished work too, and what screenings keep: their students, and folders of variations that
+            were not finished.
+
     Returns:
         The bytes that were freed.
     """
     for left in WORK.glob("deleted-*"):  # by a kill
         remove(left)
+    folders = [marker.parent for marker in sorted(WORK.rglob("inputs.json"))
+               if everything or marker.with_name("done").exists()]
+    if everything:
+        folders += [folder for folder in (SCREENED, *sorted(SCREENING.glob("*/*"))) if folder.is_dir()]
     freed = 0
-    for marker in sorted(WORK.rglob("inputs.json")):
-        folder = marker.parent
-        if everything or (folder / "done").exists():
-            try:
-                with _held(folder, alone=True):
-                    freed += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    for folder in folders:
+        try:
+            with held(folder, alone=True):
+                freed += sum(path.stat().st_size for path in folder.rglob("*")
+                             if path.is_file() and not path.is_symlink())
+                if WORK in folder.parents:
                     _discard([folder])
-            except UserError as error:
-                say(f"clean: not deleted: {error}")
-            except FileNotFoundError:  # it was another process's own, which deleted it just now
-                continue
-            for parent in folder.parents:
-                if parent == WORK or not parent.exists() or any(parent.iterdir()):
-                    break
-                parent.rmdir()
+                else:  # may lie on another disk than .work
+                    remove(folder)
+        except UserError as error:
+            say(f"clean: not deleted: {error}")
+        except FileNotFoundError:  # it was another process's own, which deleted it just now
+            continue
+        for parent in folder.parents:
+            if parent in (WORK, Path()) or not parent.exists() or any(parent.iterdir()):
+                break
+            parent.rmdir()
     return freed
 
 
@@ -288,7 +302,7 @@ def scratch(name: str) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
     fresh = folder / "fresh"
     fresh.mkdir(parents=True)
-    with _held(folder, alone=True):
+    with held(folder, alone=True):
         write_text(folder / "inputs.json", "{}")
         try:
             yield fresh

@@ -213,7 +213,8 @@ def profile(name: str | None, out: Path, force: bool) -> None:
 
 
 @main.command()
-@click.option("--all", "everything", is_flag=True, help="Unfinished work too: it cannot be continued then.")
+@click.option("--all", "everything", is_flag=True,
+              help="Unfinished work too: it cannot be continued then. And the students of screenings.")
 def clean(everything: bool) -> None:
     """Delete the work folders of finished stages (results stay).
 

@@ -9,7 +9,7 @@ from torch.utils.tensorboard import SummaryWriter
 from pipeline.inform import progress_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 
@@ -24,13 +24,12 @@ class Log:
 
     def __init__(self, folder: "Path", start: int, speaks: bool) -> None:
         self.folder, self.start, self.speaks = folder, start, speaks
+        self.path = folder / "log.csv"
         self.open = ExitStack()
 
     def __enter__(self) -> "Log":
         if self.speaks:
-            path = self.folder / "log.csv"
-            _forget_after(path, self.start)
-            self.file = self.open.enter_context(path.open("a", newline=""))
+            self.columns = _forget_after(self.path, self.start)
             self.board = self.open.enter_context(
                 SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.start + 1))
         return self
@@ -45,17 +44,19 @@ class Log:
         Args:
             place: "step", a count, and what else says where the run is.
             losses: of the steps since the last row.
-            rest: an empty string leaves a cell empty. The keys are the same in each row.
+            rest: an empty string leaves a cell empty.
+
+        A key that is new (what is logged may change where a run goes on) gets a column, empty above.
         """
         if not self.speaks:
             return
         row = {**place, **losses, **rest}
-        writer = csv.DictWriter(self.file, row.keys(), lineterminator="\n")
-        if self.file.tell() == 0:
-            writer.writeheader()
-        writer.writerow({name: f"{value:.6g}" if isinstance(value, float) else value
-                         for name, value in row.items()})
-        self.file.flush()
+        if new := [name for name in row if name not in self.columns]:
+            _add_columns(self.path, new)
+            self.columns += new
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, self.columns, restval="", lineterminator="\n").writerow(
+                {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()})
         for name, value in row.items():
             if isinstance(value, float):
                 self.board.add_scalar(name, value, int(place["step"]))
@@ -71,11 +72,22 @@ def progress(label: str, start: int, steps: int, speaks: bool) -> "Iterator[Call
         yield lambda step, what: bar(step - start, steps - start, what)
 
 
-def _forget_after(path: "Path", step: int) -> None:
-    """Drop the rows beyond `step`, and a last one that a kill cut short."""
+def _forget_after(path: "Path", step: int) -> list[str]:
+    """Drop the rows beyond `step`, and a last one that a kill cut short; returns the columns of what is left."""
     text = path.read_text() if path.exists() else ""
     header, *rows = text.splitlines(keepends=True) or [""]
     kept = [row for row in rows if row.endswith("\n") and int(row.split(",")[0]) <= step]
+    _replace(path, "".join([header, *kept] if kept else []))
+    return header.strip().split(",") if kept else []
+
+
+def _add_columns(path: "Path", names: "Sequence[str]") -> None:
+    header, *rows = path.read_text().splitlines() or [""]
+    wider = [",".join([*filter(None, [header]), *names]), *(row + "," * len(names) for row in rows)]
+    _replace(path, "".join(f"{line}\n" for line in wider))
+
+
+def _replace(path: "Path", text: str) -> None:
     temporary = path.with_name("log.csv.partial")
-    temporary.write_text("".join([header, *kept] if kept else []))
+    temporary.write_text(text)
     temporary.replace(path)

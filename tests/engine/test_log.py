@@ -42,6 +42,17 @@ def test_what_a_kill_cut_short_goes(tmp_path, torn):
     assert lines(tmp_path) == ["step,lr,loss,gradient", "2,0.5,0.666667,"]
 
 
+def test_what_is_logged_may_change_where_a_run_goes_on(tmp_path):
+    def write_row(start, step, **rest):
+        with Log(tmp_path, start, speaks=True) as log:
+            log.row({"step": step}, {"loss": 0.5}, rest)
+
+    write_row(0, 1, seconds=2.0)
+    write_row(1, 2, gradient=7.0, seconds=3.0)
+    write_row(2, 3, seconds=4.0)
+    assert lines(tmp_path) == ["step,loss,seconds,gradient", "1,0.5,2,", "2,0.5,3,7", "3,0.5,4,"]
+
+
 def test_numbers_reach_tensorboard(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

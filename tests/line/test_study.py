@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from PIL import Image
 from pipeline.billing.live import LiveTeachers
 from pipeline.cli import main
 from pipeline.models import load_detector
-from stages import dump_teachers
+from stages import dump_teachers, work
 from storage import open_store
 
 BOTH = "resnet18+hourglass_small"
@@ -51,6 +52,42 @@ def test_a_variation_with_other_views_has_stores_of_its_own(line, pipeline):
     assert not (line / ".screening/views/one").exists()
 
 
+def test_the_stores_of_a_variation_are_left_to_who_is_there_first(line, monkeypatch):
+    monkeypatch.chdir(line)
+    folder = line / ".screening/views/one"
+    folder.mkdir(parents=True)
+    with work.held(folder, alone=True):
+        result = CliRunner().invoke(main, ["study", "screen", "views"])
+    assert result.exit_code == 1
+    assert f"views/one: .screening/views/one is being worked on by process {os.getpid()}" in result.stderr
+    assert [path.name for path in folder.iterdir()] == ["lock"]
+    assert [path.parent.name for path in line.glob("results/study/views/*/*/*.json")] == ["as-they-are"]
+
+
+def test_clean_frees_what_screenings_keep_only_if_all_is_asked_for(line, pipeline):
+    pipeline("study", "screen", "weights", folder=line)
+    students = sorted(line.glob(".work/screened/*/*/*/*/weights.safetensors"))
+    (line / ".screening/views/one/targets").mkdir(parents=True)
+    pipeline("clean", folder=line)
+    assert students
+    assert sorted(line.glob(".work/screened/*/*/*/*/weights.safetensors")) == students
+    pipeline("clean", "--all", folder=line)
+    assert not [*line.glob(".work/screened"), *line.glob(".screening/*")]
+    assert (line / "params.yaml").exists()
+
+
+def test_a_variation_without_val_trains_nobody(line, monkeypatch, trained):
+    before = trained(line)
+    monkeypatch.chdir(line)
+    variations = """{none: [data.source=data/demo, data.format=voc, 'data.sets={train: train, test: test}',
+                           data.val_fraction=0]}"""
+    result = CliRunner().invoke(main, ["study", "screen", "weights", "--set",
+                                       f"screening.weights.variations={variations}"])
+    assert result.exit_code == 1
+    assert "weights/none: data set 'demo' has no val split" in result.stderr
+    assert trained(line) == before
+
+
 def test_a_variation_with_stores_of_its_own_finds_what_params_name_from_here(line, pipeline):
     images = line.parent / "beside"
     images.mkdir()
@@ -71,7 +108,7 @@ def test_a_variation_that_stops_stops_no_other(line, monkeypatch):
     error = result.stderr.splitlines()[-1]
     assert error.startswith("Error: 2 of the screening stopped")
     assert "weights/mobilenet_v2/diverges/seed0: every loss term became" in error
-    assert "weights/mobilenet_v2/away: " in error
+    assert "weights/away: " in error
     assert [path.parent.name for path in line.glob("results/study/weights/*/*/*.json")] == ["table4-3"]
 
 
@@ -85,7 +122,7 @@ def test_memory_that_a_variation_lacks_stops_no_other(line, monkeypatch):
     assert result.exit_code == 1
     error = result.stderr.splitlines()[-1]
     assert error.startswith("Error: 1 of the screening stopped")
-    assert "views/mobilenet_v2/one: out of memory" in error
+    assert "views/one: out of memory" in error
     assert [path.parent.name for path in line.glob("results/study/views/*/*/*.json")] == ["as-they-are"]
 
 
