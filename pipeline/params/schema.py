@@ -239,6 +239,10 @@ class Screening(Block):
         """Those of the group and, on top, of one of its variations."""
         return [*self.changes, *self.variations[variation]]
 
+    def other_teachers(self, variation: str) -> bool:
+        """Whether a variation changes what decides its teachers, so that they are others by design."""
+        return any(change.startswith(("data.", "teachers.", "train.")) for change in self.all_changes(variation))
+
     @property
     def of_lengths(self) -> bool:
         """Whether the variations differ in how long students train and in nothing else."""

@@ -222,8 +222,13 @@ def fair(a: Result, b: Result) -> bool:
     if any(others.get(key, value) != value for key, value in (a.origin.training or {}).items()):
         return False
     known = [(getattr(a.origin, key), getattr(b.origin, key)) for key in ("data", "views")]
-    known += [(sha, b.origin.teachers.get(name)) for name, sha in a.origin.teachers.items()]
-    return all(None in pair or pair[0] == pair[1] for pair in known)
+    return same_teachers(a, b) and all(None in pair or pair[0] == pair[1] for pair in known)
+
+
+def same_teachers(a: Result, b: Result) -> bool:
+    """Whether the teachers that both have learnt from are of the same weights."""
+    theirs = b.origin.teachers if b.origin else {}
+    return a.origin is None or all(theirs.get(name, sha) == sha for name, sha in a.origin.teachers.items())
 
 
 def as_long(a: Result, b: Result) -> bool:

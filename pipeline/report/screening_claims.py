@@ -6,7 +6,7 @@ from pipeline.params.recipe import PLAIN
 from pipeline.report.cells import Screened
 from pipeline.report.comparisons import Comparison, Pair, over_its_better_teachers, pair_of
 from pipeline.report.document import listed
-from pipeline.report.results import as_long, calculated_alike, fair, middle
+from pipeline.report.results import as_long, calculated_alike, fair, middle, same_teachers
 from pipeline.report.study import Study, label
 
 #: A group of the screening, and its variations with a quarter of the labels: all images, and the labelled ones alone.
@@ -37,7 +37,7 @@ def _with_few_labels(study: Study, screened: Mapping[str, Sequence[Screened]]) -
             fairly = cell.passes == plain.passes and calculated_alike(cell, plain)
             over_plain[student].append(pair_of(cell, cell.map_area, plain, plain.score("val.map_area"), fairly=fairly))
         if few := cells.get((FEW_IMAGES, student, seed)):
-            fairly = as_long(cell, few) and calculated_alike(cell, few)
+            fairly = as_long(cell, few) and calculated_alike(cell, few) and same_teachers(cell, few)
             over_few[student].append(pair_of(cell, cell.map_area, few, few.map_area, fairly=fairly))
     words = "25 % of the labels with all images over"
     claims = [Comparison(f"{_whose(over_plain)}{words} plain with all labels, on val", group.recipe, PLAIN, over_plain,

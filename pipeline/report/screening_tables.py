@@ -7,7 +7,7 @@ from pipeline.params.recipe import PLAIN
 from pipeline.report.cells import Screened
 from pipeline.report.claims import Interval, interval
 from pipeline.report.document import Column, Table, best_in_columns, listed, measured, number, shown, words
-from pipeline.report.results import Result, as_long, calculated_alike, middle, minus, spread
+from pipeline.report.results import Result, as_long, calculated_alike, middle, minus, same_teachers, spread
 from pipeline.report.study import Study, label
 from pipeline.report.study_tables import with_interval
 
@@ -32,7 +32,8 @@ def screening_table(study: Study, group: str, cells: list[Screened]) -> Table:
         for name, by_seed in runs.items():
             if not by_seed:
                 continue
-            against = _over(by_seed, first, "map_area", equally_long=not lengths)
+            against = _over(by_seed, first, "map_area", equally_long=not lengths,
+                            other_teachers=any(map(screening.other_teachers, (name, variations[0]))))
             of_student.append(
                 [
                     words(label(student)),
@@ -69,12 +70,17 @@ def screened_intervals(table: Table) -> int:
     return sum((row[place].n or 0) > 1 for row in table.rows for place in over)
 
 
-def _over(cells: Mapping[int, Screened], reference: Mapping[int, Result], metric: str, *, equally_long: bool
-          ) -> Interval | None:
-    """Differences on val to what the same seed has there, by `metric`, calculated alike and, if asked, as long."""
-    differences = [minus(cell.map_area, reference[seed].score(metric)) for seed, cell in cells.items()
-                   if seed in reference and calculated_alike(cell, reference[seed])
-                   and (as_long(cell, reference[seed]) or not equally_long)]
+def _over(cells: Mapping[int, Screened], reference: Mapping[int, Result], metric: str, *, equally_long: bool,
+          other_teachers: bool = False) -> Interval | None:
+    """Differences on val to what the same seed has there.
+
+    Args:
+        metric: of the reference; on val.
+        equally_long, other_teachers: only of runs of equal passes; also of teachers that were trained apart.
+    """
+    differences = [minus(cell.map_area, other.score(metric)) for seed, cell in cells.items()
+                   if (other := reference.get(seed)) and calculated_alike(cell, other)
+                   and (as_long(cell, other) or not equally_long) and (same_teachers(cell, other) or other_teachers)]
     return interval({"": [value for value in differences if value is not None]})
 
 

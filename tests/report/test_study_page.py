@@ -172,6 +172,21 @@ def test_variations_are_held_against_the_first_one_of_equal_passes(page):
     assert f"| ResNet-18 | table4-2 | **44.0** (n=1) | {DASH} |" in page(RUNS, screened)
 
 
+def test_variations_are_held_against_the_first_one_of_the_same_teachers(page, tree, monkeypatch):
+    whole = Cells.model_validate
+
+    def of_teachers(content):
+        for number, cell in enumerate(content["screening"]):
+            cell["origin"] = {"teachers": {"resnet50": str(number)}}
+        return whole(content)
+
+    monkeypatch.setattr(Cells, "model_validate", of_teachers)
+    screened = {("weights", "table4-1"): ([43.0], 24000), ("weights", "table4-2"): ([44.0], 24000)}
+    assert f"| ResNet-18 | table4-2 | **44.0** (n=1) | {DASH} |" in page(RUNS, screened)
+    labels = {("labels", "all"): ([43.0], 24000), ("labels", "half"): ([44.0], 24000)}
+    assert "| ResNet-18 | half | **44.0** (n=1) | +1.0 (n=1) |" in page(RUNS, labels)  # others by design
+
+
 def test_passes_to_plains_final_ap(page):
     shorter = {("length", "whole"): ([60.0], 24000), ("length", "half"): ([43.0], 12000)}
     assert ("ResNet-18 alone takes 24,000; of runs with 12,000 and 24,000, the shortest that are as good in the mean "
