@@ -47,12 +47,13 @@ def _lesson(params: "Params", student: str, recipe: str, seed: int, out: Path | 
     chosen = inputs.named(params.recipes, recipe, "recipe")
     _refuse_what_steps_do_not_do(params, recipe)
     stored = chosen.model_copy(update={"views": "stored"})
-    lesson = distill.lesson_of(params.model_copy(update={"recipes": {**params.recipes, recipe: stored}}),
-                               student, recipe, seed, out=out)
+    unflipped = params.distill.model_copy(update={"flip": None})  # fresh views are drawn with their flips
+    lesson = distill.lesson_of(params.model_copy(update={"recipes": {**params.recipes, recipe: stored},
+                                                         "distill": unflipped}), student, recipe, seed, out=out)
     drawn = {"views": inputs.augmentation(params.views), "recipe": inputs.values(chosen)}
     cell = replace(lesson.cell, stage=lesson.cell.stage.replace("distill", "distill_live", 1), module=__name__,
                    inputs={**lesson.cell.inputs, **drawn})
-    return replace(lesson, cell=cell, targets=replace(lesson.targets, recorded=params.views, flip=False))
+    return replace(lesson, cell=cell, targets=replace(lesson.targets, recorded=params.views))
 
 
 def _refuse_what_steps_do_not_do(params: "Params", recipe: str) -> None:

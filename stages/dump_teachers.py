@@ -111,16 +111,13 @@ def _trained_weights(params: "Params", name: str, data: "DataSet") -> Path:
     Raises:
         UserError: there is none, it is damaged, or it is of another network or other classes.
     """
-    from pipeline.models import detector_config, read_config, refuse_other_classes
+    from pipeline.models import read_config, refuse_other_classes
 
-    described, again = params.teachers[name], f"pipeline train-teacher {name}"
+    again = f"pipeline train-teacher {name}"
     weights = inputs.needs(paths.weights(paths.teacher_model(name)), again)
-    found = read_config(weights)
-    wanted = detector_config(described.model, len(data.classes), **described.arch).to_json()
-    if any(found[key] != wanted[key] for key in ("model", "arch")):
-        raise UserError(f"{weights} is a {found['model']} {found['arch']}, but teachers.{name} is a {wanted['model']} "
-                        f"{wanted['arch']}. Run '{again}' again.")
-    refuse_other_classes(weights, found["classes"], inputs.taught_data(params, name, data).classes)
+    if other := inputs.other_network(params, name):
+        raise UserError(f"{other} Run '{again}' again.")
+    refuse_other_classes(weights, read_config(weights)["classes"], inputs.taught_data(params, name, data).classes)
     return weights
 
 

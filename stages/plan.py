@@ -35,10 +35,11 @@ def run(params: "Params", students: Sequence[str] = (), recipes: Sequence[str] =
     students, recipes = _asked(params, students, recipes)
     data = inputs.prepared_data(params)
     names = list(dict.fromkeys(teacher for recipe in recipes for teacher in params.recipes[recipe].teachers))
-    untrained = [name for name in names if not paths.weights(paths.teacher_model(name)).exists()]
+    untrained = [name for name in names if not paths.weights(paths.teacher_model(name)).exists()
+                 or inputs.other_network(params, name)]
     for name in untrained:
-        work.say(f"plan: teacher {name} is not trained yet: an untrained network stands in; its time is right, the "
-                 "size of its store is not (maps of a trained one are mostly empty)")
+        work.say(f"plan: teacher {name} is not trained yet (as params have it): an untrained network stands in; its "
+                 "time is right, the size of its store is not (maps of a trained one are mostly empty)")
     teachers = {name: _teacher(params, name, data, trained=name not in untrained) for name in names}
     with progress_bar("plan") as progress:
         plan = make_plan(Question(params, data, viewed_split(data), students, recipes, teachers, untrained),

@@ -53,7 +53,7 @@ class LiveTeachers:
                                for name in self.teachers if FEATURES in targets.arrays.get(name, ())}
             self.device = images.device
         if tuple(images.shape[2:]) != self.size:  # a student of another input size
-            images = F.interpolate(images.float(), self.size, mode="bilinear").to(torch.uint8)
+            images = F.interpolate(images.float(), self.size, mode="bilinear", antialias=True).round().to(torch.uint8)
         maps, members, features = [], {}, {}
         for name, teacher in self.teachers.items():
             with exactly():

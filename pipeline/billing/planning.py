@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -12,7 +13,7 @@ import torch
 
 from pipeline.billing.bill import Plan, StudentCost, Taught, deciding, images_of, stores_of
 from pipeline.billing.live import LiveTeachers
-from pipeline.billing.rehearsal import VIEWS, Rehearsal, images_needed, rehearse
+from pipeline.billing.rehearsal import Rehearsal, images_needed, rehearse, views_each
 from pipeline.billing.steps import AHEAD, Arm, seconds_of_steps
 from pipeline.data.dataset import TRAIN
 from pipeline.devices import device_name, lone_fabric
@@ -87,8 +88,9 @@ def make_plan(asked: Question, *, say: Callable[[str], None], progress: "Progres
     records, labelled = asked.data.records(asked.split), asked.data.records(TRAIN)
     images = images_needed(params, max(train.batch for train in trains.values()), len(labelled))
     rounds, seconds = _measuring(asked, students, images, device)
-    say(f"plan: about {seconds:.0f} s of measuring: {', '.join(asked.teachers)} over {images * VIEWS} views, then "
-        f"{rounds} x {STEPS} steps each of {', '.join(asked.students)} plain, from the store and with live teachers")
+    say(f"plan: about {seconds:.0f} s of measuring: {', '.join(asked.teachers)} over {images * views_each(params)} "
+        f"views, then {rounds} x {STEPS} steps each of {', '.join(asked.students)} plain, from the store and with live "
+        "teachers")
     blocks = rounds * len(_arm_names(asked)) * len(students)
     done = 0
 
@@ -161,8 +163,9 @@ def _measuring(asked: Question, students: Mapping[str, "Detector"], images: int,
     params, trains = asked.params, asked.trains
     forward = {name: _forward_seconds(teacher, params.views.size, params.dump.precision, device)
                for name, teacher in asked.teachers.items()}
-    views = 4 * params.dump.batch + 2 * FEWEST + VIEWS * images  # the plan, the dump's sample and the dump
-    dumps = views * sum(forward.values())
+    views = 4 * params.dump.batch + 2 * FEWEST + views_each(params) * images  # the plan, the dump's sample and the dump
+    passes = {(1.0, False), *product(params.dump.tta.scales, (False, True)[:1 + params.dump.tta.flip])}
+    dumps = views * sum(forward.values()) * sum(scale ** 2 for scale, _ in passes)
     a_round = 0.0
     for name, student in students.items():
         size = params.students[name].size or params.views.size

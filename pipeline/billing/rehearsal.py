@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from pipeline.models import Detector
     from pipeline.params import Params, Recipe
 
-#: Views of an image: the plain one and a drawn one.
-VIEWS = 2
-
 
 @dataclass(frozen=True)
 class Rehearsal:
@@ -54,9 +51,14 @@ class Rehearsal:
         return open_targets(stores, recipe, self.data, self.recorded, size=size)
 
 
+def views_each(params: "Params") -> int:
+    """Views of an image: the plain one and, where there are others, a drawn one."""
+    return min(2, params.views.per_image)
+
+
 def images_needed(params: "Params", batch: int, images: int) -> int:
     """How many images fill a batch of the largest student, and their views one of the dump."""
-    return min(images, max(batch, -(-params.dump.batch // VIEWS)))
+    return min(images, max(batch, -(-params.dump.batch // views_each(params))))
 
 
 def rehearse(params: "Params", data: "DataSet", split: str, images: int, teachers: Mapping[str, "Detector"],
@@ -74,7 +76,7 @@ def rehearse(params: "Params", data: "DataSet", split: str, images: int, teacher
         fabric: one process.
     """
     small = replace(data, splits={name: _some(data.splits[name], images) for name in split.split("+")})
-    per_image = min(VIEWS, params.views.per_image)
+    per_image = views_each(params)
     whole = {"shard_views": len(small.records(split)) * per_image}  # one shard that is full, as most shards are
     views = params.views.model_copy(update={"per_image": per_image, **whole})
     dump = params.dump.model_copy(update=whole)

@@ -26,7 +26,7 @@ def maximum(heatmaps: Float32s, peaks: Float32s) -> Weighed:
 
     Where teachers peak for one object in cells that do not touch, the merged heatmap keeps both peaks.
     """
-    return mean(heatmaps, peaks)._replace(heatmap=heatmaps.max(axis=0))
+    return Weighed(heatmaps.max(axis=0), np.ones((1, 1, 1, 1)))
 
 
 def confidence(heatmaps: Float32s, peaks: Float32s) -> Weighed:

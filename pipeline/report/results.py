@@ -219,7 +219,9 @@ def fair(a: Result, b: Result) -> bool:
     if a.origin is None or b.origin is None:
         return True
     others = b.origin.training or {}
-    if any(others.get(key, value) != value for key, value in (a.origin.training or {}).items()):
+    fresh = None in (a.origin.views, b.origin.views)  # drawn in every step, with their own flips
+    if any(others.get(key, value) != value for key, value in (a.origin.training or {}).items()
+           if not (fresh and key == "flip")):
         return False
     known = [(getattr(a.origin, key), getattr(b.origin, key)) for key in ("data", "views")]
     return same_teachers(a, b) and all(None in pair or pair[0] == pair[1] for pair in known)

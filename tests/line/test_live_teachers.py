@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from pipeline.billing import live
 from pipeline.billing.live import LiveTeachers
 from pipeline.billing.rehearsal import rehearse
 from pipeline.data import load_data
@@ -39,8 +40,8 @@ def test_live_teachers_say_what_the_store_says(small, recipe, size):
     targets = rehearsal.targets(params, Recipe(**RECIPES[recipe]), size)
     raw = targets.source(seed=0).fetch([(index, 0) for index in range(6)])
     batch = {name: torch.from_numpy(array) for name, array in raw.items()}
-    live = LiveTeachers({name: teachers[name] for name in targets.recipe.teachers}, targets, params.dump)
-    said, stored = live(batch)["teacher"], targets.on_device(batch)["teacher"]
+    asked = LiveTeachers({name: teachers[name] for name in targets.recipe.teachers}, targets, params.dump)
+    said, stored = asked(batch)["teacher"], targets.on_device(batch)["teacher"]
     assert set(said.features) == set(stored.features)
     assert set(said.members) == set(stored.members)
     assert said.heatmap.shape == stored.heatmap.shape
@@ -53,6 +54,20 @@ def test_live_teachers_say_what_the_store_says(small, recipe, size):
         torch.testing.assert_close(member.heatmap, stored.members[name].heatmap, atol=1e-5, rtol=0)
     for name, values in said.features.items() if size is None else ():
         torch.testing.assert_close(values, stored.features[name], atol=1e-2, rtol=1e-2)
+
+
+def test_teachers_see_a_larger_image_of_a_student_as_bright_as_it_is(small, monkeypatch):
+    params, teachers, rehearsal = small
+    targets, seen, predict = rehearsal.targets(params, Recipe(**RECIPES["one"]), (96, 96)), [], live.predict
+    monkeypatch.setattr(live, "predict", lambda teacher, images, *rest: (
+        seen.append(images), predict(teacher, images, *rest))[1])
+    raw = targets.source(seed=0).fetch([(0, 0), (1, 0)])
+    batch = {name: torch.from_numpy(array) for name, array in raw.items()}
+    batch["image"] = torch.randint(0, 256, batch["image"].shape, dtype=torch.uint8)
+    LiveTeachers({"hourglass_small": teachers["hourglass_small"]}, targets, params.dump)(batch)
+    [images] = seen
+    assert images.shape[2:] == (64, 64)
+    assert abs(images.float().mean() - batch["image"].float().mean()) < 0.2
 
 
 def test_the_loss_of_live_teachers_has_gradients(small):

@@ -51,6 +51,12 @@ def test_a_plan_needs_the_data_alone_and_leaves_one_file(prepared, pipeline):
     assert [path.name for path in (prepared / "results").iterdir()] == ["plan.json"]
 
 
+def test_a_teacher_that_was_another_network_counts_as_untrained(line, pipeline):
+    answer = json.loads(pipeline("plan", "--json", "--recipe", BOTH, "--set", "teachers.resnet18.model=resnet34",
+                                 folder=line))
+    assert answer["predicted"]["untrained"] == ["resnet18"]
+
+
 def test_what_happened_stands_beside_what_was_predicted(line, pipeline):
     text = pipeline("plan", "--recipe", BOTH, folder=line)
     rows = {cells[0]: cells[1:] for row in text.splitlines() if len(cells := row.split()) > 3}

@@ -138,3 +138,14 @@ def test_only_fair_pairs_say_what_a_recipe_adds(student_metrics):
     plain = runs("plain", 40.0, 41.0) | {2: runs("plain", 0.0, passes=7)[0]}
     results = Results({}, {("resnet18", BOTH): taught, ("resnet18", "plain"): plain})
     assert results.differences("resnet18", BOTH) == [10.0, 11.0]
+
+
+def test_fresh_views_have_flips_of_their_own(student_metrics):
+    def run(**changes):
+        return Result.model_validate(student_metrics("resnet18", BOTH, 0, 50.0, origin=origin(**changes)))
+
+    flipped, unflipped = {"lr": 5e-4, "flip": True}, {"lr": 5e-4, "flip": False}
+    stored, fresh = run(training=flipped), run(training=unflipped, views={"size": [64, 64]})
+    assert fair(stored, fresh)
+    assert fair(fresh, stored)
+    assert not fair(stored, run(training=unflipped))
