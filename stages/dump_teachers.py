@@ -115,10 +115,26 @@ def _trained_weights(params: "Params", name: str, data: "DataSet") -> Path:
 
     again = f"pipeline train-teacher {name}"
     weights = inputs.needs(paths.weights(paths.teacher_model(name)), again)
-    if other := inputs.other_network(params, name):
+    if other := other_network(params, name):
         raise UserError(f"{other} Run '{again}' again.")
     refuse_other_classes(weights, read_config(weights)["classes"], inputs.taught_data(params, name, data).classes)
     return weights
+
+
+def other_network(params: "Params", teacher: str) -> str:
+    """How a trained teacher differs from the network that params describe now, in words; "" where it does not.
+
+    Raises:
+        UserError: its weights are damaged.
+    """
+    from pipeline.models import detector_config, read_config
+
+    weights, described = paths.weights(paths.teacher_model(teacher)), params.teachers[teacher]
+    found, wanted = read_config(weights), detector_config(described.model, 1, **described.arch).to_json()
+    if all(found[key] == wanted[key] for key in ("model", "arch")):
+        return ""
+    return (f"{weights} is a {found['model']} {found['arch']}, but teachers.{teacher} is a {wanted['model']} "
+            f"{wanted['arch']}.")
 
 
 def _older(params: "Params", name: str, teacher: "Detector", data: "DataSet", recorded: "RecordedViews",

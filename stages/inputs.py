@@ -78,22 +78,6 @@ def training_summary(model_folder: Path) -> dict[str, Any]:
     return summary
 
 
-def other_network(params: Params, teacher: str) -> str:
-    """How a trained teacher differs from the network that params describe now, in words; "" where it does not.
-
-    Raises:
-        UserError: its weights are damaged.
-    """
-    from pipeline.models import detector_config, read_config
-
-    weights, described = paths.weights(paths.teacher_model(teacher)), params.teachers[teacher]
-    found, wanted = read_config(weights), detector_config(described.model, 1, **described.arch).to_json()
-    if all(found[key] == wanted[key] for key in ("model", "arch")):
-        return ""
-    return (f"{weights} is a {found['model']} {found['arch']}, but teachers.{teacher} is a {wanted['model']} "
-            f"{wanted['arch']}.")
-
-
 def tell_of_other_data(model_folder: Path, data: "DataSet") -> None:
     """Says so of a network that was trained on another state of the data: DVC would train it again first."""
     if not (model_folder / "summary.json").exists():

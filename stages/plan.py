@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import paths
 from pipeline.errors import UserError
-from stages import inputs, work
+from stages import dump_teachers, inputs, work
 from stages.views import viewed_split
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def run(params: "Params", students: Sequence[str] = (), recipes: Sequence[str] =
     data = inputs.prepared_data(params)
     names = list(dict.fromkeys(teacher for recipe in recipes for teacher in params.recipes[recipe].teachers))
     untrained = [name for name in names if not paths.weights(paths.teacher_model(name)).exists()
-                 or inputs.other_network(params, name)]
+                 or dump_teachers.other_network(params, name)]
     for name in untrained:
         work.say(f"plan: teacher {name} is not trained yet (as params have it): an untrained network stands in; its "
                  "time is right, the size of its store is not (maps of a trained one are mostly empty)")
