@@ -6,8 +6,6 @@ import torch
 import torchvision
 from torch import nn
 
-from pipeline.models.depthwise import train_depthwise_in_float32
-
 #: Stride of every body here.
 BODY_STRIDE = 32
 
@@ -36,7 +34,6 @@ def build_body(name: str) -> tuple[nn.Sequential, int]:
         body.add_module(child, module)
     if name.startswith("densenet"):  # whose forward has this one outside the children
         body.add_module("relu", nn.ReLU(inplace=True))
-    train_depthwise_in_float32(body)
     return body, _out_channels(body)
 
 

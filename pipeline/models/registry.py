@@ -9,6 +9,7 @@ import torch
 
 from pipeline.errors import UserError, unknown
 from pipeline.models.bodies import body_names
+from pipeline.models.convolutions import suit_cpus
 from pipeline.models.deconv import DeconvArch, DeconvDetector
 from pipeline.models.detector import Detector, DetectorConfig
 from pipeline.models.hourglass import SMALL, HourglassArch, HourglassDetector
@@ -65,6 +66,7 @@ def build_detector(
         raise UserError(f"{name}: pretrained and weights exclude each other; set one of them.")
     make, default = MODELS[name]
     model = make(name, num_classes, _resolve(name, default, arch))
+    suit_cpus(model)
     if pretrained:
         model.config = load_pretrained(model)
     elif weights is not None:

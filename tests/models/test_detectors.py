@@ -160,7 +160,7 @@ def test_number_of_deconvolutions_decides_the_stride():
     assert model.config.stride == 8
     outputs = model(torch.zeros(2, 3, 64, 64))[0]
     assert outputs.heatmap.shape == (2, 2, 8, 8)
-    assert [type(m).__name__ for m in model.heads.wh] == ["Conv2d"]
+    assert len(model.heads.wh) == 1
 
 
 def test_deconvolutions_start_as_smooth_upsampling():
