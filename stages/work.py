@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from pipeline.errors import UserError
 from pipeline.inform import is_main_process
-from pipeline.paths import SCREENED, SCREENING, WORK
+from pipeline.paths import WORK
 from stages.code import code_fingerprint
 from stages.placing import place, remove
 from storage import differences, in_short
@@ -201,10 +201,10 @@ def finished(stage: str, name: str) -> list[Path]:
 
 def _empty(work: Path, keep: set[str]) -> None:
     """Empties a work folder but for the names in `keep`, of "done" first."""
-    _discard(sorted((path for path in work.iterdir() if path.name not in keep), key=lambda path: path.name != "done"))
+    discard(sorted((path for path in work.iterdir() if path.name not in keep), key=lambda path: path.name != "done"))
 
 
-def _discard(found: Sequence[Path]) -> None:
+def discard(found: Sequence[Path]) -> None:
     """Deletes files and folders of work. Each goes at once: a kill leaves no half of one where it was."""
     gone = {path: WORK / f"deleted-{secrets.token_hex(8)}" for path in found}
     for path, there in gone.items():
@@ -256,43 +256,6 @@ def _alone_in(folder: Path) -> Iterator[None]:
 def say(text: str) -> None:
     if is_main_process():
         print(text, file=sys.stderr, flush=True)
-
-
-def clean(*, everything: bool = False) -> int:
-    """Deletes the work folders of finished stages, or all of them, but for those that a command is working in.
-
-    Args:
-        everything: unfinished work too, and what screenings keep: their students, and folders of variations that
-            were not finished.
-
-    Returns:
-        The bytes that were freed.
-    """
-    for left in WORK.glob("deleted-*"):  # by a kill
-        remove(left)
-    folders = [marker.parent for marker in sorted(WORK.rglob("inputs.json"))
-               if everything or marker.with_name("done").exists()]
-    if everything:
-        folders += [folder for folder in (SCREENED, *sorted(SCREENING.glob("*/*"))) if folder.is_dir()]
-    freed = 0
-    for folder in folders:
-        try:
-            with held(folder, alone=True):
-                freed += sum(path.stat().st_size for path in folder.rglob("*")
-                             if path.is_file() and not path.is_symlink())
-                if WORK in folder.parents:
-                    _discard([folder])
-                else:  # may lie on another disk than .work
-                    remove(folder)
-        except UserError as error:
-            say(f"clean: not deleted: {error}")
-        except FileNotFoundError:  # it was another process's own, which deleted it just now
-            continue
-        for parent in folder.parents:
-            if parent in (WORK, Path()) or not parent.exists() or any(parent.iterdir()):
-                break
-            parent.rmdir()
-    return freed
 
 
 @contextmanager

@@ -221,9 +221,9 @@ def clean(everything: bool) -> None:
     From these folders `dvc repro` takes over what was run by hand, so run it, or `dvc commit`, before: DVC deletes
     results that it does not know, and makes them again.
     """
-    from stages import work
+    from stages import cleaning
 
-    click.echo(f"freed {work.clean(everything=everything) / 1e6:.1f} MB in {paths.WORK}")
+    click.echo(f"freed {cleaning.clean(everything=everything) / 1e6:.1f} MB in {paths.WORK}")
 
 
 def _current_data(params: "Params") -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.inform import is_main_process
-from stages import placing, work
+from stages import cleaning, placing, work
 
 MODULE = "stages.work"
 
@@ -201,9 +201,9 @@ def test_clean_keeps_unfinished_work(tmp_path):
     make(tmp_path / "a", build, x=1)
     with pytest.raises(RuntimeError):
         make(tmp_path / "b", lambda *_: (_ for _ in ()).throw(RuntimeError), x=2)
-    assert work.clean() > 1000
+    assert cleaning.clean() > 1000
     assert len(list(work.WORK.rglob("inputs.json"))) == 1
-    work.clean(everything=True)
+    cleaning.clean(everything=True)
     assert not list(work.WORK.rglob("*"))
     assert (tmp_path / "a").exists()
 
@@ -216,7 +216,7 @@ def test_clean_keeps_the_empty_folders_of_unfinished_work(tmp_path):
     make(tmp_path / "a", lambda folder, result, _: result.write_text("done"), x=1)
     with pytest.raises(RuntimeError):
         make(tmp_path / "b", build, x=2)
-    work.clean()
+    cleaning.clean()
     assert [path.parent.name for path in work.WORK.rglob("heatmap")] == ["store"]
 
 
@@ -224,14 +224,14 @@ def test_scratch_goes_and_clean_takes_what_a_killed_process_left(tmp_path):
     with work.scratch("page") as fresh:
         assert not list(fresh.iterdir())
         (fresh / "index.html").write_text("a page")
-        work.clean(everything=True)  # another command's, while this one is at it
+        cleaning.clean(everything=True)  # another command's, while this one is at it
         assert (fresh / "index.html").exists()
     assert not fresh.exists()
     left = work.WORK / "page" / "1234567"
     left.mkdir(parents=True)
     for name in ("lock", "inputs.json"):
         (left / name).write_text("")
-    work.clean(everything=True)
+    cleaning.clean(everything=True)
     assert not list(work.WORK.rglob("*"))
 
 
@@ -247,7 +247,7 @@ def test_begun_work_replaces_another_result_only_where_that_is_kept_or_a_person_
     never = work.stage_fingerprint("stage/item", MODULE, {"x": 3})
     assert work.may_replace("stage/item", begun, other)  # there is a copy of it
     assert not work.may_replace("stage/item", never, other)
-    work.clean()
+    cleaning.clean()
     assert not work.may_replace("stage/item", begun, other)
     with work.hold("stage/item", module=MODULE, inputs={"x": 2}, out=tmp_path / "a") as held:
         work.allow_replacing(held, other)
@@ -261,7 +261,7 @@ def test_clean_leaves_what_is_being_worked_on(tmp_path, capsys, shared):
 
     def build(folder, result, _):
         (folder / "checkpoint").write_text("half")
-        work.clean(everything=True)
+        cleaning.clean(everything=True)
         result.write_text((folder / "checkpoint").read_text())
 
     work.run("stage/item", module=MODULE, inputs={"x": 2}, out=tmp_path / "b", build=of(build), shared=shared)
@@ -337,13 +337,13 @@ def test_what_a_kill_leaves_of_a_result_that_is_being_deleted_is_not_taken_over(
         context.setattr(os, "unlink", kills)
         context.setattr(shutil, "rmtree", lambda path, **_: [
             kills(file) for file in sorted(path.rglob("*"), reverse=True) if file.is_file()])
-        delete = work.clean if what == "clean" else lambda: work.run(
+        delete = cleaning.clean if what == "clean" else lambda: work.run(
             "stage/item", module=MODULE, inputs={"x": 1}, out=tmp_path / "made", build=of(whole), restart=True)
         with pytest.raises(Killed):
             delete()
     make(tmp_path / "made", whole, x=1)
     assert sorted(os.listdir(tmp_path / "made")) == ["a", "b", "c"]
-    work.clean()
+    cleaning.clean()
     assert not list(work.WORK.rglob("*"))
 
 
