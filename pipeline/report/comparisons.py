@@ -119,7 +119,8 @@ def comparisons(study: Study) -> list[Comparison]:
     paper = f"{both}{PAPER}"
     over_one = [*(claim for recipe in merging(study) for claim in over_its_better_teachers(study, recipe)),
                 *_over_one_that_knows_all(study, both),
-                *_over_its_other_features(study, both)]
+                *_over_its_other_features(study, both),
+                *_over_its_other_attention(study, both)]
     asked = [
         ("two teachers over plain, same views", both, PLAIN),
         ("two teachers over plain, fresh views", both, FRESH),
@@ -196,18 +197,31 @@ def _over_its_other_teachers(study: Study, both: str) -> list[tuple[str, str, st
 
 def _over_its_other_features(study: Study, both: str) -> list[tuple[str, str, str]]:
     """Over the variants of `both` that differ from it in nothing but whose features they learn from; and these ones."""
-    recipes = study.params.recipes
-    chosen = recipes[both]
     over_better, _, better = over_its_better_teachers(study, both)[0]
-    alike = [name for name, recipe in recipes.items()
-             if name != both and recipe.model_copy(update={"features_of": chosen.features_of}) == chosen]
 
     def whose(name: str) -> str:
-        return f"features of {' & '.join(map(label, recipes[name].feature_teachers))}"
+        return f"features of {' & '.join(map(label, study.params.recipes[name].feature_teachers))}"
 
-    return [claim for name in alike for claim in (
+    return [claim for name in _others_alike(study, both, "features_of") for claim in (
         (f"two teachers, {whose(both)}, over {whose(name)}", both, name),
         (over_better.replace("two teachers", f"two teachers, {whose(name)},", 1), name, better))]
+
+
+def _over_its_other_attention(study: Study, both: str) -> list[tuple[str, str, str]]:
+    """Over the variants of `both` that differ from it in nothing but the attention."""
+    def which(name: str) -> str:
+        return " & ".join(study.params.recipes[name].attention) or "none"
+
+    return [(f"two teachers, attention {which(both)}, over {which(name)}", both, name)
+            for name in _others_alike(study, both, "attention")]
+
+
+def _others_alike(study: Study, recipe: str, field: str) -> list[str]:
+    """The other recipes that differ from one in a single field."""
+    recipes = study.params.recipes
+    chosen = recipes[recipe]
+    return [name for name, other in recipes.items()
+            if name != recipe and other.model_copy(update={field: getattr(chosen, field)}) == chosen]
 
 
 def intervals(claims: Iterable[Comparison]) -> int:

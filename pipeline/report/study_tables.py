@@ -103,6 +103,7 @@ def recipes_table(study: Study) -> Table:
             words(f"`{name}`"),
             words(", ".join(f"{weight:g}" for weight in recipe.weights) if recipe.taught else ""),
             words(" & ".join(map(label, whose))),
+            words((" & ".join(recipe.attention) or "none") if whose and recipe.features == "hint" else ""),
             words("rendered ground truth" if recipe.oracle else heads),
             words("drawn anew in every step" if recipe.views == "fresh" else "the recorded ones"),
         ])
@@ -112,7 +113,7 @@ def recipes_table(study: Study) -> Table:
         caption="Every student learns from the ground truth too, by CenterNet's loss; “alone”, or “nobody”, from "
         "nothing else. W weighs what heads (heatmap, wh, offset; of one teacher, or of an ensemble) and features add.",
         columns=[Column(title=title, numeric=False)
-                 for title in ("Recipe", "key", "W", "features of", "heads of", "views")],
+                 for title in ("Recipe", "key", "W", "features of", "attention", "heads of", "views")],
         rows=rows,
     )
 

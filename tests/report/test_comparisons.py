@@ -170,6 +170,17 @@ def test_the_features_of_one_teacher_are_compared_with_those_of_both(found, tree
                       f"{words}{unseen}": (BOTH, variant, 2.0), f"{single}{unseen}": (variant, "hourglass_small", -1.5)}
 
 
+def test_an_attention_is_compared_with_none(found, tree):
+    variant = f"{BOTH}-no-attention"
+    tree["recipes"][variant] = tree["recipes"][BOTH] | {"attention": []}
+    tree["recipes"][f"{BOTH}-other"] = tree["recipes"][variant] | {"weights": [1, 1, 1, 1]}
+    study = found({("resnet18", BOTH): [50.0], ("resnet18", variant): [46.0], ("resnet18", f"{BOTH}-other"): [9.0]})
+    claims = {each.claim: (each.recipe, each.over, each.overall.mean) for each in comparisons(study)
+              if "attention" in each.claim}
+    words = "two teachers, attention spatial & channel, over none"
+    assert claims == {words: (BOTH, variant, 4.0), f"{words}, on drawings that nobody trained on": (BOTH, variant, 2.0)}
+
+
 def test_unfair_pairs_are_counted_and_left_out(found):
     study = found({("resnet18", BOTH): [45.0, 46.0], ("resnet18", "plain"): [40.0, 40.0]})
     runs = study.results.runs["resnet18", "plain"]

@@ -5,7 +5,7 @@ from pipeline.report.comparisons import comparisons
 from pipeline.report.document import DASH
 from pipeline.report.results import Origin
 from pipeline.report.study_page import write_study
-from pipeline.report.study_tables import claims_by_student_table, claims_table, gap_table, main_table, others_table
+from pipeline.report.study_tables import claims_by_student_table, claims_table, gap_table, main_table, others_table, recipes_table
 
 BOTH = "resnet50+hourglass_small"
 PAPER = f"{BOTH}-paper"
@@ -111,6 +111,17 @@ def test_the_main_table_is_of_what_is_distilled_and_others_stand_apart(found, tr
     assert gap_table(study).rows[0][1].n == 2
     tree["distill"]["recipes"] = ["plain", BOTH, PAPER]
     assert others_table(found(RUNS), "map_area", "on test") is None
+
+
+def test_what_recipes_stand_for(found, tree):
+    tree["recipes"][BOTH] |= {"features_of": ["hourglass_small"], "weights": [1000, 1, 0.1, 1000]}
+    tree["recipes"][PAPER] = tree["recipes"][BOTH] | {"attention": [], "features_of": None}
+    rows = texts(recipes_table(found(RUNS)))
+    assert rows["alone"] == ["`plain`", "", "", "", "", "the recorded ones"]
+    weights = "1000, 1, 0.1, 1000"
+    assert rows["taught by ResNet-50 & Hourglass (small)"] == [
+        f"`{BOTH}`", weights, "Hourglass (small)", "spatial & channel", "both", "the recorded ones"]
+    assert rows["taught by ResNet-50 & Hourglass (small), paper"][2:4] == ["ResNet-50 & Hourglass (small)", "none"]
 
 
 def test_the_gap_is_that_to_the_better_teacher(found):
