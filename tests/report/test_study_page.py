@@ -5,7 +5,14 @@ from pipeline.report.comparisons import comparisons
 from pipeline.report.document import DASH
 from pipeline.report.results import Origin
 from pipeline.report.study_page import write_study
-from pipeline.report.study_tables import claims_by_student_table, claims_table, gap_table, main_table, others_table, recipes_table
+from pipeline.report.study_tables import (
+    claims_by_student_table,
+    claims_table,
+    gap_table,
+    main_table,
+    others_table,
+    recipes_table,
+)
 
 BOTH = "resnet50+hourglass_small"
 PAPER = f"{BOTH}-paper"
