@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import UserError
 
+#: Pillow's names of the formats that are read. Not all that it knows: for EPS it starts Ghostscript.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
 #: What Pillow's plugins raise on broken files.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, RuntimeError, struct.error,
            Image.DecompressionBombError)
@@ -40,7 +42,7 @@ def read_image(path: str | Path, size_hw: tuple[int, int] | None = None, *, upri
     """Decodes an image file.
 
     Args:
-        path: a file of any format that Pillow knows; grey, palette, CMYK, 16 bit and transparent
+        path: a file of one of `FORMATS`, whatever its name ends in; grey, palette, CMYK, 16 bit and transparent
             ones become RGB. Grey of 32 bits or of floats says nowhere what is white, and is refused.
         size_hw: (height, width) of the annotation. Of the stored pixels and the picture upright by its
             EXIF orientation, what has it is taken. None: either.
@@ -50,11 +52,12 @@ def read_image(path: str | Path, size_hw: tuple[int, int] | None = None, *, upri
         (H, W, 3) uint8 RGB, contiguous and writable.
 
     Raises:
-        BadFile: the file is missing, empty, truncated, no image, of another size, or grey without a range.
+        BadFile: the file is missing, empty, truncated, no image of these formats, of another size, or grey without a
+            range.
     """
     path = Path(path)
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             image.load()
             for turn in (upright, not upright):
                 picture = _turned(image) if turn else image
@@ -94,7 +97,7 @@ def turned_in_place(path: Path) -> bool:
 def _header(path: Path) -> tuple[int, int, int]:
     """Width and height of the stored pixels, and the EXIF orientation."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             width, height, about = *image.size, image.info.get("exif", b"")
     except _BROKEN as error:
         raise _unreadable(path, error) from None
@@ -127,4 +130,6 @@ def _rgb(image: Image.Image) -> NDArray[np.uint8]:
 def _unreadable(path: Path, error: Exception) -> BadFile:
     empty = path.is_file() and path.stat().st_size == 0
     reason = "it is empty" if empty else (str(error).splitlines() or [type(error).__name__])[0]
+    if isinstance(error, UnidentifiedImageError) and not empty:
+        reason = f"it is damaged, or none of {', '.join(FORMATS)}"
     return BadFile(path, f"the image cannot be read: {reason}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from pipeline.data.dataset import ImageRecord
-from pipeline.data.images import BadFile
+from pipeline.data.images import FORMATS, BadFile
 from pipeline.data.sources import Found, Problems, advice_on_jsons, files_below, labelled
 from pipeline.data.voc_xml import read_annotation
 from pipeline.errors import UserError, unknown
@@ -172,7 +172,7 @@ class _Listing:
         self.folder, self.annotations = folder / "JPEGImages", folder / "Annotations"
         self.files = {str(path.relative_to(self.folder)) for path in files_below(self.folder)}
         self.images = {_id(file): file for file in sorted(self.files, reverse=True)
-                       if Path(file).suffix.lower() in Image.registered_extensions()}
+                       if Image.registered_extensions().get(Path(file).suffix.lower()) in FORMATS}
 
     def find(self, name: str, filename: str) -> Path:
         """The image of an id; one of another id only where that has no annotation of its own."""

@@ -7,11 +7,12 @@ import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import safetensors
 import torch
 import torchvision
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load_file, save_file
 
 from pipeline.errors import UserError
@@ -25,10 +26,24 @@ if TYPE_CHECKING:
     from pipeline.models.detector import Detector, DetectorConfig
 
 State = dict[str, torch.Tensor]
+_AboveZero = Annotated[float, Field(gt=0)]
 
 _CONFIG = "centernet_distill_config"  # key of the safetensors metadata
 _DETECTORS = "a file of ours (.safetensors), an official CenterNet checkpoint (.pth, with heads hm, wh and reg)"
-_KEYS = {"model", "num_classes", "classes", "arch", "color_order", "mean", "std"}  # that loading needs
+
+
+class _Config(BaseModel):
+    """Of the metadata of a file of ours, what loading needs: `DetectorConfig` says what it is."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    model: str
+    num_classes: Annotated[int, Field(ge=1)]
+    classes: list[str] | None
+    arch: dict[str, int | list[int]]
+    color_order: Literal["rgb", "bgr"]
+    mean: tuple[float, float, float]
+    std: tuple[_AboveZero, _AboveZero, _AboveZero]
 
 
 def save_detector(model: "Detector", path: Path | str, classes: "Sequence[str]") -> None:
@@ -84,15 +99,12 @@ def read_config(path: Path) -> dict[str, Any]:
     except safetensors.SafetensorError as error:
         raise UserError(f"{path} is not a safetensors file: {error}.") from None
     try:
-        config = json.loads(metadata[_CONFIG])
-        ok = (config.keys() >= _KEYS and isinstance(config["arch"], dict)
-              and isinstance(config["num_classes"], int))
-    except (KeyError, AttributeError, ValueError):
-        ok = False
-    if not ok:
-        raise UserError(f"{path} holds no detector's configuration in its metadata; expected a file that "
-                        "save_detector wrote.")
-    return dict(config)
+        return _Config.model_validate_json(metadata[_CONFIG]).model_dump(mode="json")
+    except (KeyError, ValidationError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": ""}
+        wrong = f" ({'.'.join(map(str, first['loc']))}: {first['msg']})" if first["loc"] else ""
+        raise UserError(f"{path} holds no detector's configuration in its metadata{wrong}; expected a file that "
+                        "save_detector wrote.") from None
 
 
 def load_weights(model: "Detector", path: Path, *, reset_heads: bool) -> "DetectorConfig":

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from pipeline.data.images import BadFile, read_image, turned_in_place
+from pipeline.data.images import BadFile, image_size, read_image, turned_in_place
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_broken_files_are_named(tmp_path: Path, picture: Image.Image, suffix: st
     whole = tmp_path / f"whole{suffix}"
     picture.save(whole)
     content = whole.read_bytes()
-    for name, data, reason in [("empty", b"", "it is empty"), ("noise", b"\0" * 100, "cannot identify"),
+    for name, data, reason in [("empty", b"", "it is empty"), ("noise", b"\0" * 100, "it is damaged, or none of JPEG"),
                                ("half", content[:len(content) // 2], ""), ("text", b"<html></html>", "")]:
         path = tmp_path / f"{name}{suffix}"
         path.write_bytes(data)
@@ -163,6 +163,18 @@ def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
         read_image(tmp_path / "none.jpg")
     with pytest.raises(BadFile, match="cannot be read"):
         read_image(tmp_path)
+
+
+def test_postscript_is_not_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran, ghostscript, path = tmp_path / "ran", tmp_path / "gs", tmp_path / "a.jpg"
+    ghostscript.write_text(f"#!/bin/sh\ntouch {ran}\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 30\n%%EndComments\nshowpage\n%%EOF\n")
+    for read in (read_image, image_size):
+        with pytest.raises(BadFile, match=r"a\.jpg: the image cannot be read: it is damaged, or none of JPEG, PNG, "):
+            read(path)
+    assert not ran.exists()
 
 
 def test_the_error_survives_other_processes() -> None:

@@ -1,5 +1,6 @@
 """Files of weights of every kind: what is taken, what is refused, and that nothing is executed."""
 
+import json
 import os
 import pickle
 import re
@@ -8,8 +9,8 @@ from urllib.error import URLError
 import pytest
 import torch
 import torchvision
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 
 from pipeline.errors import UserError
 from pipeline.models import build_detector, load_detector, save_detector
@@ -103,11 +104,23 @@ class TestOurs:
 
     @pytest.mark.parametrize("metadata", [
         None, {"centernet_distill_config": "{"}, {"centernet_distill_config": "[]"},
-        {"centernet_distill_config": "{}"}, {"other": "1"}])
+        {"centernet_distill_config": "{}"}, {"centernet_distill_config": "[" * 100_000}, {"other": "1"}])
     def test_strangers_file_is_refused(self, metadata, tmp_path):
         save_file({"x": torch.zeros(1)}, tmp_path / "w.safetensors", metadata)
         with pytest.raises(UserError, match="holds no detector's configuration"):
             load_detector(tmp_path / "w.safetensors")
+
+    @pytest.mark.parametrize(("key", "value"), [
+        ("arch", {"reset_heads": True}), ("arch", {"weights": "/etc/passwd"}), ("arch", {"pretrained": True}),
+        ("arch", [1]), ("model", ["resnet18"]), ("num_classes", True), ("num_classes", 0), ("classes", 3),
+        ("mean", 3), ("mean", [0.5, 0.5, float("nan")]), ("std", [0.0, 0.0, 0.0]), ("std", [0.2, 0.2]),
+        ("color_order", "xyz")])
+    def test_a_configuration_of_other_values_is_refused(self, key, value, path):
+        with safe_open(path, "pt") as file:
+            config = json.loads(file.metadata()["centernet_distill_config"])
+        save_file(load_file(path), path, {"centernet_distill_config": json.dumps({**config, key: value})})
+        with pytest.raises(UserError, match=rf"holds no detector's configuration in its metadata \({key}"):
+            load_detector(path)
 
     @pytest.mark.parametrize("failure", [OSError(28, "No space left"), SafetensorError("No space left")])
     def test_failed_write_leaves_nothing_behind(self, failure, path, monkeypatch):
