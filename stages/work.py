@@ -123,8 +123,11 @@ def run(stage: str, *, module: str, inputs: Mapping[str, Any], out: Path,
         The fingerprint.
 
     Raises:
-        UserError: as `hold`.
+        UserError: as `hold`; or the work is not `shared`, and this is a helper process of a launcher.
     """
+    if not (shared or is_main_process()):
+        raise UserError(f"{stage} is work of one process, which the first one does: start this command without "
+                        "torchrun and srun.")
     with hold(stage, module=module, inputs=inputs, out=out, shared=shared, restart=restart) as work:
         if not work.done:
             build(work)
@@ -217,8 +220,12 @@ def write_text(path: Path, text: str) -> None:
     """Replaces a small file in one step; makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

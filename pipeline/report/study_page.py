@@ -153,7 +153,7 @@ def _screened(study: Study, cells: Cells) -> dict[str, list[Screened]]:
     for cell in cells.screening:
         group, which = params.screening.get(cell.group), (cell.group, cell.variation, str(cell.student))
         if (group is None or cell.recipe != group.recipe or cell.variation not in group.variations
-                or cell.data != params.data.name):
+                or cell.data != params.data.name or cell.student not in params.students):
             continue
         recipes[which] = recipes.get(which) or varied(params, *which).recipes[group.recipe]
         if not changes_of(recipes[which], cell):

@@ -248,6 +248,20 @@ def test_cells_of_variations_that_params_no_longer_have_are_kept_and_not_told(pa
     assert len(Cells.load(tmp_path / "study").screening) == 1
 
 
+def test_cells_of_a_student_that_params_no_longer_have_are_not_told(page, tree, monkeypatch):
+    tree["screening"]["length"]["variations"]["half"] = ["students.{student}.train.epochs=2.5"]
+    whole = Cells.model_validate
+
+    def of_another(content):
+        content["screening"][0]["student"] = "gone"
+        return whole(content)
+
+    monkeypatch.setattr(Cells, "model_validate", of_another)
+    text = page(RUNS, {("length", "half"): ([77.7], 24000), ("weights", "table4-1"): ([30.0], 24000)})
+    assert "1 of screening; 1 more of variations and recipes" in text
+    assert "77.7" not in text
+
+
 def test_cells_of_a_variation_that_was_another_are_not_told_either(page, cells, monkeypatch):
     then = {"weights": [1000, 1, 0.1, 100], "heatmap": "squared"}
     whole = Cells.model_validate

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 
 import pytest
 
@@ -422,6 +423,31 @@ def test_the_main_process_is_known_by_its_rank(monkeypatch, environment, main):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert is_main_process() is main
+
+
+def test_a_helper_process_leaves_the_work_of_one_process_alone(tmp_path, monkeypatch):
+    """It holds no lock, and would delete what the main one is making."""
+    monkeypatch.setenv("RANK", "1")
+    for shared in (False, True):
+        built = []
+        with nullcontext() if shared else pytest.raises(UserError, match="stage/item is work of one process"):
+            work.run("stage/item", module=MODULE, inputs={}, out=tmp_path / "made", build=built.append, shared=shared)
+        assert len(built) == shared
+
+
+@pytest.mark.parametrize("failing", ["os.replace", "pathlib.Path.write_text"])
+def test_a_small_file_that_cannot_be_written_leaves_nothing_behind(tmp_path, monkeypatch, failing):
+    path = tmp_path / "resnet50.json"
+    work.write_text(path, "old")
+
+    def full(*_arguments, **_options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(failing, full)
+    with pytest.raises(OSError, match="No space left"):
+        work.write_text(path, "new")
+    assert [each.name for each in tmp_path.iterdir()] == ["resnet50.json"]
+    assert path.read_text() == "old"
 
 
 def test_what_other_inputs_began_is_named(tmp_path, capsys):
