@@ -1,6 +1,5 @@
 """Stage `build_ensemble`: the heads of several teachers merged, at targets/ensemble-KEY.zarr."""
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from pipeline import paths
@@ -50,15 +49,18 @@ def class_ap(params: "Params", key: str) -> dict[str, dict[str, float | None]]:
     """`known_ap` on val of each teacher of an ensemble."""
     from pipeline.ensemble.weighting import known_ap
 
-    found = {}
+    found, again = {}, "Run 'pipeline evaluate' again."
     for teacher in params.ensembles[key].teachers:
         path = inputs.needs(paths.metrics(paths.teacher_results(teacher)), "pipeline evaluate")
-        metrics = json.loads(path.read_text(encoding="utf-8"))
+        metrics = inputs.read_json(path, ("val", "data"), again)
         if not metrics["val"]:
             raise UserError(f"ensembles.{key}.heatmap: {BY_AP} weighs teachers by their AP on val, but data set "
                             f"{metrics['data']!r} has no val split; set data.val_fraction above 0 and run "
                             "'pipeline prepare' again, or choose another rule.")
-        found[teacher] = known_ap(metrics["val"]["per_class"], params.teachers[teacher].classes)
+        try:
+            found[teacher] = known_ap(metrics["val"]["per_class"], params.teachers[teacher].classes)
+        except (KeyError, TypeError, AttributeError):
+            raise UserError(f"{path} has no AP of each class on val ('val.per_class'). {again}") from None
     return found
 
 

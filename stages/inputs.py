@@ -1,7 +1,7 @@
 """What stages read before they work: entries of params by name, artefacts of earlier stages."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -68,14 +68,27 @@ def training_summary(model_folder: Path) -> dict[str, Any]:
     Raises:
         UserError: it is damaged.
     """
-    path = model_folder / "summary.json"
-    try:
-        summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}. Train this model again.") from None
-    if not isinstance(summary, dict) or not {"passes", "seconds"} <= {*summary}:
-        raise UserError(f"{path} does not say how long the training was ('passes', 'seconds'). Train this model again.")
+    path, remedy = model_folder / "summary.json", "Train this model again."
+    summary = read_json(path, ("passes", "seconds"), remedy)
+    if not isinstance(summary.get("origin"), dict | None):
+        raise UserError(f"{path} has no names under 'origin'. {remedy}")
     return summary
+
+
+def read_json(path: Path, keys: Sequence[str], remedy: str) -> dict[str, Any]:
+    """A JSON file of a stage, which a person or a merge may have damaged.
+
+    Raises:
+        UserError: it is no JSON, or lacks one of the keys; `remedy` says what to do.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON: {error}. {remedy}") from None
+    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise UserError(f"{path} has no {missing[0]!r}. {remedy}")
+    return dict(content)
 
 
 def tell_of_other_data(model_folder: Path, data: "DataSet") -> None:

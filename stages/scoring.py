@@ -81,8 +81,7 @@ def score(params: "Params", stage: str, *, module: str, model_folder: Path, abou
 
 def read(out: Path) -> dict[str, Any]:
     """The content of a metrics.json."""
-    metrics: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
-    return metrics
+    return inputs.read_json(out, ("fingerprint",), "Remove it and run 'pipeline evaluate' again.")
 
 
 def _records(data: "DataSet", split: str) -> "Sequence[ImageRecord]":

@@ -168,6 +168,8 @@ def load_manifest(root: Path) -> dict[str, Any]:
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found != FORMAT:
         raise UserError(f"{path} has format {found!r}, expected {FORMAT}. Run 'pipeline prepare' again.")
+    if missing := [key for key in ("name", "splits", "fingerprint") if key not in manifest]:
+        raise UserError(f"{path} has no {missing[0]!r}. Run 'pipeline prepare' again.")
     return dict(manifest)
 
 

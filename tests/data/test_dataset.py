@@ -40,7 +40,8 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("content", "what"), [("{", "not valid JSON"), ("[]", "has format None, expected 1"),
-                                               ('{"format": 2}', "has format 2, expected 1")])
+                                               ('{"format": 2}', "has format 2, expected 1"),
+                                               ('{"format": 1, "name": "x", "fingerprint": ""}', "has no 'splits'")])
 def test_manifests_that_are_none(prepared: Path, content: str, what: str) -> None:
     (prepared / "manifest.json").write_text(content)
     assert what in refused(prepared)

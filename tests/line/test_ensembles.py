@@ -2,11 +2,16 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
+import pytest
 from click.testing import CliRunner
 
 from pipeline.cli import main
+from pipeline.errors import UserError
+from pipeline.params import load_params
+from stages import build_ensemble
 from storage import open_store
 
 DISTILL = ["distill", "--student", "mobilenet_v2", "--recipe", "resnet18+hourglass_small"]
@@ -50,6 +55,17 @@ def test_an_ensemble_is_scored_by_its_rule_and_not_where_it_looks_at_the_truth(l
     pipeline("evaluate", "--set", "ensembles.both.heatmap=agreement", folder=line)
     scored = json.loads(metrics.read_text())
     assert (scored.get("map_area"), scored["val"], scored["unseen"]) == (None, None, None)
+
+
+@pytest.mark.parametrize(("damaged", "words"), [
+    ("<<<<<<< HEAD", "is not valid JSON"), ("{}", "has no 'val'"),
+    ('{"val": {"x": 1}, "data": "demo"}', "has no AP of each class on val")])
+def test_class_ap_needs_whole_scores(line, monkeypatch, damaged, words):
+    """Which the command makes first, and DVC's stage finds."""
+    (line / "results/teachers/resnet18/metrics.json").write_text(damaged)
+    monkeypatch.chdir(line)
+    with pytest.raises(UserError, match=rf"resnet18/metrics\.json {words}.*Run 'pipeline evaluate' again\."):
+        build_ensemble.run(load_params(Path("params.yaml"), ["ensembles.both.heatmap=class-ap"]), "both")
 
 
 def test_class_ap_needs_a_val_split(line, monkeypatch):

@@ -73,9 +73,11 @@ def test_scores_name_the_training_that_is_there_now(params, tmp_path):
         (folder / "summary.json").write_text(json.dumps(about))
         metrics = evaluate_teacher.run(params(), "a")
         assert (metrics["passes"], metrics["origin"]) == (passes, {"code": str(passes)})
-    (folder / "summary.json").write_text("{}")
-    with pytest.raises(UserError, match=r"summary\.json does not say how long the training was"):
-        evaluate_teacher.run(params(), "a")
+    for damaged, words in (("{}", "no 'passes'"), ("[]", "no 'passes'"), ('{"passes": 1}', "no 'seconds'"),
+                           ('{"passes": 1, "seconds": 1, "origin": [1]}', "no names under 'origin'")):
+        (folder / "summary.json").write_text(damaged)
+        with pytest.raises(UserError, match=rf"summary\.json has {words}\. Train this model again"):
+            evaluate_teacher.run(params(), "a")
 
 
 @pytest.mark.parametrize(("score", "command"), [
