@@ -186,11 +186,15 @@ def feature_encoding(name: str) -> Encoding | None:
                     "steps of the channel, within its range", LZ4_BITSHUFFLE, 2)
 
 
+#: What else is asked of the parameters that are divided by.
+_ABOVE_ZERO = {"step": ", all above 0", "projection": ", in each row one that is not 0"}
+
+
 def check_parameters(spec: "ArraySpec") -> None:
     """Refuses parameters that do not fit the array: a crafted store must not reach the arithmetic.
 
     Raises:
-        StoreError: one is missing, of a wrong length or not finite.
+        StoreError: one is missing, of a wrong length, not finite in float32, or would divide by zero.
     """
     count, wanted = components(spec.encoding), {}
     if count is not None:
@@ -203,9 +207,12 @@ def check_parameters(spec: "ArraySpec") -> None:
         raise StoreError(f"array {spec.name!r}: shape {spec.shape} does not fit encoding {spec.encoding!r}")
     for key, shape in wanted.items():
         try:
-            values = np.asarray(spec.parameters[key], np.float64)
+            with np.errstate(over="ignore"):
+                values = np.asarray(spec.parameters[key], np.float64).astype(np.float32)
         except (KeyError, TypeError, ValueError, OverflowError):
-            values = np.empty(0)
-        if values.shape != shape or not math.prod(shape) or not np.isfinite(values).all():
+            values = np.empty(0, np.float32)
+        fit = values.shape == shape and math.prod(shape) > 0 and bool(np.isfinite(values).all())
+        divisors = {"step": values, "projection": np.square(values).sum(axis=-1)}.get(key, np.ones(1)) if fit else None
+        if divisors is None or not (divisors > 0).all():
             raise StoreError(f"array {spec.name!r}: encoding {spec.encoding!r} needs the parameter {key!r} with "
-                             f"{' x '.join(map(str, shape))} finite numbers")
+                             f"{' x '.join(map(str, shape))} finite numbers{_ABOVE_ZERO.get(key, '')}")

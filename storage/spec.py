@@ -123,7 +123,7 @@ class StoreSpec:
         views: length of axis 0 of every array.
         shard_views: views per shard file; layout only, not part of the fingerprint.
         identity: JSON, everything that was asked for.
-        attributes: JSON, for information: classes, stride, size, licence.
+        attributes: JSON that is no part of the fingerprint: classes, and those that teachers know; licence.
         backend: "zarr" or "hdf5"; layout like `shard_views`.
     """
 

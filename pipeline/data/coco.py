@@ -1,6 +1,7 @@
 """COCO JSON: a file of images, annotations and categories, and a folder of images."""
 
 import json
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -139,13 +140,21 @@ def _find(file: object, folders: Sequence[Path]) -> Path | None:
     """The first of the folders' files of this name.
 
     Raises:
-        BadFile: the system does not look for such a name, or not there.
+        BadFile: the system does not look for such a name, or not there; or it leads out of all of the folders.
     """
-    paths = [folder / file for folder in folders] if isinstance(file, str) and file else []
+    tried = [folder / file for folder in folders] if isinstance(file, str) and file else []
+    paths = [path for path in tried if any(_normal(path).is_relative_to(_normal(folder)) for folder in folders)]
+    if tried and not paths:
+        raise BadFile(tried[0], f"is outside of {folders[0]}: name a folder that holds all images as data.images")
     try:
         return next((path for path in paths if path.is_file()), None)
     except OSError as error:
         raise BadFile(error.filename, f"the image cannot be looked for: {error.strerror}") from None
+
+
+def _normal(path: Path) -> Path:
+    """An absolute path without `..`; links stay."""
+    return Path(os.path.abspath(path))
 
 
 def _records(path: Path, tree: Mapping[str, Any], folders: Sequence[Path], classes: Sequence[str],

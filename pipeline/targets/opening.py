@@ -137,7 +137,7 @@ def _check_strides(stores: Mapping[str, Store]) -> None:
 
 def _check_known(recipe: "Recipe", stores: Mapping[str, Store], classes: Sequence[str]) -> None:
     """Refuses recipes in which a class that a teacher does not know would count as one that it does not see."""
-    known = {name: store.spec.attributes.get("known", classes) for name, store in stores.items()}
+    known = {name: _known(store, classes) for name, store in stores.items()}
     for name, some in known.items():
         if len(some) < len(classes) and "agreement" in recipe.attention:
             raise UserError(f"attention 'agreement' compares teachers, but {name!r} knows {', '.join(some)} alone: "
@@ -161,8 +161,21 @@ def _wanted(recipe: "Recipe", name: str, heads: str | None) -> tuple[str, ...]:
 
 def known_planes(store: Store, classes: Sequence[str]) -> list[int] | None:
     """The heatmap planes of the classes that a store's teachers know; None for all."""
-    known = store.spec.attributes.get("known")
-    return None if known is None else [classes.index(name) for name in known]
+    known = _known(store, classes)
+    return [classes.index(name) for name in known] if "known" in store.spec.attributes else None
+
+
+def _known(store: Store, classes: Sequence[str]) -> Sequence[str]:
+    """The classes that a store's teachers know.
+
+    Raises:
+        CorruptStore: it names something else.
+    """
+    known = store.spec.attributes.get("known", list(classes))
+    if not isinstance(known, list) or not all(name in classes for name in known):
+        raise CorruptStore(f"{store.path}: its attribute 'known' is {known!r}, expected some of the classes "
+                           f"{', '.join(classes)}")
+    return known
 
 
 def channel_weights(features: ArraySpec, recipe: "Recipe") -> list[float]:

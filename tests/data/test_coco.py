@@ -1,6 +1,7 @@
 """COCO JSON: boxes, crowds, splits, where images are looked for, and what is bad."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,23 @@ def test_of_images_that_share_an_id_none_gets_the_annotations(tmp_path: Path) ->
     message = f"{path} has other images of its id, 1, so whose the annotations are is open"
     assert problems.found == [(str(tmp_path / name), message) for name in ("a.jpg", "c.jpg")]
     assert problems.set_aside == 2
+
+
+def test_files_that_lie_elsewhere_are_not_read(tmp_path: Path) -> None:
+    """A json of somebody else's must not make a data set of whatever the disk holds."""
+    base, outside = tmp_path / "mine", tmp_path / "private.png"
+    (base / "annotations").mkdir(parents=True)
+    Image.new("RGB", (40, 30)).save(outside)
+    Image.new("RGB", (40, 30)).save(base / "beside.png")
+    images = [{"id": number, "file_name": name, "width": 40, "height": 30} for number, name in
+              enumerate(("../../private.png", str(outside), "../beside.png", str(base / "beside.png")))]
+    path = write(base / "annotations/all.json", [], images=images)
+    problems = Problems()
+    assert len(read_coco(path, problems=problems).splits["train"]) == 1  # the image beside, told twice
+    told = [file for file, message in problems.found if "is outside of" in message]
+    assert [os.path.abspath(file) for file in told] == [str(outside)] * 2
+    found = read_coco(path, images=str(tmp_path), problems=Problems()).splits["train"]
+    assert {record.path.name for record in found} == {"private.png", "beside.png"}
 
 
 def test_an_image_that_a_json_repeats_keeps_its_annotations(tmp_path: Path) -> None:

@@ -77,6 +77,16 @@ def test_everything_is_float32_under_autocast():
         assert found[name].item() == value.item(), name
 
 
+@pytest.mark.parametrize("heatmap", ["squared", "soft-focal", "soft-bce", "logit"])
+def test_a_student_in_half_precision_is_compared_in_float32(heatmap):
+    teacher = random_teacher()
+    student = student_like(teacher, heatmap=torch.randn(2, 3, 6, 6).bfloat16())
+    whole = [student[0]._replace(heatmap=student[0].heatmap.float())]
+    loss = loss_of(heatmap=heatmap)
+    found, expected = loss(student, teacher)["kd_heatmap"], loss(whole, teacher)["kd_heatmap"]
+    assert (found.dtype, found.item()) == (torch.float32, expected.item())
+
+
 def test_features_in_half_precision_are_averaged_for_each_grid():
     teacher = random_teacher(size=8)
     big = teacher.features["big"]

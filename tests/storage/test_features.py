@@ -159,7 +159,8 @@ def test_all_channels_are_kept_where_there_are_no_more_than_components():
 @pytest.mark.parametrize("damage", [
     lambda p: p.pop("low"), lambda p: p.update(step=[1.0]), lambda p: p.update(mean="x"),
     lambda p: p.update(projection=[[0.0] * 11] * 3), lambda p: p.update(low=[[1.0]] * 3), lambda p: p.update(mean=[]),
-    lambda p: p.update(step=["a"] * 3)])
+    lambda p: p.update(step=["a"] * 3), lambda p: p.update(low=[1e300] * 3), lambda p: p.update(step=[1.0, 0.0, 1.0]),
+    lambda p: p.update(step=[1.0, 1e-60, 1.0]), lambda p: p.update(projection=[[1.0] * 12, [1e-200] * 12, [1.0] * 12])])
 def test_parameters_that_do_not_fit_are_refused_before_any_use(damage):
     array = fitted("pca-3+u8-channel", features())
     parameters = dict(array.parameters)

@@ -13,7 +13,7 @@ from pipeline.models.regridding import mirror_peaks
 from pipeline.outputs import DenseOutputs
 from pipeline.params import Dump, Ensemble, Recipe, Views
 from pipeline.targets import channel_weights, open_targets
-from storage import ArraySpec, FingerprintMismatch, IncompleteStore, manifest, open_store
+from storage import ArraySpec, CorruptStore, FingerprintMismatch, IncompleteStore, manifest, open_store
 
 BOTH = Recipe(teachers=["small", "large"], ensemble="both")
 SEPARATE = Recipe(teachers=["small", "large"], ensemble="separate")
@@ -214,6 +214,13 @@ def test_a_student_is_told_which_classes_a_teacher_knows(data, recorded, write_s
     said = [answer()[0]._replace(heatmap=logits, wh=torch.randn_like(logits), offset=torch.randn_like(logits))]
     term = targets.objective(student())(said, batch)["kd_heatmap"]
     assert torch.autograd.grad(term, logits)[0].abs().amax((0, 2, 3)).gt(0).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("known", [["zebra"], "dog", [["dog"]]])
+def test_a_store_that_knows_no_such_class_is_named(data, recorded, write_store, known):
+    recipe = Recipe(teachers=["dogs"], weights=[1000.0, 1.0, 0.1, 0.0])
+    with pytest.raises(CorruptStore, match=r"'known' is .*, expected some of the classes cat, dog"):
+        open_targets({"dogs": write_store("dogs", known=known)}, recipe, data, recorded)
 
 
 def test_recipes_that_take_not_knowing_for_not_seeing_are_refused(data, recorded, write_store):
