@@ -5,7 +5,7 @@ from pathlib import Path
 from pipeline.errors import UserError
 from pipeline.paths import SCREENED, SCREENING, WORK
 from stages.placing import remove
-from stages.work import discard, held, say
+from stages.work import discard, locked, say
 
 
 def clean(*, everything: bool = False) -> int:
@@ -27,7 +27,7 @@ def clean(*, everything: bool = False) -> int:
     freed = 0
     for folder in folders:
         try:
-            with held(folder, alone=True):
+            with locked(folder, alone=True):
                 freed += sum(path.stat().st_size for path in folder.rglob("*")
                              if path.is_file() and not path.is_symlink())
                 if WORK in folder.parents:

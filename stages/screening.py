@@ -60,7 +60,7 @@ def run(params: "Params", groups: Sequence[str] = ()) -> dict[str, Any]:
     _refuse_without_val(params)
     stopped: list[str] = []
     paths.SCREENED.mkdir(parents=True, exist_ok=True)
-    with work.held(paths.SCREENED, alone=False):  # against `clean`
+    with work.locked(paths.SCREENED, alone=False):  # against `clean`
         answer = {name: _screen(name, group, cells[name], stopped) for name, group in chosen.items()}
     if stopped:
         raise UserError(f"{len(stopped)} of the screening stopped, the rest is done. {' '.join(stopped)}")
@@ -142,7 +142,7 @@ def _stores(params: "Params", recipe: str, group: str, variation: str, *, own: b
         return
     folder = paths.SCREENING / group / variation
     folder.mkdir(parents=True, exist_ok=True)
-    with work.held(folder, alone=True):
+    with work.locked(folder, alone=True):
         for path in Path().iterdir():
             if path.name not in (*paths.OUTS, paths.SCREENING.name) and not (folder / path.name).is_symlink():
                 (folder / path.name).symlink_to(path.resolve())

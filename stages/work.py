@@ -88,7 +88,7 @@ def hold(stage: str, *, module: str, inputs: Mapping[str, Any], out: Path, share
     folder = _folder(stage, fingerprint)
     folder.mkdir(parents=True, exist_ok=True)
     deleting = folder / "restarting"  # a restart that was killed meanwhile deletes the rest first
-    with held(folder, alone=restart or deleting.exists() or not shared) if is_main_process() else nullcontext():
+    with locked(folder, alone=restart or deleting.exists() or not shared) if is_main_process() else nullcontext():
         anew = restart or deleting.exists()
         if anew and is_main_process():
             say(f"{stage}: beginning anew in {folder}")
@@ -229,7 +229,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def held(work: Path, *, alone: bool) -> Iterator[None]:
+def locked(work: Path, *, alone: bool) -> Iterator[None]:
     """Holds a folder, alone or with others that share it.
 
     Raises:
@@ -272,7 +272,7 @@ def scratch(name: str) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
     fresh = folder / "fresh"
     fresh.mkdir(parents=True)
-    with held(folder, alone=True):
+    with locked(folder, alone=True):
         write_text(folder / "inputs.json", "{}")
         try:
             yield fresh

@@ -1,5 +1,9 @@
 """What a student is told about its teachers."""
 
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from threading import Barrier
+
 import pytest
 import torch
 from hypothesis import given
@@ -85,6 +89,32 @@ def test_a_student_in_half_precision_is_compared_in_float32(heatmap):
     loss = loss_of(heatmap=heatmap)
     found, expected = loss(student, teacher)["kd_heatmap"], loss(whole, teacher)["kd_heatmap"]
     assert (found.dtype, found.item()) == (torch.float32, expected.item())
+
+
+@pytest.mark.parametrize("features", ["hint", "cwd", "fgd"])
+def test_the_mean_of_two_processes_is_the_loss_of_the_whole_batch(features):
+    """What is counted over the batch is counted over all processes: peaks, and each channel's mean and variance."""
+    loss, teacher = loss_of(features=features), random_teacher(images=4)
+    student = student_like(teacher, wh=torch.randn(4, 2, 6, 6), offset=torch.randn(4, 2, 6, 6))
+    whole, met, said = loss(student, teacher), Barrier(2), [None, None]
+
+    def process(rank):
+        def mean(tensor):
+            said[rank] = tensor
+            met.wait(60)
+            found = (said[0] + said[1]) / 2
+            met.wait(60)
+            return found
+
+        half, own = slice(rank, None, 2), deepcopy(loss)
+        own.mean_over_ranks = mean
+        told = TeacherTargets(teacher.heatmap[half], teacher.peaks[half], {"big": teacher.features["big"][half]})
+        return own([DenseOutputs(*(each[half] for each in student[0]))], told)
+
+    with ThreadPoolExecutor(2) as pool:
+        parts = list(pool.map(process, range(2)))
+    for name, value in whole.items():
+        assert (parts[0][name] + parts[1][name]).item() / 2 == pytest.approx(value.item(), rel=1e-4), name
 
 
 def test_features_in_half_precision_are_averaged_for_each_grid():

@@ -56,7 +56,7 @@ def test_the_stores_of_a_variation_are_left_to_who_is_there_first(line, monkeypa
     monkeypatch.chdir(line)
     folder = line / ".screening/views/one"
     folder.mkdir(parents=True)
-    with work.held(folder, alone=True):
+    with work.locked(folder, alone=True):
         result = CliRunner().invoke(main, ["study", "screen", "views"])
     assert result.exit_code == 1
     assert f"views/one: .screening/views/one is being worked on by process {os.getpid()}" in result.stderr
