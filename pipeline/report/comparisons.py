@@ -125,6 +125,7 @@ def comparisons(study: Study) -> list[Comparison]:
         ("two teachers over plain, same views", both, PLAIN),
         ("two teachers over plain, fresh views", both, FRESH),
         ("two teachers over the oracle", both, ORACLE),
+        *_heads_over_the_oracle(study),
         *over_one,
         *_over_its_other_teachers(study, both),
         ("our best recipe, its W chosen on this data, over the paper's, its W as published", both, paper),
@@ -214,6 +215,15 @@ def _over_its_other_attention(study: Study, both: str) -> list[tuple[str, str, s
 
     return [(f"two teachers, attention {which(both)}, over {which(name)}", both, name)
             for name in _others_alike(study, both, "attention")]
+
+
+def _heads_over_the_oracle(study: Study) -> list[tuple[str, str, str]]:
+    """What is left of a lead over the oracle where the terms are the same: a teacher's heads, and no features."""
+    recipes = study.params.recipes
+    oracle = recipes.get(ORACLE)
+    return [(f"the heads of {label(recipe.teachers[0])} over the oracle, by the same terms", name, ORACLE)
+            for name, recipe in recipes.items() if oracle and len(recipe.teachers) == 1 and not recipe.reads_features
+            and oracle.model_copy(update={"oracle": False, "teachers": recipe.teachers}) == recipe]
 
 
 def _others_alike(study: Study, recipe: str, field: str) -> list[str]:

@@ -100,8 +100,13 @@ def _reached(study: Study, group: str, student: str, cells: list[Screened]) -> s
     if len(found) < 2 or max(found) > 1.02 * whole:
         return ""
     tried = f"of runs with {listed([shown(length, 0) for length in found])}"
-    enough = next((f"{tried}, the shortest that are as good in the mean take {shown(length, 0)} "
-                   f"({with_interval(over).text} points)"
-                   for length, over in found.items() if over.mean >= 0), f"{tried}, none is as good")
+    enough = next((length for length, over in found.items() if over.mean >= 0), None)
+    if enough is None:
+        said = f"{tried}, none is as good"
+    else:
+        less = max((length for length in found if length < enough), default=None)
+        said = (f"{tried}, the shortest that are as good in the mean take {shown(enough, 0)} "
+                f"({with_interval(found[enough]).text} points)")
+        said += f"; {shown(less, 0)} are too few, and nothing between was tried" if less else ""
     return (f"Passes to plain's final AP, on val, by the same seeds: {label(student)} alone takes {shown(whole, 0)}; "
-            f"{enough}.")
+            f"{said}.")

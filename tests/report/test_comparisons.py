@@ -181,6 +181,16 @@ def test_an_attention_is_compared_with_none(found, tree):
     assert claims == {words: (BOTH, variant, 4.0), f"{words}, on drawings that nobody trained on": (BOTH, variant, 2.0)}
 
 
+def test_a_teachers_heads_are_compared_with_the_oracle_by_the_same_terms(found, tree):
+    terms = {"heatmap": "soft-focal", "weights": [10000, 0, 0, 0]}
+    tree["recipes"] |= {"oracle": {"oracle": True} | terms, "heads": {"teachers": ["hourglass_small"]} | terms,
+                        "others": {"teachers": ["hourglass_small"], "weights": [10000, 0, 0, 0]}}
+    study = found({("resnet18", "oracle"): [50.0], ("resnet18", "heads"): [53.0], ("resnet18", "others"): [9.0]})
+    claims = {each.claim: (each.recipe, each.over, each.overall.mean) for each in comparisons(study)
+              if "the heads of" in each.claim}
+    assert claims == {"the heads of Hourglass (small) over the oracle, by the same terms": ("heads", "oracle", 3.0)}
+
+
 def test_unfair_pairs_are_counted_and_left_out(found):
     study = found({("resnet18", BOTH): [45.0, 46.0], ("resnet18", "plain"): [40.0, 40.0]})
     runs = study.results.runs["resnet18", "plain"]

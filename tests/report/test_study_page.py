@@ -210,7 +210,8 @@ def test_passes_to_plains_final_ap(page):
     assert ("ResNet-18 alone takes 24,000; of runs with 12,000 and 24,000, the shortest that are as good in the mean "
             "take 12,000 (+2.0 points)") in page(RUNS, shorter)
     shorter["length", "half"] = ([40.0], 12000)
-    assert "the shortest that are as good in the mean take 24,000 (+19.0 points)" in page(RUNS, shorter)
+    assert ("the shortest that are as good in the mean take 24,000 (+19.0 points); 12,000 are too few, and nothing "
+            "between was tried") in page(RUNS, shorter)
     assert "24,000, none is as good" in page(RUNS, {**shorter, ("length", "whole"): ([1.0], 24000)})
     assert "Passes to plain" not in page(RUNS, {**shorter, ("length", "whole"): ([60.0], 96000)})  # its end is later
 
