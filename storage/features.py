@@ -212,7 +212,9 @@ def check_parameters(spec: "ArraySpec") -> None:
         except (KeyError, TypeError, ValueError, OverflowError):
             values = np.empty(0, np.float32)
         fit = values.shape == shape and math.prod(shape) > 0 and bool(np.isfinite(values).all())
-        divisors = {"step": values, "projection": np.square(values).sum(axis=-1)}.get(key, np.ones(1)) if fit else None
-        if divisors is None or not (divisors > 0).all():
+        if fit and key in _ABOVE_ZERO:
+            divisors = values if key == "step" else np.square(values).sum(axis=-1)
+            fit = bool((divisors > 0).all())
+        if not fit:
             raise StoreError(f"array {spec.name!r}: encoding {spec.encoding!r} needs the parameter {key!r} with "
                              f"{' x '.join(map(str, shape))} finite numbers{_ABOVE_ZERO.get(key, '')}")

@@ -142,14 +142,14 @@ def _find(file: object, folders: Sequence[Path]) -> Path | None:
     Raises:
         BadFile: the system does not look for such a name, or not there; or it leads out of all of the folders.
     """
-    tried = [folder / file for folder in folders] if isinstance(file, str) and file else []
-    paths = [path for path in tried if any(_normal(path).is_relative_to(_normal(folder)) for folder in folders)]
-    if tried and not paths:
-        raise BadFile(tried[0], f"is outside of {folders[0]}: name a folder that holds all images as data.images")
+    paths = [folder / file for folder in folders] if isinstance(file, str) and file else []
     try:
-        return next((path for path in paths if path.is_file()), None)
+        found = next((path for path in paths if path.is_file()), None)
     except OSError as error:
         raise BadFile(error.filename, f"the image cannot be looked for: {error.strerror}") from None
+    if found and not any(_normal(found).is_relative_to(_normal(folder)) for folder in folders):
+        raise BadFile(found, f"is outside of {folders[0]}: name a folder that holds all images as data.images")
+    return found
 
 
 def _normal(path: Path) -> Path:

@@ -58,7 +58,7 @@ class RunState:
         broken = ~torch.stack([tensor.isfinite().all() for tensor in tensors]).all()
         if mean_over_ranks(broken.float()):
             raise UserError(f"a weight became NaN or infinite by step {self.step}; the last checkpoint is "
-                            "kept. Lower train.lr, lengthen train.warmup or set train.clip.")
+                            "kept. Lower its lr, lengthen its warmup or set its clip.")
         if is_writer:
             _replace(path, {
                 "format": FORMAT, "identity": identity, "step": self.step, "seconds": self.seconds,

@@ -57,7 +57,7 @@ class Window:
             raise UserError(
                 f"{what} became {values[row, terms[0]].item()} in step {step}{shown}{before}; the last "
                 "checkpoint, if there was one, is kept. "
-                "Lower train.lr, lengthen train.warmup or set train.clip.")
+                "Lower its lr, lengthen its warmup or set its clip.")
         means = values.mean(0).tolist()
         return {"loss": sum(means), **dict(zip(self.names, means, strict=True))}
 
